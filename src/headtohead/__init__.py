@@ -1,0 +1,1 @@
+"""Softmax + cross-entropy against per-class sigmoid + binary cross-entropy, measured."""

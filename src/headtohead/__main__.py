@@ -1,0 +1,3 @@
+from headtohead.cli import main
+
+main()

@@ -1,0 +1,65 @@
+"""The command `headtohead`: Hydra's command line, with errors of one or two lines.
+
+torch is imported only once there is something to train, so that `--help` and `--cfg` answer at once.
+"""
+
+import os
+import sys
+
+import hydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra_plugins.headtohead import PackSweeper
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from headtohead.registry import ConfigError, nearest
+
+BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+
+
+@hydra.main(version_base="1.3", config_path="pkg://headtohead.configs", config_name="config")
+def app(config: DictConfig) -> None:
+    """Reached only where Hydra is told not to sweep."""
+    raise ConfigError("hydra.mode=RUN: a single run is a sweep of one; accepted: MULTIRUN")
+
+
+def main() -> None:
+    """Run the command line. Exits with 2 for what was asked wrongly and with 1 for what broke.
+
+    HYDRA_FULL_ERROR=1 in the environment shows the traceback instead of a line.
+    """
+    # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
+    Plugins.instance().register(PackSweeper)
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        app()
+        return
+    # Left alone, Hydra prints a report of its own and exits with 1 whatever the error.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        app()
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(_report(describe(error), WRONG_REQUEST))
+    except KeyboardInterrupt:
+        sys.exit(_report("interrupted", INTERRUPTED))
+    except Exception as error:
+        sys.exit(_report(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
+
+
+def describe(error: Exception) -> str:
+    """One or two lines: the key, what was found, and what is accepted with the nearest names first."""
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name}: no such {group}; {nearest(name, error.options)}"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
+        parent = cause.full_key.rpartition(".")[0]
+        names = [name for name in cause.parent_node if name != "hydra"]
+        return f"{cause.full_key}: no such key{f' in {parent}' if parent else ''}; {nearest(cause.key, names)}"
+    lines = [*str(error).splitlines(), *str(cause or "").splitlines()]
+    return " ".join(line.strip() for line in lines[:3] if line.strip())
+
+
+def _report(message: str, status: int) -> int:
+    print(f"headtohead: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,133 @@
+"""Output heads: what the logits of a classifier mean.
+
+Shape suffixes: K classes; x any leading axes, such as (B,) examples or (R, B) runs and examples.
+
+A head is small, stateless and final. To add one, write a class here, name it in HEADS and give it a
+YAML file in configs/head; the tests that run over HEADS specify the rest.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headtohead.registry import require
+
+
+@dataclass(frozen=True)
+class Head(ABC):
+    """What the logits mean: the loss, the probabilities, the initial bias of the classifier.
+
+    Options:
+        label_smoothing: a in [0, 1); the targets are (1 - a) * onehot + a / K, for every head
+            (Szegedy et al. 2016), so that their sum over classes is one.
+        prior_bias: the initial bias of the classifier: "none" (zeros), "frequencies" (the bias at which
+            the head's probabilities are the class frequencies of the training split; Lin et al. 2017,
+            section 3.3, for the sigmoid) or "uniform" (the same for equal frequencies).
+    """
+
+    label_smoothing: float
+    prior_bias: str
+
+    def __post_init__(self):
+        require(0 <= self.label_smoothing < 1, "head.label_smoothing", self.label_smoothing, "accepted: [0, 1)")
+        choices = ("none", "frequencies", "uniform")
+        require(self.prior_bias in choices, "head.prior_bias", self.prior_bias, f"accepted: {', '.join(choices)}")
+
+    @abstractmethod
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
+        """Training loss of each example, of shape x, in nats."""
+
+    @abstractmethod
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
+        """Logarithm of `probabilities`, finite wherever the logits are moderate; of shape xK."""
+
+    @abstractmethod
+    def activations(self, logits_xK: Tensor) -> Tensor:
+        """The head's own outputs, in [0, 1]; their sum over classes need not be one."""
+
+    @abstractmethod
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
+        """The constant logits that minimise the expected loss where classes have the frequencies `prior_K`."""
+
+    def probabilities(self, logits_xK: Tensor) -> Tensor:
+        """Class probabilities, comparable across heads: rows sum to one. Of shape xK."""
+        return self.log_probabilities(logits_xK).exp()
+
+    def initial_bias(self, prior_K: Tensor) -> Tensor:
+        """Initial bias of the classifier, of shape (K,), for the training split's class frequencies."""
+        match self.prior_bias:
+            case "none":
+                return torch.zeros_like(prior_K)
+            case "uniform":
+                return self._prior_logits(torch.full_like(prior_K, 1 / len(prior_K)))
+            case _:
+                # A class without examples, or with all of them, would get an infinite bias.
+                floor = prior_K[prior_K > 0].min() / 2
+                return self._prior_logits(prior_K.clamp(floor, 1 - floor))
+
+
+@dataclass(frozen=True)
+class Softmax(Head):
+    """Softmax with cross-entropy."""
+
+    def loss(self, logits_xK, labels_x):
+        loss = F.cross_entropy(
+            logits_xK.flatten(end_dim=-2),
+            labels_x.flatten(),
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        )
+        return loss.view(labels_x.shape)
+
+    def log_probabilities(self, logits_xK):
+        return logits_xK.log_softmax(-1)
+
+    def activations(self, logits_xK):
+        return logits_xK.softmax(-1)
+
+    def _prior_logits(self, prior_K):
+        return prior_K.log()
+
+
+@dataclass(frozen=True)
+class Sigmoid(Head):
+    """One sigmoid per class with binary cross-entropy.
+
+    Options:
+        reduction: the loss of an example is the "sum" or the "mean" over its classes. The mean is what
+            `torch.nn.BCEWithLogitsLoss` does: it divides the gradient by K.
+    """
+
+    reduction: str
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.reduction in ("sum", "mean"), "head.reduction", self.reduction, "accepted: sum, mean")
+
+    def loss(self, logits_xK, labels_x):
+        # Binary cross-entropy is softplus(z), with -z at the target: no one-hot tensor, no cancellation.
+        targets_x1 = labels_x.unsqueeze(-1)
+        target_logits_x1 = logits_xK.gather(-1, targets_x1)
+        loss_x = -F.logsigmoid(-logits_xK.scatter(-1, targets_x1, -target_logits_x1)).sum(-1)
+        if self.label_smoothing:
+            # The loss is linear in the targets y, through -y z.
+            loss_x = loss_x + self.label_smoothing * (target_logits_x1.squeeze(-1) - logits_xK.mean(-1))
+        return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
+
+    def log_probabilities(self, logits_xK):
+        # sigma / sum(sigma), which stays finite where every sigma underflows.
+        return F.logsigmoid(logits_xK).log_softmax(-1)
+
+    def activations(self, logits_xK):
+        return logits_xK.sigmoid()
+
+    def _prior_logits(self, prior_K):
+        return prior_K.logit()
+
+
+HEADS: dict[str, type[Head]] = {"softmax": Softmax, "sigmoid": Sigmoid}
+
+

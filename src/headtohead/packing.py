@@ -1,0 +1,171 @@
+"""Many models of one architecture as one: stacked parameters, one forward, one gradient.
+
+Shape suffixes: R runs, B batch, K classes, C channels, I inputs and O outputs of a layer, P parameters of
+one run; x any further axes.
+
+The parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation
+for the whole pack. The forward takes the fastest way that fits:
+
+* plain: a pack of one calls its module.
+* stacked: in an nn.Sequential of known layers, each layer is swapped for one batched operation.
+* vmap: any other module, through torch.func (batched by PyTorch, slower).
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layer = Callable[[Tensor], Tensor]
+
+ELEMENTWISE = (nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
+
+
+class Pack:
+    """R models of one architecture. Calling it maps inputs (R, B, x) to logits (R, B, K).
+
+    Args:
+        modules: R modules with the initial weights, each with a Linear named `classifier`; one module may
+            stand for several runs. They are copied.
+
+    Attributes:
+        mode: "plain", "stacked" or "vmap".
+        parameters_RP: all parameters; those that weight decay applies to (weights) come first.
+        decayed: the number of those.
+        columns: for each parameter's name its columns in `parameters_RP`.
+        leaves: the parameters as autograd leaves, views of `parameters_RP`, in the order of `columns`.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
+        self.size = len(modules)
+        self.template = copy.deepcopy(modules[0]).to(device, dtype)
+        states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+        shapes = {name: p.shape for name, p in self.template.named_parameters()}
+        # Decay leaves biases and norms alone: they are the parameters of fewer than two axes.
+        names = sorted(shapes, key=lambda name: len(shapes[name]) < 2)
+
+        ends = torch.tensor([shapes[name].numel() for name in names]).cumsum(0).tolist()
+        self.columns = {
+            name: slice(start, end) for name, start, end in zip(names, [0, *ends], ends, strict=False)
+        }
+        self.decayed = max((self.columns[name].stop for name in names if len(shapes[name]) >= 2), default=0)
+        self.parameters_RP = torch.stack(
+            [torch.cat([state[name].detach().flatten() for name in names]) for state in states]
+        ).to(device, dtype)
+        self.gradients_RP = torch.zeros_like(self.parameters_RP)
+        views = {name: self.view(name) for name in names}
+        self.leaves = [views[name].detach().requires_grad_() for name in names]
+        parameters = dict(zip(names, self.leaves, strict=True))
+
+        if self.size == 1:
+            self.mode = "plain"
+            for name, parameter in self.template.named_parameters():
+                parameter.data = views[name][0]
+            named = dict(self.template.named_parameters())
+            self.leaves = [named[name] for name in names]
+            self.buffers = dict(self.template.named_buffers())
+            self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
+            return
+        self.buffers = {
+            name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
+            for name, buffer in self.template.named_buffers()
+        }
+        layers = _stacked(self.template, "", parameters, self.buffers)
+        if layers is not None:
+            self.mode = "stacked"
+            self._forward = _chain(layers)
+        else:
+            self.mode = "vmap"
+            batched = torch.func.vmap(
+                lambda parameters, buffers, inputs_Bx: torch.func.functional_call(
+                    self.template, (parameters, buffers), (inputs_Bx,)
+                ),
+                randomness="different",
+            )
+            self._forward = lambda inputs_RBx: batched(parameters, self.buffers, inputs_RBx)
+
+    def __call__(self, inputs_RBx: Tensor) -> Tensor:
+        return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+
+    def train(self, mode: bool = True) -> None:
+        """Training mode for dropout and batch norm, or evaluation mode."""
+        self.template.train(mode)
+
+    def view(self, name: str) -> Tensor:
+        """The parameter `name` of all runs, (R, *shape), sharing memory with `parameters_RP`."""
+        shape = self.template.get_parameter(name).shape
+        return self.parameters_RP[:, self.columns[name]].view(self.size, *shape)
+
+    def store_gradients(self, gradients: Iterable[Tensor]) -> Tensor:
+        """Put the gradients of `leaves`, in their order, into `gradients_RP` and return that."""
+        rows = [gradient.reshape(self.size, -1) for gradient in gradients]
+        return torch.cat(rows, dim=1, out=self.gradients_RP)
+
+
+def is_stackable(module: nn.Module) -> bool:
+    """Whether a pack of such modules takes the stacked way rather than vmap."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return _stacked(module, "", tensors, tensors) is not None
+
+
+def _chain(layers: Sequence[Layer]) -> Layer:
+    def forward(hidden: Tensor) -> Tensor:
+        for layer in layers:
+            hidden = layer(hidden)
+        return hidden
+
+    return forward
+
+
+def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) -> list[Layer] | None:
+    """The layers of a Sequential as operations on (R, B, x), or None where one of them is unknown."""
+    if type(module) is nn.Sequential:
+        layers = []
+        for name, child in module.named_children():
+            inner = _stacked(child, f"{prefix}{name}.", parameters, buffers)
+            if inner is None:
+                return None
+            layers += inner
+        return layers
+    if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+        return [lambda x_RBx: x_RBx.flatten(2)]
+    if type(module) in ELEMENTWISE:
+        return [module]
+    if type(module) is nn.Linear:
+        return [_linear(parameters[prefix + "weight"], parameters.get(prefix + "bias"))]
+    if type(module) is nn.BatchNorm1d and module.affine and module.momentum is not None:
+        names = ("running_mean", "running_var")
+        if module.track_running_stats:
+            mean_RC, var_RC = (buffers[prefix + name] for name in names)
+            return [_batch_norm(module, parameters[prefix + "weight"], parameters[prefix + "bias"], mean_RC, var_RC)]
+    return None
+
+
+def _linear(weight_ROI: Tensor, bias_RO: Tensor | None) -> Layer:
+    def linear(x_RBI: Tensor) -> Tensor:
+        if bias_RO is None:
+            return torch.bmm(x_RBI, weight_ROI.mT)
+        return torch.baddbmm(bias_RO.unsqueeze(1), x_RBI, weight_ROI.mT)
+
+    return linear
+
+
+def _batch_norm(module: nn.BatchNorm1d, weight_RC, bias_RC, mean_RC, var_RC) -> Layer:
+    def batch_norm(x_RBC: Tensor) -> Tensor:
+        R, B, C = x_RBC.shape
+        # Runs and channels as the channels of one batch norm: each is normalised over its batch.
+        out_BC = F.batch_norm(
+            x_RBC.transpose(0, 1).reshape(B, R * C),
+            mean_RC.view(-1),
+            var_RC.view(-1),
+            weight_RC.reshape(-1),
+            bias_RC.reshape(-1),
+            training=module.training,
+            momentum=module.momentum,
+            eps=module.eps,
+        )
+        return out_BC.view(B, R, C).transpose(0, 1)
+
+    return batch_norm

@@ -1,0 +1,139 @@
+"""From a command line to runs and packs: arms x learning rates x seeds.
+
+An arm is every swept setting but the seed and the learning rate, which are its repetition and its tuning.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from headtohead.registry import ConfigError, require
+
+SEED, LR = "seed", "optimizer.lr"
+# These say where and how to run, not what: they are no part of a run's name.
+UNNAMED = ("name", "experiment", "device", "pack_size", "dataset.root")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a command sweeps.
+
+    Attributes:
+        common: the overrides that all runs share.
+        arms: for each arm's label its own overrides.
+        lrs: the learning rates, empty where the command names none.
+        seeds: the seeds, empty where the command names none.
+    """
+
+    common: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]]
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study before it is composed. `lr` and `seed` are None where the config decides."""
+
+    arm: str
+    overrides: tuple[str, ...]
+    lr: float | None
+    seed: int | None
+
+    def name(self, common: Sequence[str]) -> str:
+        """The folder of the run: its overrides, the arm's first, then the learning rate and the seed."""
+        named = [item for item in common if re.split("[=@]", item.lstrip("+~"))[0] not in UNNAMED]
+        parts = [*self.overrides, *named]
+        parts += [f"{LR}={self.lr:g}"] if self.lr is not None else []
+        parts += [f"{SEED}={self.seed}"] if self.seed is not None else []
+        name = re.sub(r"[^\w=,.+-]", "_", ",".join(parts)).lstrip(".") or "default"
+        if len(name) <= 200:
+            return name
+        # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
+        return f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def read_axes(arguments: Sequence[str], params: Mapping[str, object] | None) -> Axes:
+    """The axes of a command line; `params`, an experiment's own, yield to it."""
+    parser = OverridesParser.create()
+    given = parser.parse_overrides(list(arguments))
+    keys = {override.get_key_element().lstrip("+") for override in given}
+    defaults = [f"{key}={value}" for key, value in (params or {}).items() if key not in keys]
+
+    common: list[str] = []
+    swept: dict[str, list[str]] = {}
+    lrs: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    for override in [*parser.parse_overrides(defaults), *given]:
+        key, line = override.get_key_element(), override.input_line
+        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else []
+        if key == LR:
+            lrs = _numbers(LR, values or [line.partition("=")[2]], float)
+        elif key == SEED:
+            seeds = _numbers(SEED, values or [line.partition("=")[2]], int)
+        elif not values:
+            common.append(line)
+        elif key in UNNAMED:
+            raise ConfigError(f"{line}: {key} cannot be swept; give one value")
+        else:
+            swept[key] = [f"{key}={value}" for value in values]
+    arms = {_label(overrides): overrides for overrides in product(*swept.values())}
+    return Axes(tuple(common), arms, lrs, seeds)
+
+
+def search(axes: Axes) -> list[Run]:
+    """Every arm at every learning rate with every seed, in the order of the command."""
+    return [
+        Run(arm, overrides, lr, seed)
+        for (arm, overrides), lr, seed in product(axes.arms.items(), axes.lrs or [None], axes.seeds or [None])
+    ]
+
+
+def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
+    """Each arm that has a best learning rate at that rate with fresh seeds."""
+    return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]
+
+
+def into_packs(
+    runs: Iterable[int], key: Callable[[int], Hashable], seed: Callable[[int], int], size: Callable[[int], int]
+) -> list[list[int]]:
+    """Group runs, given by number, into packs of at most `size` of even length.
+
+    Runs of one pack have equal keys. Runs with the same seed stay together, since they share batches.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    packs = []
+    for group in groups.values():
+        group.sort(key=seed)
+        count = math.ceil(len(group) / size(group[0]))
+        edges = [round(i * len(group) / count) for i in range(count + 1)]
+        packs += [group[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return packs
+
+
+def _label(overrides: tuple[str, ...]) -> str:
+    """`head=sigmoid,model.dropout=0.1` becomes `sigmoid,dropout=0.1`; an empty label is the head's to fill."""
+    parts = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        group = key.lstrip("+").split("@")[0]
+        parts.append(value if "." not in group else f"{group.rpartition('.')[2]}={value}")
+    return ",".join(parts)
+
+
+def _numbers(key: str, values: Sequence[str], kind: type) -> tuple:
+    numbers = []
+    for value in values:
+        try:
+            numbers.append(kind(value))
+        except ValueError:
+            raise ConfigError(f"{key}={value}: must be {'a number' if kind is float else 'an integer'}") from None
+    require(len(set(numbers)) == len(numbers), key, ",".join(values), "names a value twice")
+    return tuple(numbers)

@@ -1,0 +1,101 @@
+"""One run on disk: `history.csv` and `run.json`, written once, by rename, and read back.
+
+The record is what a study's analysis reads; everything else, TensorBoard included, is a view of it.
+"""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# The first columns of results.csv; the final metrics follow.
+COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def to_json(value: Any) -> str:
+    """Strict JSON: numbers that are not finite become null."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+
+
+def write_run(folder: Path, run: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    """Write the record of one run. `run.json` comes last: where it lies, the run is complete.
+
+    Args:
+        folder: of the run, made if missing.
+        run: the columns of results.csv, `metrics`, and whatever describes how the run was made.
+        history: a row per logged step, each with `step`; a key that a row lacks stays empty.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    lines = [columns, *([_cell(row.get(key)) for key in columns] for row in history)]
+    write_atomically(folder / "history.csv", _csv(lines))
+    write_atomically(folder / "run.json", to_json(run))
+
+
+def read_runs(study: Path) -> list[dict[str, Any]]:
+    """The `run.json` of every complete run of a study, in the order of their folders' names."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(study.glob("runs/*/run.json"))]
+
+
+def read_history(folder: Path) -> pd.DataFrame:
+    """The logged steps of one run: `step`, `epoch` and a column per tag, NaN where not measured."""
+    return pd.read_csv(folder / "history.csv")
+
+
+def results(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row per run with COLUMNS and the final metrics, as in results.csv."""
+    rows = [{key: run[key] for key in COLUMNS} | run["metrics"] for run in runs]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)])))
+
+
+def write_results(study: Path) -> pd.DataFrame:
+    """Write results.csv from the records of a study's runs, and return it."""
+    table = results(read_runs(study))
+    write_atomically(study / "results.csv", table.to_csv(index=False))
+    return table
+
+
+def read_results(study: Path) -> pd.DataFrame:
+    """results.csv as it was written."""
+    return pd.read_csv(study / "results.csv", float_precision="round_trip")
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    # numpy's shortest text that reads back as the same number of its own precision.
+    return str(value)
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> str:
+    class Lines(list):
+        write = list.append
+
+    sink = Lines()
+    csv.writer(sink, lineterminator="\n").writerows(lines)
+    return "".join(sink)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

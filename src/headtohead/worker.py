@@ -1,0 +1,143 @@
+"""Trains one pack and writes the record of each of its runs. A launcher's job is a call of `run_pack`."""
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from headtohead import data, record
+from headtohead.board import RunEvents
+from headtohead.compose import Member, compose
+from headtohead.config import resolve_device
+from headtohead.plan import Run
+from headtohead.training import Outcome, Point, train
+
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "scikit-learn")
+
+
+def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
+    """Train the pack that `node.pack` describes and write its records.
+
+    Args:
+        node: the composed configuration, with `pack` as `sweep.pack_override` writes it.
+        advance: called with the share of the pack that was trained since the last call.
+
+    Raises:
+        Exception: whatever stopped the pack, after a record with the status "failed" for each run.
+    """
+    hydra = HydraConfig.get()
+    common = tuple(item for item in hydra.overrides.task if not item.startswith("+pack="))
+    pack = OmegaConf.to_container(node.pack)
+    members = [
+        compose(hydra.job.config_name, common, Run(arm, tuple(overrides), lr, seed))
+        for arm, overrides, lr, seed in pack["runs"]
+    ]
+    folders = [study_folder(member) / "runs" / member.run.name(common) for member in members]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    started = time.perf_counter()
+    try:
+        outcomes, histories = _train(members, folders, pack["phase"] != "search", advance)
+        failure = None
+    except Exception as error:
+        outcomes = [Outcome(steps=0, diverged_at=None, metrics={})] * len(members)
+        histories = [[]] * len(members)
+        failure = error
+    # A run's share: its pack's time over its runs.
+    wall_s = (time.perf_counter() - started) / len(members)
+    for member, folder, outcome, history in zip(members, folders, outcomes, histories, strict=True):
+        status = "failed" if failure else "finished" if outcome.diverged_at is None else "diverged"
+        description = {
+            "run": folder.name,
+            "phase": pack["phase"],
+            "arm": member.run.arm,
+            "head": member.choices["head"],
+            "seed": member.config.settings.seed,
+            "lr": member.config.optimizer.lr,
+            "status": status,
+            "steps": outcome.steps,
+            "wall_s": wall_s,
+            "diverged_at": outcome.diverged_at,
+            "error": f"{type(failure).__name__}: {failure}" if failure else None,
+            "metrics": outcome.metrics,
+            "pack": {"size": len(members), "mode": pack["mode"], "chosen_by": pack["chosen_by"]},
+            "overrides": [*common, *member.run.overrides],
+            "config": member.values,
+            "environment": environment(str(resolve_device(member.config.settings.device))),
+        }
+        record.write_run(folder, description, history)
+    if failure:
+        raise failure
+
+
+def study_folder(member: Member) -> Path:
+    """The folder of the study that a run belongs to, relative to the working directory."""
+    return Path("outputs") / member.config.settings.name
+
+
+@cache
+def environment(device: str) -> dict[str, Any]:
+    """Where a run is made: versions, device and the commit of the code."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    return {
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("headtohead", *PACKAGES)},
+        "device": device,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with a `+` where files differ from it; None outside a checkout."""
+    source = Path(__file__).parent
+    git = ["git", "-C", str(source)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "."],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _train(members: list[Member], folders: list[Path], test: bool, advance: Callable[[float], None]):
+    """The outcome and the history of each run; the events go to its folder as they come."""
+    configs = [member.config for member in members]
+    pool = data.load(configs[0].dataset, resolve_device(configs[0].settings.device))
+    events = [RunEvents(folder) for folder in folders]
+    histories: list[list[dict[str, float]]] = [[] for _ in members]
+    outcomes: list[Outcome] = []
+    done = 0.0
+    try:
+        for item in train(configs, pool, test):
+            if not isinstance(item, Point):
+                outcomes = item
+                continue
+            advance(item.progress - done)
+            done = item.progress
+            for row, run_events, history in zip(item.rows(), events, histories, strict=True):
+                if row:
+                    run_events.add(item.step, row)
+                    history.append({"step": item.step, "epoch": item.epoch, **row})
+        advance(1 - done)
+    finally:
+        for run_events in events:
+            run_events.close()
+    return outcomes, histories

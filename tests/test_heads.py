@@ -1,0 +1,203 @@
+"""Closed forms of the losses and their gradients, in double precision."""
+
+import math
+
+import pytest
+import torch
+from torch.func import grad, jacrev
+from torch.testing import assert_close
+
+from headtohead.heads import HEADS, Head, Sigmoid, Softmax
+
+CLASSES = (2, 3, 10, 100, 1000)
+PLAIN = {"label_smoothing": 0.0, "prior_bias": "none"}
+SOFTMAX = Softmax(**PLAIN)
+BCE_SUM = Sigmoid(**PLAIN, reduction="sum")
+BCE_MEAN = Sigmoid(**PLAIN, reduction="mean")
+BCE_PRIOR = Sigmoid(label_smoothing=0.0, prior_bias="uniform", reduction="sum")
+
+
+def all_heads(**options) -> list[Head]:
+    """Every head of the registry, with each reduction that it has."""
+    heads = []
+    for cls in HEADS.values():
+        reductions = ("sum", "mean") if "reduction" in cls.__dataclass_fields__ else (None,)
+        heads += [cls(**PLAIN | options | ({"reduction": r} if r else {})) for r in reductions]
+    return heads
+
+
+def name(head: Head) -> str:
+    return type(head).__name__.lower() + f"_{getattr(head, 'reduction', '')}"
+
+
+def close(actual, expected):
+    assert_close(torch.as_tensor(actual, dtype=torch.float64), torch.as_tensor(expected, dtype=torch.float64),
+                 atol=1e-10, rtol=1e-10)  # fmt: skip
+
+
+def start(head: Head, K: int) -> torch.Tensor:
+    """The logits of a model whose weights are zero: the head's initial bias."""
+    return head.initial_bias(torch.full((K,), 1 / K, dtype=torch.float64))
+
+
+def loss_and_gradient(head: Head, logits: torch.Tensor, label: int):
+    logits = logits.clone().requires_grad_()
+    loss = head.loss(logits.unsqueeze(0), torch.tensor([label])).squeeze(0)
+    return loss.item(), torch.autograd.grad(loss, logits)[0]
+
+
+def hessian(head: Head, logits: torch.Tensor, label: int) -> torch.Tensor:
+    """Of one example's loss, (K, K)."""
+    return jacrev(grad(lambda z: head.loss(z.unsqueeze(0), torch.as_tensor([label])).sum()))(logits)
+
+
+@pytest.mark.parametrize("K", CLASSES)
+class TestFirstStep:
+    """DESIGN's table of facts: one example at the head's initial bias."""
+
+    def test_loss(self, K):
+        expected = {
+            SOFTMAX: math.log(K),
+            BCE_SUM: K * math.log(2),
+            BCE_MEAN: math.log(2),
+            BCE_PRIOR: math.log(K) + (K - 1) * math.log(K / (K - 1)),
+        }
+        for head, value in expected.items():
+            close(loss_and_gradient(head, start(head, K), 0)[0], value)
+
+    def test_norm_of_the_logit_gradient(self, K):
+        expected = {
+            SOFTMAX: math.sqrt(1 - 1 / K),
+            BCE_SUM: math.sqrt(K) / 2,
+            BCE_MEAN: 1 / (2 * math.sqrt(K)),
+            BCE_PRIOR: math.sqrt(1 - 1 / K),
+        }
+        for head, value in expected.items():
+            close(loss_and_gradient(head, start(head, K), K - 1)[1].norm(), value)
+
+    def test_error_of_the_target_logit(self, K):
+        expected = {SOFTMAX: 1 - 1 / K, BCE_SUM: 1 / 2, BCE_MEAN: 1 / (2 * K), BCE_PRIOR: 1 - 1 / K}
+        for head, value in expected.items():
+            close(-loss_and_gradient(head, start(head, K), 1)[1][1], value)
+
+    def test_largest_eigenvalue_of_the_logit_hessian(self, K):
+        expected = {SOFTMAX: 1 / K, BCE_SUM: 1 / 4, BCE_MEAN: 1 / (4 * K), BCE_PRIOR: (K - 1) / K**2}
+        for head, value in expected.items():
+            close(torch.linalg.eigvalsh(hessian(head, start(head, K), 0))[-1], value)
+
+    def test_prior_bias_gives_the_gradient_of_softmax(self, K):
+        close(loss_and_gradient(BCE_PRIOR, start(BCE_PRIOR, K), 1)[1], loss_and_gradient(SOFTMAX, torch.zeros(K, dtype=torch.float64), 1)[1])  # fmt: skip
+
+
+@pytest.fixture(params=CLASSES, ids=lambda K: f"K{K}")
+def examples(request):
+    """Logits (B, K) and labels (B,)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20, request.param, dtype=torch.float64, generator=generator)
+    return logits, torch.randint(request.param, (20,), generator=generator)
+
+
+def gradient(head, logits, labels):
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(head.loss(logits, labels).sum(), logits)[0]
+
+
+def onehot(logits, labels):
+    return torch.nn.functional.one_hot(labels, logits.shape[-1]).double()
+
+
+def test_gradient_is_activation_minus_target(examples):
+    logits, labels = examples
+    close(gradient(SOFTMAX, logits, labels), logits.softmax(-1) - onehot(*examples))
+    close(gradient(BCE_SUM, logits, labels), logits.sigmoid() - onehot(*examples))
+    close(gradient(BCE_MEAN, logits, labels), (logits.sigmoid() - onehot(*examples)) / logits.shape[1])
+
+
+def test_losses_equal_those_of_torch(examples):
+    logits, labels = examples
+    target = onehot(*examples)
+    close(SOFTMAX.loss(logits, labels), torch.nn.CrossEntropyLoss(reduction="none")(logits, labels))
+    elementwise = torch.nn.BCEWithLogitsLoss(reduction="none")(logits, target)
+    close(BCE_SUM.loss(logits, labels), elementwise.sum(-1))
+    close(BCE_MEAN.loss(logits, labels), elementwise.mean(-1))
+
+
+def test_label_smoothing_is_a_change_of_targets(examples):
+    logits, labels = examples
+    K = logits.shape[1]
+    targets = 0.8 * onehot(*examples) + 0.2 / K
+    for head in all_heads(label_smoothing=0.2):
+        if isinstance(head, Softmax):
+            expected = -(targets * logits.log_softmax(-1)).sum(-1)
+        else:
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            expected = loss.sum(-1) if head.reduction == "sum" else loss.mean(-1)
+        close(head.loss(logits, labels), expected)
+
+
+def test_shift_of_the_logits_matters_to_sigmoid_alone(examples):
+    logits, labels = examples
+    close(SOFTMAX.loss(logits + 5, labels), SOFTMAX.loss(logits, labels))
+    assert (BCE_SUM.loss(logits + 5, labels) - BCE_SUM.loss(logits, labels)).abs().min() > 1e-3
+
+
+def test_softmax_gradients_compete_and_those_of_sigmoid_do_not(examples):
+    logits, labels = examples
+    close(gradient(SOFTMAX, logits, labels).sum(-1), torch.zeros(len(labels)))
+    coupling = hessian(BCE_SUM, logits[0], labels[0])
+    close(coupling, coupling.diag().diag())
+
+
+def test_summed_bce_exceeds_cross_entropy(examples):
+    assert (BCE_SUM.loss(*examples) > SOFTMAX.loss(*examples)).all()
+
+
+def test_two_class_softmax_is_one_logistic_unit(examples):
+    logits, labels = examples
+    logits, labels = logits[:, :2], labels % 2
+    close(SOFTMAX.probabilities(logits)[:, 1], (logits[:, 1] - logits[:, 0]).sigmoid())
+
+
+def test_sigmoid_probabilities_are_normalised_activations(examples):
+    activations = BCE_SUM.activations(examples[0])
+    close(BCE_SUM.probabilities(examples[0]), activations / activations.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("head", all_heads(prior_bias="frequencies"), ids=name)
+@pytest.mark.parametrize("K", CLASSES)
+def test_at_the_prior_bias_probabilities_are_the_prior_and_the_bias_rests(head, K):
+    prior = torch.rand(K, dtype=torch.float64, generator=torch.Generator().manual_seed(K)) + 0.1
+    prior /= prior.sum()
+    bias = head.initial_bias(prior)
+    close(head.probabilities(bias), prior)
+    gradients = torch.stack([loss_and_gradient(head, bias, label)[1] for label in range(K)])
+    close(prior @ gradients, torch.zeros(K))
+
+
+@pytest.mark.parametrize("head", all_heads(prior_bias="frequencies"), ids=name)
+@pytest.mark.parametrize("prior", [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], ids=str)
+def test_prior_bias_is_finite_where_a_class_is_absent(head, prior):
+    assert head.initial_bias(torch.tensor(prior)).isfinite().all()
+
+
+@pytest.mark.parametrize("head", all_heads() + all_heads(label_smoothing=0.1), ids=name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("K", CLASSES)
+def test_extreme_logits_stay_finite(head, dtype, K):
+    signs = torch.randint(2, (50, K), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    logits = torch.cat([signs, torch.ones(1, K), -torch.ones(1, K)]).to(dtype) * 1e4
+    labels = torch.arange(len(logits)) % K
+    assert head.loss(logits, labels).isfinite().all()
+    assert gradient(head, logits, labels).isfinite().all()
+    probabilities = head.probabilities(logits)
+    assert_close(probabilities.sum(-1), torch.ones(len(logits), dtype=dtype))
+
+
+@pytest.mark.parametrize("head", all_heads(), ids=name)
+def test_any_leading_axes(head):
+    logits = torch.randn(3, 4, 5, 7, dtype=torch.float64)
+    labels = torch.randint(7, (3, 4, 5))
+    flat = logits.flatten(end_dim=2)
+    close(head.loss(logits, labels).flatten(), head.loss(flat, labels.flatten()))
+    close(head.probabilities(logits).flatten(end_dim=2), head.probabilities(flat))
+    close(head.activations(logits).flatten(end_dim=2), head.activations(flat))

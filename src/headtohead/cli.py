@@ -55,7 +55,9 @@ def describe(error: Exception) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         parent = cause.full_key.rpartition(".")[0]
         names = [name for name in cause.parent_node if name != "hydra"]
-        return f"{cause.full_key}: no such key{f' in {parent}' if parent else ''}; {nearest(cause.key, names)}"
+        return (
+            f"{cause.full_key}: no such key{f' in {parent}' if parent else ''}; {nearest(cause.key, names)}"
+        )
     lines = [*str(error).splitlines(), *str(cause or "").splitlines()]
     return " ".join(line.strip() for line in lines[:3] if line.strip())
 

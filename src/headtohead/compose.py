@@ -8,11 +8,9 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from headtohead.config import Config, parse
 from headtohead.plan import Run
-from headtohead.registry import ConfigError
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,4 @@ def _compose_arm(config_name: str, common: tuple[str, ...], overrides: tuple[str
     node = loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
     choices = OmegaConf.to_container(node.hydra.runtime.choices)
     app = OmegaConf.masked_copy(node, [key for key in node if key not in ("hydra", "pack")])
-    try:
-        OmegaConf.resolve(app)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    return parse(app), OmegaConf.to_container(app), choices
+    return parse(app), OmegaConf.to_container(app, resolve=True), choices

@@ -1,10 +1,12 @@
 """The configuration of one run, checked: types and ranges here, values in configs/."""
 
+import copy
 import re
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from headtohead.datasets import DATASETS, Dataset
 from headtohead.heads import HEADS, Head
@@ -46,7 +48,9 @@ class Training:
             self.evaluations,
             f"must not be above training.points={self.points}",
         )
-        require(self.schedule in SCHEDULES, "training.schedule", self.schedule, nearest(self.schedule, SCHEDULES))
+        require(
+            self.schedule in SCHEDULES, "training.schedule", self.schedule, nearest(self.schedule, SCHEDULES)
+        )
         require(0 <= self.warmup < 1, "training.warmup", self.warmup, "accepted: [0, 1)")
 
 
@@ -88,14 +92,18 @@ class Settings:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
         require(self.seed >= 0, "seed", self.seed, "must not be below 0")
-        require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
+        require(
+            self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS)
+        )
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
         if self.device != "auto":
             try:
                 torch.empty(0, device=self.device)
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).splitlines()[0]
-                raise ConfigError(f"device={self.device}: not usable here ({reason}); try auto or cpu") from None
+                raise ConfigError(
+                    f"device={self.device}: not usable here ({reason}); try auto or cpu"
+                ) from None
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,11 @@ def parse(node: DictConfig) -> Config:
     Raises:
         ConfigError: with the key, what was found and what is accepted.
     """
+    node = copy.deepcopy(node)
+    try:
+        OmegaConf.resolve(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
     groups = {*REGISTRIES, "training", "protocol"}
     for group in sorted(groups - set(node)):
         raise ConfigError(f"{group}: missing; the configuration needs this group")
@@ -138,4 +151,3 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
-

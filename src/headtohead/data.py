@@ -54,9 +54,15 @@ class Dataset(ABC):
 
     def __post_init__(self) -> None:
         require(self.root.strip() != "", "dataset.root", repr(self.root), "a folder")
-        require(self.train_size is None or self.train_size >= 1, "dataset.train_size", self.train_size,
-                "a positive number of examples, or null for all that remain")  # fmt: skip
-        require(0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "between 0 and 1, exclusive")
+        require(
+            self.train_size is None or self.train_size >= 1,
+            "dataset.train_size",
+            self.train_size,
+            "1 or more, or null for all that remain",
+        )
+        require(
+            0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "strictly between 0 and 1"
+        )
         require(0 <= self.label_noise <= 1, "dataset.label_noise", self.label_noise, "from 0 to 1")
         require(1 <= self.imbalance < math.inf, "dataset.imbalance", self.imbalance, "1 or more, and finite")
         require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "0 or more pixels")
@@ -117,15 +123,15 @@ def generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(state.item()))
 
 
-def stratified_order(labels_N: Tensor, generator: torch.Generator) -> Tensor:
+def stratified_order(labels_N: Tensor, stream: torch.Generator) -> Tensor:
     """A random order of N examples of which every prefix holds the classes in proportion.
 
-    How many examples of each class a prefix holds depends on the class sizes only, not on the generator.
+    How many examples of each class a prefix holds depends on the class sizes only, not on the stream.
 
     Returns:
         (N,) int64 indices.
     """
-    shuffled_N = torch.randperm(len(labels_N), generator=generator)
+    shuffled_N = torch.randperm(len(labels_N), generator=stream)
     labels_N = labels_N[shuffled_N]
     place_N = (_rank_within_class(labels_N) + 0.5) / labels_N.bincount()[labels_N].double()
     return shuffled_N[torch.from_numpy(np.lexsort((labels_N.numpy(), place_N.numpy())))]
@@ -138,19 +144,33 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
         ConfigError: the data is missing, damaged, or holds inputs or labels that cannot be trained on.
     """
     root = str(Path(dataset.root).expanduser().absolute())
-    source = replace(dataset, root=root, train_size=None, val_fraction=0.5, label_noise=0.0, imbalance=1.0,
-                     crop_padding=0, flip=False)  # fmt: skip
+    source = replace(
+        dataset,
+        root=root,
+        train_size=None,
+        val_fraction=0.5,
+        label_noise=0.0,
+        imbalance=1.0,
+        crop_padding=0,
+        flip=False,
+    )
     return _load(source, device)
 
 
-@lru_cache
+@lru_cache(maxsize=4)
 def _load(source: Dataset, device: torch.device) -> Pool:
     inputs, labels, test, classes = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
-    require(len(inputs) == len(labels), "dataset", f"{len(inputs)} inputs, {len(labels)} labels", "as many of each")
+    sizes = f"{len(inputs)} inputs, {len(labels)} labels, {len(test)} test indices"
+    require(
+        len(inputs) == len(labels) > len(test) > 0,
+        "dataset",
+        sizes,
+        "a label per input, and a non-empty test split",
+    )
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
-    require(0 <= low and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
+    require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
     broken = (~inputs.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
     require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
     is_test_N = torch.zeros(len(labels), dtype=torch.bool)
@@ -173,8 +193,12 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
     _check_augmentation(pool, dataset)
     order = stratified_order(pool.rest_labels, generator(seed, "split"))
     val_size = round(dataset.val_fraction * len(order))
-    require(0 < val_size < len(order), "dataset.val_fraction", dataset.val_fraction,
-            f"a share of {len(order)} examples that leaves at least one to validate and one to train")  # fmt: skip
+    require(
+        0 < val_size < len(order),
+        "dataset.val_fraction",
+        dataset.val_fraction,
+        f"a share of {len(order)} examples that leaves one or more on both sides",
+    )
     val, train = order[:val_size], order[val_size:]
     train = train[_kept(pool.rest_labels[train], pool.num_classes, dataset)]
     labels = pool.rest_labels[train]
@@ -197,7 +221,12 @@ def steps_per_epoch(view: View, batch_size: int) -> int:
 
 
 def batches(
-    pool: Pool, views: Sequence[View], dataset: Dataset, seeds: Sequence[int], batch_size: int, dtype: torch.dtype
+    pool: Pool,
+    views: Sequence[View],
+    dataset: Dataset,
+    seeds: Sequence[int],
+    batch_size: int,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless training batches of several seeds side by side, augmented and standardised.
 
@@ -212,28 +241,28 @@ def batches(
     """
     count, device = len(views[0].train), pool.inputs.device
     steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
-    train_VN = torch.stack([view.train for view in views])
-    labels_VN = torch.stack([view.train_labels for view in views])
-    which_V1 = torch.arange(len(views), device=device)[:, None]
+    augmented = dataset.crop_padding > 0 or dataset.flip
     scaling = _scaling(views, dtype)
     order_streams = [generator(seed, "order") for seed in seeds]
     augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
 
     def by_step(drawn: list[Tensor]) -> Tensor:
         """One (..., N) tensor per view to (S, ..., V, B), without the examples that this epoch drops."""
-        drawn_VxN = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
-        return drawn_VxN.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
+        kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
+        return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
 
     while True:
-        order_SVB = by_step([torch.randperm(count, generator=stream) for stream in order_streams])
-        index_SVB, labels_SVB = train_VN[which_V1, order_SVB], labels_VN[which_V1, order_SVB]
-        if dataset.crop_padding or dataset.flip:
+        orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
+        index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
+        labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
+        if augmented:
             moves_S3VB = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
         for step in range(steps):
             inputs = _gather(pool.inputs, index_SVB[step])
-            if dataset.crop_padding or dataset.flip:
-                moves_3B = moves_S3VB[step].flatten(1)
-                inputs = crop_and_flip(inputs.flatten(0, 1), *moves_3B, dataset.crop_padding).view(inputs.shape)
+            if augmented:
+                top, left, flip = moves_S3VB[step].flatten(1)
+                moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
+                inputs = moved.view(inputs.shape)
             yield _standardised(inputs, *scaling), labels_SVB[step]
 
 
@@ -247,11 +276,12 @@ def evaluation_chunks(
     Yields:
         inputs (V, n, ...) of `dtype` and labels (V, n).
     """
-    if split == "test":
-        index_VN = pool.test.expand(len(views), -1)
+    if split == "train":
+        index_VN = torch.stack([view.train for view in views])
+        labels_VN = torch.stack([view.train_labels for view in views])
     else:
-        index_VN = torch.stack([getattr(view, split) for view in views])
-    labels_VN = torch.stack([view.train_labels for view in views]) if split == "train" else pool.labels[index_VN]
+        index_VN = torch.stack([pool.test if split == "test" else view.val for view in views])
+        labels_VN = pool.labels[index_VN]
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)
     size = max(1, CHUNK_NUMBERS // (width * len(views)))
@@ -286,10 +316,16 @@ def _moves(count: int, dataset: Dataset, stream: torch.Generator) -> Tensor:
 
 
 def _check_augmentation(pool: Pool, dataset: Dataset) -> None:
-    require(pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "false, since the inputs are no images")
+    require(
+        pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "false for inputs that are no images"
+    )
     limit = min(pool.input_shape[1:]) - 1 if pool.is_image else 0
-    require(dataset.crop_padding <= limit, "dataset.crop_padding", dataset.crop_padding,
-            f"at most {limit} for inputs of shape {pool.input_shape}")  # fmt: skip
+    require(
+        dataset.crop_padding <= limit,
+        "dataset.crop_padding",
+        dataset.crop_padding,
+        f"at most {limit} for inputs of shape {pool.input_shape}",
+    )
 
 
 def _rank_within_class(labels_N: Tensor) -> Tensor:
@@ -306,21 +342,33 @@ def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
     """Which of N candidates, in stratified order, form the training split: (N,) bool."""
     size, imbalance = dataset.train_size, dataset.imbalance
     if imbalance == 1:
-        require(size is None or size <= len(labels_N), "dataset.train_size", size,
-                f"at most {len(labels_N)}, which the test and validation splits leave")  # fmt: skip
+        require(
+            size is None or size <= len(labels_N),
+            "dataset.train_size",
+            size,
+            f"at most {len(labels_N)}, which the test and validation splits leave",
+        )
         return torch.arange(len(labels_N)) < (len(labels_N) if size is None else size)
     share_K = imbalance ** (-torch.arange(num_classes).double() / (num_classes - 1))
     most = (labels_N.bincount(minlength=num_classes) / share_K).min()
     largest = most if size is None else size / share_K.sum()
-    require(bool(largest <= most), "dataset.train_size", size,
-            f"at most {int(most * share_K.sum())} with dataset.imbalance={imbalance}")  # fmt: skip
+    require(
+        bool(largest <= most),
+        "dataset.train_size",
+        size,
+        f"at most {int(most * share_K.sum())} with dataset.imbalance={imbalance}",
+    )
     # Whole numbers that keep the sum: the largest remainders are rounded up.
     exact_K = largest * share_K
     count_K = exact_K.floor().long()
     missing = round(exact_K.sum().item()) - int(count_K.sum())
     count_K[(count_K - exact_K).argsort(stable=True)[:missing]] += 1
-    require(int(count_K.min()) >= 1, "dataset.imbalance", imbalance,
-            f"less, or more examples: the largest class has {int(largest)}, the smallest none")  # fmt: skip
+    require(
+        int(count_K.min()) >= 1,
+        "dataset.imbalance",
+        imbalance,
+        f"lower: the largest class has {int(largest)} examples, so the smallest would have none",
+    )
     return _rank_within_class(labels_N) < count_K[labels_N]
 
 
@@ -336,15 +384,14 @@ def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     if inputs.ndim == 4:
         # A histogram of bytes is exact, and needs an eighth of the memory of float64 pixels.
         level = torch.arange(256, device=inputs.device).double()
-        share_C256 = torch.stack([channel.flatten().bincount(minlength=256) for channel in inputs.unbind(1)]).double()
-        share_C256 /= share_C256.sum(1, keepdim=True)
+        count_C256 = torch.stack([channel.flatten().bincount(minlength=256) for channel in inputs.unbind(1)])
+        share_C256 = count_C256.double() / count_C256[0].sum()
         mean_C1 = (share_C256 * level).sum(1, keepdim=True)
         std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()
         mean, std = mean_C1[..., None], std_C1[..., None]
     else:
         std, mean = torch.std_mean(inputs.double(), dim=0, correction=0)
-    # Rounding leaves a constant feature a tiny spread, below what float32 inputs can tell apart.
-    return mean, std.where(std > 1e-7 * mean.abs(), 1.0)
+    return mean, std.where(std > 0, 1.0)
 
 
 def _scaling(views: Sequence[View], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -355,8 +402,8 @@ def _scaling(views: Sequence[View], dtype: torch.dtype) -> tuple[Tensor, Tensor]
 
 
 def _standardised(gathered: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
-    """(gathered - mean) * inverse_std. May overwrite `gathered`: a second large tensor would cost more than this."""
-    # Two roundings, never a fused multiply-add: vector and scalar code then agree, and so do packs of any size.
+    """(gathered - mean) * inverse_std. In place where it can: another large tensor costs more than this."""
+    # Rounded twice, never a fused multiply-add: vector and scalar code agree, and so do packs of any size.
     return gathered.to(mean.dtype).sub_(mean).mul_(inverse_std)
 
 

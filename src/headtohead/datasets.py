@@ -4,7 +4,7 @@ Shapes: N examples, K classes, D features, C channels, H height, W width.
 """
 
 import math
-import os
+import shutil
 import tempfile
 from abc import abstractmethod
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ from torch import Tensor
 from headtohead.data import Dataset, Examples, generator, stratified_order
 from headtohead.registry import ConfigError, nearest, require
 
-# Beyond this many classes the logits of one batch no longer fit beside a model.
+# Of the synthetic datasets: a pack's logits grow with runs x batch x classes.
 MAX_CLASSES = 10_000
 
 
@@ -31,12 +31,21 @@ class WithoutTestSplit(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.test_fraction < 1, "dataset.test_fraction", self.test_fraction, "between 0 and 1, exclusive")
+        require(
+            0 < self.test_fraction < 1,
+            "dataset.test_fraction",
+            self.test_fraction,
+            "strictly between 0 and 1",
+        )
 
     def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
         size = round(self.test_fraction * len(labels))
-        require(0 < size < len(labels), "dataset.test_fraction", self.test_fraction,
-                f"a share of {len(labels)} examples that leaves at least one to test and one to train")  # fmt: skip
+        require(
+            0 < size < len(labels),
+            "dataset.test_fraction",
+            self.test_fraction,
+            f"a share of {len(labels)} examples that leaves one or more on both sides",
+        )
         # The seed is fixed: were it the run's, a seed would train on what another one is tested on.
         order = stratified_order(labels, generator(0, "test"))
         return Examples(inputs, labels, order[:size], classes)
@@ -85,27 +94,23 @@ class Torchvision(Dataset):
     """A dataset that torchvision downloads into `root`, checks and parses."""
 
     loader: ClassVar[str]  # class of torchvision.datasets
-    parts: ClassVar[tuple[dict, dict]] = ({"train": True}, {"train": False})  # its arguments for train and test
+    parts: ClassVar[tuple[dict, dict]] = ({"train": True}, {"train": False})  # its arguments for either split
 
     def read(self) -> Examples:
         root = Path(self.root)
         require(root.is_dir() or not root.exists(), "dataset.root", self.root, "a folder")
-        # torchvision and the parsers under it raise nearly anything on a damaged file.
-        try:
-            parts = self._open(root, download=False)
-        except Exception:
-            try:
-                self._fetch(root)
-                parts = self._open(root, download=False)
-            except Exception as error:
-                raise self._unavailable(root, error) from error
+        parts = self._parts(root)
         inputs, labels = zip(*(self._arrays(part) for part in parts), strict=True)
         test = torch.arange(len(labels[0]), len(labels[0]) + len(labels[1]))
         return Examples(torch.cat(inputs), torch.cat(labels), test, self._classes(parts[0]))
 
     @abstractmethod
     def _archives(self) -> list[tuple[str, str]]:
-        """What torchvision downloads: paths below `root` and their MD5 sums."""
+        """What torchvision downloads: paths below `root` and MD5 sums; one of several sums will do."""
+
+    def _stage(self, archive: Path, staged: Path) -> None:
+        """Let torchvision find `archive`, which is intact, at `staged`."""
+        staged.symlink_to(archive.resolve())
 
     @abstractmethod
     def _arrays(self, part: Any) -> tuple[Tensor, Tensor]:
@@ -120,6 +125,19 @@ class Torchvision(Dataset):
 
         return getattr(datasets, self.loader)
 
+    def _parts(self, root: Path) -> list[Any]:
+        """torchvision's datasets of the training and the test split, downloaded if they are not in `root`."""
+        # torchvision and the parsers under it raise nearly anything on a missing or damaged file.
+        try:
+            return self._open(root, download=False)
+        except Exception:
+            pass
+        try:
+            self._fetch(root)
+            return self._open(root, download=False)
+        except Exception as error:
+            raise self._unavailable(root, error) from error
+
     def _open(self, root: Path, download: bool) -> list[Any]:
         return [self._loader(root, download=download, **part) for part in self.parts]
 
@@ -133,25 +151,27 @@ class Torchvision(Dataset):
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as staging:
             for path, md5 in self._archives():
                 if _intact(root / path, md5):
-                    staged = Path(staging, path)
-                    staged.parent.mkdir(parents=True, exist_ok=True)
-                    staged.symlink_to((root / path).resolve())
+                    Path(staging, path).parent.mkdir(parents=True, exist_ok=True)
+                    self._stage(root / path, Path(staging, path))
             self._open(Path(staging), download=True)
             for staged in Path(staging).rglob("*"):
                 if staged.is_file() and not staged.is_symlink():
                     target = root / staged.relative_to(staging)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(staged, target)
+                    shutil.move(staged, target)
 
     def _unavailable(self, root: Path, error: Exception) -> ConfigError:
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
-        message = f"dataset.root={self.root}: holds no complete {self.loader}, and downloading it failed: {reason}"
+        message = f"dataset.root={self.root}: no complete {self.loader} there, and no download: {reason}"
+        archives = self._archives()
+        intact = {path for path, md5 in archives if _intact(root / path, md5)}
         wanted = [
             f"{path} ({'wrong checksum' if (root / path).exists() else 'missing'})"
-            for path, md5 in self._archives()
-            if not _intact(root / path, md5)
+            for path in dict(archives)
+            if path not in intact
         ]
-        return ConfigError(f"{message}\nput there, or go online and run again: {', '.join(wanted)}" if wanted else message)
+        advice = f"\nput there, or run again when online: {', '.join(wanted)}" if wanted else ""
+        return ConfigError(message + advice)
 
 
 class Mnist(Torchvision):
@@ -160,19 +180,34 @@ class Mnist(Torchvision):
     def _archives(self) -> list[tuple[str, str]]:
         return [(f"{self.loader}/raw/{file}", md5) for file, md5 in self._loader.resources]
 
+    def _stage(self, archive: Path, staged: Path) -> None:
+        from torchvision.datasets.utils import extract_archive  # here, since the import costs a second
+
+        extract_archive(archive, staged.parent)
+
     def _arrays(self, part: Any) -> tuple[Tensor, Tensor]:
         return part.data[:, None], part.targets
 
 
 class FashionMnist(Mnist):
     loader = "FashionMNIST"
+    # Sums of the archives in Debian's package dataset-fashion-mnist: same files, other gzip headers.
+    debian: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
+        "train-labels-idx1-ubyte.gz": "10bea18fdb374794d4bb42e356e600c9",
+        "t10k-images-idx3-ubyte.gz": "f78720b4224f21cce2f2ccf2d7a94c9a",
+        "t10k-labels-idx1-ubyte.gz": "0d30e22e447f3c33dab9ed536400ac01",
+    }
+
+    def _archives(self) -> list[tuple[str, str]]:
+        return super()._archives() + [(f"{self.loader}/raw/{file}", md5) for file, md5 in self.debian.items()]
 
 
 class Kmnist(Mnist):
     loader = "KMNIST"
 
 
-class Emnist(Mnist):
+class Emnist(Torchvision):
     """The split "balanced": digits and letters, 15 of which do not tell upper from lower case."""
 
     loader = "EMNIST"
@@ -230,23 +265,31 @@ class ImageFolder(WithoutTestSplit):
 
     def read(self) -> Examples:
         root = Path(self.root)
-        require(root.is_dir(), "dataset.root", self.root, "an existing folder with a folder of images per class")
+        require(
+            root.is_dir(), "dataset.root", self.root, "an existing folder, with a folder of images per class"
+        )
         held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if held_out is None or not (root / "train").is_dir():
             return self._split(*self._images(root))
         inputs, labels, classes = self._images(root / "train")
         test_inputs, test_labels, test_classes = self._images(held_out)
-        require(classes == test_classes, f"dataset.root={held_out}: classes", ", ".join(test_classes),
-                f"those of train: {', '.join(classes)}")  # fmt: skip
+        require(
+            classes == test_classes,
+            f"dataset.root={held_out}: classes",
+            ", ".join(test_classes),
+            f"those of train: {', '.join(classes)}",
+        )
         test = torch.arange(len(labels), len(labels) + len(test_labels))
         return Examples(torch.cat([inputs, test_inputs]), torch.cat([labels, test_labels]), test, classes)
 
     def _images(self, folder: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         from torchvision import datasets  # here, since the import costs a second
 
-        readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        readable = tuple(
+            suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
+        )
         try:
-            files = datasets.ImageFolder(folder, is_valid_file=lambda path: Path(path).suffix.lower() in readable)
+            files = datasets.ImageFolder(folder, is_valid_file=lambda path: path.lower().endswith(readable))
         except FileNotFoundError as error:
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
         channels = 1 if self.grayscale else 3
@@ -278,7 +321,7 @@ class Gaussians(WithoutTestSplit):
         super().__post_init__()
         require(2 <= self.classes <= MAX_CLASSES, "dataset.classes", self.classes, f"from 2 to {MAX_CLASSES}")
         require(self.dimensions >= 1, "dataset.dimensions", self.dimensions, "1 or more")
-        require(0 <= self.separation < math.inf, "dataset.separation", self.separation, "0 or more, and finite")
+        require(0 <= self.separation < math.inf, "dataset.separation", self.separation, "finite, 0 or more")
         require(self.examples >= self.classes, "dataset.examples", self.examples, "at least one per class")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
 
@@ -302,7 +345,8 @@ class Composite(WithoutTestSplit):
     """Images of a base dataset side by side; every combination of their classes is a class of its own.
 
     Composites for testing are made of the base's test examples, all others of the rest. A base without an
-    official test split gets the fixed one of `test_fraction`.
+    official test split gets the fixed one of `test_fraction`. One image serves in many composites, of which
+    some may train and others validate.
     """
 
     base: str  # name of a dataset of images
@@ -313,19 +357,21 @@ class Composite(WithoutTestSplit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.base not in COMPOSITE_BASES:
-            raise ConfigError(f"dataset.base={self.base}: no such base; {nearest(self.base, COMPOSITE_BASES)}")
-        require(self.images >= 1, "dataset.images", self.images, "1 or more")
+        require(self.base in COMPOSITE_BASES, "dataset.base", self.base, nearest(self.base, COMPOSITE_BASES))
+        most = int(math.log2(MAX_CLASSES))
+        require(1 <= self.images <= most, "dataset.images", self.images, f"from 1 to {most}")
         require(self.train_examples >= 2, "dataset.train_examples", self.train_examples, "2 or more")
         require(self.test_examples >= 1, "dataset.test_examples", self.test_examples, "1 or more")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
-        require(not self.flip, "dataset.flip", self.flip, "false: a mirrored composite is one of another class")
+        require(not self.flip, "dataset.flip", self.flip, "false: mirroring changes the class")
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]
         base = base_class(**{field.name: getattr(self, field.name) for field in fields(base_class)}).read()
         count = len(base.classes) ** self.images
-        require(count <= MAX_CLASSES, "dataset.images", self.images, f"fewer: {count} classes, {MAX_CLASSES} at most")
+        require(
+            count <= MAX_CLASSES, "dataset.images", self.images, f"{count} classes, more than {MAX_CLASSES}"
+        )
         is_test_N = torch.zeros(len(base.labels), dtype=torch.bool)
         is_test_N[base.test] = True
         stream = generator(self.problem_seed, "composite")
@@ -334,7 +380,7 @@ class Composite(WithoutTestSplit):
             self._compose(base, is_test_N.nonzero().flatten(), self.test_examples, stream),
             strict=True,
         )
-        names = np.array(base.classes)[_digits(torch.arange(count), len(base.classes), self.images)]
+        names = np.array(base.classes)[_combination(torch.arange(count), len(base.classes), self.images)]
         test = torch.arange(self.train_examples, self.train_examples + self.test_examples)
         return Examples(torch.cat(inputs), torch.cat(labels), test, tuple(map(" ".join, names)))
 
@@ -345,18 +391,18 @@ class Composite(WithoutTestSplit):
         count = len(base.classes) ** self.images
         rounds = [torch.randperm(count, generator=stream) for _ in range(math.ceil(examples / count))]
         labels_N = torch.cat(rounds)[:examples]
-        parts = _digits(labels_N, len(base.classes), self.images)
+        parts = _combination(labels_N, len(base.classes), self.images)
         by_class = usable[base.labels[usable].argsort(stable=True)]
         size_K = base.labels[usable].bincount(minlength=len(base.classes))
-        require(int(size_K.min()) >= 1, "dataset.base", self.base, "a base with examples of every class in both splits")
+        require(int(size_K.min()) >= 1, "dataset.base", self.base, "a base with all classes in both splits")
         start_K = size_K.cumsum(0) - size_K
         drawn = (torch.rand(parts.shape, generator=stream, dtype=torch.float64) * size_K[parts]).long()
         chosen = by_class[start_K[parts] + drawn]
         return torch.cat([base.inputs[column] for column in chosen.unbind(1)], dim=3), labels_N
 
 
-def _digits(numbers_N: Tensor, base: int, length: int) -> Tensor:
-    """(N, length) digits of each number, the most significant first."""
+def _combination(numbers_N: Tensor, base: int, length: int) -> Tensor:
+    """(N, length): the classes that each number stands for, its digits in `base`, most significant first."""
     return numbers_N[:, None] // base ** torch.arange(length - 1, -1, -1) % base
 
 

@@ -52,7 +52,7 @@ def calibration_error(confidence_RN: Tensor, correct_RN: Tensor, bins: int = 15)
     """
     num_examples = confidence_RN.shape[-1]
     bins = max(1, min(bins, num_examples // 2))
-    order_RN = confidence_RN.argsort(-1, stable=True)
+    order_RN = confidence_RN.argsort(dim=-1, stable=True)
     gaps_RN = (correct_RN - confidence_RN).gather(-1, order_RN)
     sorted_correct_RN = correct_RN.gather(-1, order_RN)
     square_R = torch.zeros_like(confidence_RN[..., 0])

@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headtohead.registry import ConfigError, nearest, require
@@ -166,19 +165,16 @@ class Torchvision(Model):
             raise self.refusal("no Linear in it", "networks that end in a Linear")
         classifier = network.get_submodule(linears[-1])
         network.set_submodule(linears[-1], nn.Identity())
-        return nn.Sequential(OrderedDict(rgb=Rgb(self.resize), backbone=network, classifier=classifier))
+        layers = OrderedDict(rgb=Rgb(), backbone=network, classifier=classifier)
+        if self.resize is not None:
+            layers["rgb"] = nn.Sequential(nn.Upsample(size=(self.resize,) * 2, mode="bilinear"), Rgb())
+        return nn.Sequential(layers)
 
 
 class Rgb(nn.Module):
-    """Images (B, 1 or 3, H, W) as (B, 3, H, W), or as (B, 3, side, side) where a side in pixels is given."""
-
-    def __init__(self, side: int | None):
-        super().__init__()
-        self.side = side
+    """Images (B, 1 or 3, H, W) as (B, 3, H, W)."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        if self.side is not None:
-            images_BCHW = F.interpolate(images_BCHW, size=(self.side, self.side), mode="bilinear")
         return images_BCHW.expand(-1, 3, -1, -1)
 
 
@@ -195,7 +191,11 @@ class Factory(Model):
     options: dict[str, Any]
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
-        return pkgutil.resolve_name(self.path)(input_shape, num_classes, **self.options)
+        try:
+            function = pkgutil.resolve_name(self.path)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise self.refusal(str(error), "package.module:function, installed or on PYTHONPATH") from error
+        return function(input_shape, num_classes, **self.options)
 
 
 MODELS: dict[str, type[Model]] = {
@@ -214,9 +214,8 @@ def initialise(model: Model, input_shape: Shape, num_classes: int, seed: int) ->
 def checked_build(model: Model, input_shape: Shape, num_classes: int) -> nn.Module:
     """As `model.build`, after a copy of the network turned two random inputs into logits, in both modes.
 
-    Raises:
-        ConfigError: it cannot be built or called, has no Linear with bias and K outputs named `classifier`,
-            or puts out anything but finite logits as that Linear makes them.
+    Raises a ConfigError where it cannot be built or called, has no Linear with bias and K outputs named
+    `classifier`, or puts out anything but finite logits as that Linear makes them.
     """
     try:
         module = model.build(input_shape, num_classes)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -78,13 +79,18 @@ class Pack:
             self._forward = _chain(layers)
         else:
             self.mode = "vmap"
-            batched = torch.func.vmap(
-                lambda parameters, buffers, inputs_Bx: torch.func.functional_call(
-                    self.template, (parameters, buffers), (inputs_Bx,)
-                ),
-                randomness="different",
-            )
-            self._forward = lambda inputs_RBx: batched(parameters, self.buffers, inputs_RBx)
+
+            def call(parameters: dict, buffers: dict, inputs_Bx: Tensor) -> Tensor:
+                return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
+
+            batched = torch.func.vmap(call, randomness="different")
+
+            def forward(inputs_RBx: Tensor) -> Tensor:
+                # Fused attention has no batching rule: vmap would loop over the runs.
+                with sdpa_kernel(SDPBackend.MATH):
+                    return batched(parameters, self.buffers, inputs_RBx)
+
+            self._forward = forward
 
     def __call__(self, inputs_RBx: Tensor) -> Tensor:
         return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
@@ -139,7 +145,11 @@ def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) ->
         names = ("running_mean", "running_var")
         if module.track_running_stats:
             mean_RC, var_RC = (buffers[prefix + name] for name in names)
-            return [_batch_norm(module, parameters[prefix + "weight"], parameters[prefix + "bias"], mean_RC, var_RC)]
+            return [
+                _batch_norm(
+                    module, parameters[prefix + "weight"], parameters[prefix + "bias"], mean_RC, var_RC
+                )
+            ]
     return None
 
 

@@ -94,13 +94,18 @@ def search(axes: Axes) -> list[Run]:
     ]
 
 
-def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
+def confirm(
+    arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]
+) -> list[Run]:
     """Each arm that has a best learning rate at that rate with fresh seeds."""
     return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]
 
 
 def into_packs(
-    runs: Iterable[int], key: Callable[[int], Hashable], seed: Callable[[int], int], size: Callable[[int], int]
+    runs: Iterable[int],
+    key: Callable[[int], Hashable],
+    seed: Callable[[int], int],
+    size: Callable[[int], int],
 ) -> list[list[int]]:
     """Group runs, given by number, into packs of at most `size` of even length.
 
@@ -114,7 +119,8 @@ def into_packs(
         group.sort(key=seed)
         count = math.ceil(len(group) / size(group[0]))
         edges = [round(i * len(group) / count) for i in range(count + 1)]
-        packs += [group[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+        # Within a pack the given order keeps runs of one head side by side: one loss computes them.
+        packs += [sorted(group[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
     return packs
 
 
@@ -134,6 +140,8 @@ def _numbers(key: str, values: Sequence[str], kind: type) -> tuple:
         try:
             numbers.append(kind(value))
         except ValueError:
-            raise ConfigError(f"{key}={value}: must be {'a number' if kind is float else 'an integer'}") from None
+            raise ConfigError(
+                f"{key}={value}: must be {'a number' if kind is float else 'an integer'}"
+            ) from None
     require(len(set(numbers)) == len(numbers), key, ",".join(values), "names a value twice")
     return tuple(numbers)

@@ -49,17 +49,17 @@ def print_study(study: Path, console: Console | None = None) -> None:
     """Print the table of arms and where everything lies."""
     console = console or Console()
     table = Table(title=f"{study.name}: mean ± half the 95 % interval over seeds", title_justify="left")
-    table.add_column("arm")
-    for header in ("best lr", "validation accuracy", "test accuracy", "test NLL", "diverged"):
-        table.add_column(header, justify="right")
+    table.add_column("arm", no_wrap=True)
+    for header in ("best lr", "val acc, %", "test acc, %", "test NLL", "diverged"):
+        table.add_column(header, justify="right", no_wrap=True)
     summary = arms(study)
     for row in summary.itertuples():
         table.add_row(
             row.arm,
             f"{row.lr:g}{'*' if row.on_edge else ''}",
-            _text(row.val_accuracy, percent=True),
-            _text(row.test_accuracy, percent=True),
-            _text(row.test_nll),
+            _text(row.val_accuracy, 100, 2),
+            _text(row.test_accuracy, 100, 2),
+            _text(row.test_nll, 1, 3),
             f"{row.diverged} of {row.runs}",
         )
     console.print(table)
@@ -69,11 +69,8 @@ def print_study(study: Path, console: Console | None = None) -> None:
     console.print(f"TensorBoard:  tensorboard --logdir {study / 'runs'}", soft_wrap=True)
 
 
-def _text(interval: Interval, percent: bool = False) -> str:
+def _text(interval: Interval, scale: float, digits: int) -> str:
     if math.isnan(interval.mean):
         return "-"
-    scale, digits = (100, 2) if percent else (1, 4)
     text = f"{scale * interval.mean:.{digits}f}"
-    if not math.isnan(interval.half_width):
-        text += f" ± {scale * interval.half_width:.{digits}f}"
-    return text + (" %" if percent else "")
+    return text if math.isnan(interval.lower) else f"{text} ± {scale * interval.half_width:.{digits}f}"

@@ -39,6 +39,8 @@ def best_learning_rates(search: pd.DataFrame) -> dict[str, float]:
         search: rows of results.csv.
     """
     finished = search[search.status != "failed"]
+    if finished.empty:
+        return {}
     means = finished.groupby(["arm", "lr"])[["val_accuracy", "val_nll"]].mean().reset_index()
     ranked = means.sort_values(["val_accuracy", "val_nll", "lr"], ascending=[False, True, True])
     return ranked.groupby("arm").lr.first().to_dict()

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,9 @@ from headtohead.worker import environment, run_pack, study_folder
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
 
 
-def run_study(arguments: Sequence[str], config: DictConfig, hydra_context: HydraContext) -> tuple[Path, list[str]]:
+def run_study(
+    arguments: Sequence[str], config: DictConfig, hydra_context: HydraContext
+) -> tuple[Path, list[tuple[str, str]]]:
     """Train what a command asks for: plan, packs, search and confirm, records.
 
     A sweep over learning rates is searched and confirmed; any other sweep is simply run.
@@ -40,7 +42,7 @@ def run_study(arguments: Sequence[str], config: DictConfig, hydra_context: Hydra
         config: what Hydra composed for the sweep.
 
     Returns:
-        The study's folder and, for each run that failed, a line that says why.
+        The study's folder, and each run that failed with its reason.
 
     Raises:
         ConfigError: what was asked cannot be done; nothing has been written.
@@ -48,7 +50,9 @@ def run_study(arguments: Sequence[str], config: DictConfig, hydra_context: Hydra
     axes = read_axes(arguments, config.hydra.sweeper.params)
     config_name = config.hydra.job.config_name
     members = [compose(config_name, axes.common, run) for run in search(axes)]
-    launch = partial(_launch, stackable=_check(members), axes=axes, config=config, hydra_context=hydra_context)
+    launch = partial(
+        _launch, stackable=_check(members), axes=axes, config=config, hydra_context=hydra_context
+    )
     tuned = len(axes.lrs) > 1
     seeds = sorted({member.config.settings.seed for member in members})
     wanted = members[0].config.protocol.confirm_seeds
@@ -73,29 +77,48 @@ def run_study(arguments: Sequence[str], config: DictConfig, hydra_context: Hydra
     return folder, failures
 
 
-def pack_override(members: Sequence[Member], phase: str, chosen_by: str) -> str:
+@dataclass(frozen=True)
+class Packing:
+    """How runs are packed.
+
+    Attributes:
+        size: the most runs per pack.
+        chosen_by: "user" or "planner".
+        threads: of the CPU per pack; None takes all.
+    """
+
+    size: int
+    chosen_by: str
+    threads: int | None
+
+
+def choose_packing(config: Config, stackable: bool) -> Packing:
+    """What pays for a configuration: convolutions on the CPU are faster one run at a time.
+
+    The operations of stacked packs are so short that threads cost more than they bring, and on a busy
+    machine a multiple of it.
+    """
+    device = resolve_device(config.settings.device).type
+    threads = 1 if stackable and device == "cpu" else None
+    if config.settings.pack_size is not None:
+        return Packing(config.settings.pack_size, "user", threads)
+    pays = stackable or device != "cpu"
+    return Packing(PACK_SIZES.get(device, 16) if pays else 1, "planner", threads)
+
+
+def pack_override(members: Sequence[Member], phase: str, packing: Packing) -> str:
     """The pack as an override in Hydra's grammar, which `worker.run_pack` reads."""
     runs = [
         "[{},[{}],{},{}]".format(
             _quote(member.run.arm),
             ",".join(_quote(override) for override in member.run.overrides),
-            "null" if member.run.lr is None else repr(member.run.lr),
-            "null" if member.run.seed is None else member.run.seed,
+            _null(member.run.lr),
+            _null(member.run.seed),
         )
         for member in members
     ]
-    return f"+pack={{phase:{phase},chosen_by:{chosen_by},runs:[{','.join(runs)}]}}"
-
-
-def pack_size(config: Config, stackable: bool) -> tuple[int, str]:
-    """The most runs per pack for a configuration, and who chose it: "user" or "planner".
-
-    On the CPU only stacked packs pay: batching convolutions there is slower than one run at a time.
-    """
-    if config.settings.pack_size is not None:
-        return config.settings.pack_size, "user"
-    device = resolve_device(config.settings.device).type
-    return (PACK_SIZES.get(device, 16) if stackable or device != "cpu" else 1), "planner"
+    how = f"phase:{phase},chosen_by:{packing.chosen_by},threads:{_null(packing.threads)}"
+    return f"+pack={{{how},runs:[{','.join(runs)}]}}"
 
 
 def _launch(
@@ -105,17 +128,17 @@ def _launch(
     axes: Axes,
     config: DictConfig,
     hydra_context: HydraContext,
-) -> list[str]:
-    """Train the runs as packs on Hydra's launcher; a line for each pack that failed."""
-    sizes = [pack_size(member.config, stackable[_architecture(member.config)]) for member in members]
+) -> list[tuple[str, str]]:
+    """Train the runs as packs on Hydra's launcher; each run that failed, with its reason."""
+    packings = [choose_packing(member.config, stackable[_architecture(member.config)]) for member in members]
     packs = into_packs(
         range(len(members)),
-        key=lambda index: (may_share_a_pack(members[index].config), sizes[index]),
+        key=lambda index: (may_share_a_pack(members[index].config), packings[index]),
         seed=lambda index: members[index].config.settings.seed,
-        size=lambda index: sizes[index][0],
+        size=lambda index: packings[index].size,
     )
     jobs = [
-        [*axes.common, pack_override([members[index] for index in pack], phase, sizes[pack[0]][1])]
+        [*axes.common, pack_override([members[index] for index in pack], phase, packings[pack[0]])]
         for pack in packs
     ]
     with Bar(phase, len(members)) as bar:
@@ -127,9 +150,8 @@ def _launch(
     for pack, result in zip(packs, results, strict=True):
         if result.status != JobStatus.COMPLETED:
             error = result._return_value
-            names = [members[index].run.name(axes.common) for index in pack]
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            failures.append(f"{names[0]}{others}: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            failures += [(members[index].run.name(axes.common), reason) for index in pack]
     return failures
 
 
@@ -182,6 +204,10 @@ def _description(members: Sequence[Member], axes: Axes, seeds: list[int], fresh:
         "common": list(axes.common),
         "environment": environment(str(resolve_device(config.settings.device))),
     }
+
+
+def _null(value: float | None) -> str:
+    return "null" if value is None else repr(value)
 
 
 def _quote(text: str) -> str:

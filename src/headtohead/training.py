@@ -56,11 +56,13 @@ class Outcome:
         steps: updates made.
         diverged_at: the step whose loss or gradient was not finite, or None.
         metrics: final metrics; those of a uniform guess where the run diverged.
+        pack_mode: how the pack computed its forward, `Pack.mode`.
     """
 
     steps: int
     diverged_at: int | None
     metrics: dict[str, float]
+    pack_mode: str | None
 
 
 def may_share_a_pack(config: Config) -> object:
@@ -96,7 +98,11 @@ def schedule_factors(training: Training, steps: int) -> np.ndarray:
 
 def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int]]:
     """The steps at which a run is logged, and those of them that evaluate; the last of both is `steps`."""
-    points = np.unique(np.linspace(0, steps, training.points).round().astype(int)) if training.points > 1 else [steps]
+    points = (
+        np.unique(np.linspace(0, steps, training.points).round().astype(int))
+        if training.points > 1
+        else [steps]
+    )
     chosen = np.linspace(len(points) - 1, 0, training.evaluations, endpoint=training.evaluations > 1)
     return [int(step) for step in points], {int(points[round(index)]) for index in chosen}
 
@@ -163,7 +169,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
         with autocast:
             logits_RBK = pack(spread(inputs_VBx))
         logits_RBK = logits_RBK.to(dtype)
-        loss_R = _by_head(Head.loss, heads, logits_RBK, labels_RB).mean(1)
+        loss_R = _by_head(lambda head, *batch: head.loss(*batch), heads, logits_RBK, labels_RB).mean(1)
         *gradients, logit_gradient_RBK = torch.autograd.grad(
             loss_R.sum(), [*pack.leaves, logits_RBK], materialize_grads=True
         )
@@ -208,14 +214,15 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     if test:
         last |= {f"test_{name}": value for name, value in evaluate("test").items()}
     last |= diagnostics.trace_statistics(trace["grad_norm"])
-    yield _outcomes(last, trace["loss"], alive_R, pool.num_classes, steps)
+    yield _outcomes(last, trace["loss"], alive_R, pool.num_classes, pack.mode)
 
 
 def _initial_pack(runs: Sequence[Config], pool: Pool, priors: Sequence[Tensor], dtype: torch.dtype) -> Pack:
     """The pack at step 0: weights from each run's seed, classifier bias from its head."""
     shape, num_classes = pool.input_shape, pool.num_classes
     modules = {
-        seed: initialise(runs[0].model, shape, num_classes, seed) for seed in {run.settings.seed for run in runs}
+        seed: initialise(runs[0].model, shape, num_classes, seed)
+        for seed in {run.settings.seed for run in runs}
     }
     pack = Pack([modules[run.settings.seed] for run in runs], pool.inputs.device, dtype)
     for bias_K, run, prior_K in zip(pack.view("classifier.bias"), runs, priors, strict=True):
@@ -247,7 +254,7 @@ def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray
 
 
 def _outcomes(
-    metrics_R: dict[str, Tensor], loss_SR: Tensor, alive_R: Tensor, num_classes: int, steps: int
+    metrics_R: dict[str, Tensor], loss_SR: Tensor, alive_R: Tensor, num_classes: int, mode: str
 ) -> list[Outcome]:
     table = torch.stack([value.double() for value in metrics_R.values()], 1).tolist()
     known_R = loss_SR.isfinite().sum(0).tolist()
@@ -263,5 +270,5 @@ def _outcomes(
         if not alive:
             measured = {name: value for name, value in values.items() if name.startswith("grad_norm")}
             values = dict.fromkeys(values, math.nan) | guess | measured
-        outcomes.append(Outcome(known, None if alive else known, values))
+        outcomes.append(Outcome(known, None if alive else known, values, mode))
     return outcomes

@@ -1,10 +1,10 @@
 """Trains one pack and writes the record of each of its runs. A launcher's job is a call of `run_pack`."""
 
-import os
 import platform
 import shutil
 import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -24,13 +24,15 @@ from headtohead.training import Outcome, Point, train
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "scikit-learn")
 
+THREADS = torch.get_num_threads()
+
 
 def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
     """Train the pack that `node.pack` describes and write its records.
 
     Args:
         node: the composed configuration, with `pack` as `sweep.pack_override` writes it.
-        advance: called with the share of the pack that was trained since the last call.
+        advance: called with the training done since the last call, in runs.
 
     Raises:
         Exception: whatever stopped the pack, after a record with the status "failed" for each run.
@@ -46,12 +48,13 @@ def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    torch.set_num_threads(pack["threads"] or THREADS)
     started = time.perf_counter()
     try:
         outcomes, histories = _train(members, folders, pack["phase"] != "search", advance)
         failure = None
     except Exception as error:
-        outcomes = [Outcome(steps=0, diverged_at=None, metrics={})] * len(members)
+        outcomes = [Outcome(steps=0, diverged_at=None, metrics={}, pack_mode=None)] * len(members)
         histories = [[]] * len(members)
         failure = error
     # A run's share: its pack's time over its runs.
@@ -69,9 +72,14 @@ def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
             "steps": outcome.steps,
             "wall_s": wall_s,
             "diverged_at": outcome.diverged_at,
-            "error": f"{type(failure).__name__}: {failure}" if failure else None,
+            "error": "".join(traceback.format_exception(failure)) if failure else None,
             "metrics": outcome.metrics,
-            "pack": {"size": len(members), "mode": pack["mode"], "chosen_by": pack["chosen_by"]},
+            "pack": {
+                "size": len(members),
+                "mode": outcome.pack_mode,
+                "chosen_by": pack["chosen_by"],
+                "threads": torch.get_num_threads(),
+            },
             "overrides": [*common, *member.run.overrides],
             "config": member.values,
             "environment": environment(str(resolve_device(member.config.settings.device))),
@@ -95,7 +103,6 @@ def environment(device: str) -> dict[str, Any]:
         "versions": {package: version(package) for package in ("headtohead", *PACKAGES)},
         "device": device,
         "device_name": name,
-        "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
 
@@ -110,7 +117,10 @@ def _commit() -> str | None:
         ).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no", "."],
-            capture_output=True, text=True, check=True, timeout=10,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -130,13 +140,13 @@ def _train(members: list[Member], folders: list[Path], test: bool, advance: Call
             if not isinstance(item, Point):
                 outcomes = item
                 continue
-            advance(item.progress - done)
+            advance(len(members) * (item.progress - done))
             done = item.progress
             for row, run_events, history in zip(item.rows(), events, histories, strict=True):
                 if row:
                     run_events.add(item.step, row)
                     history.append({"step": item.step, "epoch": item.epoch, **row})
-        advance(1 - done)
+        advance(len(members) * (1 - done))
     finally:
         for run_events in events:
             run_events.close()

@@ -31,4 +31,6 @@ class PackSweeper(Sweeper):
         folder, failures = run_study(arguments, self.config, self.hydra_context)
         print_study(folder)
         if failures:
-            sys.exit("\n".join(f"failed: {failure}" for failure in failures))
+            (run, reason), count = failures[0], len(failures)
+            where = folder / "runs" / run / "run.json"
+            sys.exit(f"headtohead: {count} runs failed, the first with {reason}; {where} holds the traceback")

@@ -1,0 +1,57 @@
+"""A pack against its unpacked twins, and against a loop written with torch.optim alone."""
+
+import pytest
+import torch
+from conftest import run, vary
+from torch import nn
+
+from headtohead.heads import HEADS
+from headtohead.packing import Pack, is_stackable
+
+FAMILIES = {
+    "linear": ["dataset=wine", "model=linear"],
+    "mlp": ["dataset=digits", "model=mlp", "model.widths=[12,8]"],
+    "mlp_batch_norm": ["dataset=digits", "model=mlp", "model.widths=[12]", "model.batch_norm=true"],
+    "cnn": ["dataset=digits", "model=cnn", "model.widths=[3,4]"],
+    "resnet18": ["dataset=digits", "model=resnet18"],
+    "transformer": ["dataset=digits", "model=factory", "model.path=factories:transformer"],
+}
+OPTIMIZER_RUNS = {
+    "sgd": [{"lr": 0.05, "weight_decay": 0.01}, {"lr": 0.2, "weight_decay": 0.0, "clip_norm": 0.5}],
+    "adamw": [{"lr": 0.003, "weight_decay": 0.1}, {"lr": 0.01, "weight_decay": 0.0, "clip_norm": 0.5}],
+}
+
+
+def mixed_pack(config, family, optimizer, precision):
+    """Runs that differ in head, learning rate, weight decay, clipping and seed."""
+    common = [*FAMILIES[family], f"optimizer={optimizer}", f"precision={precision}", "dataset.train_size=64"]
+    common += ["training.epochs=4", "training.batch_size=8", "training.points=4", "training.evaluations=2"]
+    heads = ["head=softmax", "head=sigmoid_prior", "head=sigmoid_mean", "head=sigmoid", "head=softmax"]
+    if family == "resnet18":  # slow: fewer runs, examples and evaluations
+        heads = heads[:2]
+        common += ["training.epochs=5", "training.batch_size=4", "dataset.train_size=16", "dataset.val_fraction=0.01"]
+    options = OPTIMIZER_RUNS[optimizer]
+    return [
+        vary(config(*common, head), seed=index % 2, **options[index // 2 % 2]) for index, head in enumerate(heads)
+    ]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZER_RUNS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-9), ("float32", 2e-3)])
+def test_packed_equals_unpacked(config, family, optimizer, precision, bound):
+    runs = mixed_pack(config, family, optimizer, precision)
+    assert {type(single.head) for single in runs} == set(HEADS.values())
+    test = family != "resnet18"
+    packed_points, packed = run(runs, test)
+    assert packed[0].pack_mode == ("stacked" if family in ("linear", "mlp", "mlp_batch_norm") else "vmap")
+    assert packed[0].steps >= 20
+    for index, single in enumerate(runs):
+        points, (outcome,) = run([single], test)
+        assert outcome.pack_mode == "plain"
+        assert [p.step for p in points] == [p.step for p in packed_points]
+        for ours, theirs in zip(points, packed_points, strict=True):
+            for tag, value in ours.values.items():
+                assert theirs.values[tag][index] == pytest.approx(value[0], rel=bound, abs=bound), tag
+        for name, value in outcome.metrics.items():
+            assert packed[index].metrics[name] == pytest.approx(value, rel=bound, abs=bound), name

@@ -79,6 +79,8 @@ class Pack:
             self._forward = _chain(layers)
         else:
             self.mode = "vmap"
+            # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
+            torch.backends.mha.set_fastpath_enabled(False)
 
             def call(parameters: dict, buffers: dict, inputs_Bx: Tensor) -> Tensor:
                 return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
@@ -86,7 +88,6 @@ class Pack:
             batched = torch.func.vmap(call, randomness="different")
 
             def forward(inputs_RBx: Tensor) -> Tensor:
-                # Fused attention has no batching rule: vmap would loop over the runs.
                 with sdpa_kernel(SDPBackend.MATH):
                     return batched(parameters, self.buffers, inputs_RBx)
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -48,7 +49,13 @@ def arms(study: Path) -> pd.DataFrame:
 def print_study(study: Path, console: Console | None = None) -> None:
     """Print the table of arms and where everything lies."""
     console = console or Console()
-    table = Table(title=f"{study.name}: mean ± half the 95 % interval over seeds", title_justify="left")
+    table = Table(
+        title=f"{study.name}: mean ± half of the 95 % interval over seeds",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+    )
     table.add_column("arm", no_wrap=True)
     for header in ("best lr", "val acc, %", "test acc, %", "test NLL", "diverged"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -60,7 +67,7 @@ def print_study(study: Path, console: Console | None = None) -> None:
             _text(row.val_accuracy, 100, 2),
             _text(row.test_accuracy, 100, 2),
             _text(row.test_nll, 1, 3),
-            f"{row.diverged} of {row.runs}",
+            f"{row.diverged}/{row.runs}",
         )
     console.print(table)
     if summary.on_edge.any():

@@ -13,7 +13,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headtohead import data, record
 from headtohead.compose import Member, compose
@@ -159,9 +159,10 @@ class Bar(Progress):
     """Progress over the runs of a phase. It belongs to this process: a pickled copy shows nothing."""
 
     def __init__(self, phase: str = "", runs: int = 0):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        count = "{task.completed:.0f} of {task.total:.0f} runs"
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn(count), TimeRemainingColumn())
         super().__init__(*columns, console=Console(stderr=True), disable=not phase)
-        self.phase = self.add_task(f"{phase}, runs", total=runs)
+        self.phase = self.add_task(phase, total=runs)
 
     def __reduce__(self):
         return Bar, ()

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
 from headtohead import data
 from headtohead.config import Config, parse

@@ -472,9 +472,7 @@ def test_chunks_join_to_the_split_in_order_and_are_bounded(monkeypatch):
 def test_a_pool_is_read_once_whatever_the_views_are():
     dataset = configured("digits")
     pool = load(dataset, CPU)
-    other = replace(
-        dataset, train_size=5, val_fraction=0.5, label_noise=0.5, imbalance=2.0, crop_padding=1, flip=True
-    )
+    other = replace(dataset, train_size=5, val_fraction=0.5, label_noise=0.5, imbalance=2.0, crop_padding=1, flip=True)
     assert load(other, CPU) is pool
     assert load(replace(dataset, test_fraction=0.3), CPU) is not pool
     assert load(configured("iris"), CPU) is not load(configured("wine"), CPU)

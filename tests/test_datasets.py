@@ -94,9 +94,9 @@ class Made:
         side, channels = (32, 3) if name in ("cifar10", "cifar100", "svhn") else (28, 1)
         self.images = random_bytes(40, channels, side, side)
         self.labels = np.arange(40, dtype=np.uint8) % {"cifar100": 100, "emnist": 47}.get(name, 10)
-        getattr(
-            self, {"emnist": "emnist", "svhn": "svhn"}.get(name, "cifar" if "cifar" in name else "mnist")
-        )(monkeypatch)
+        getattr(self, {"emnist": "emnist", "svhn": "svhn"}.get(name, "cifar" if "cifar" in name else "mnist"))(
+            monkeypatch
+        )
 
     def idx_files(self):
         yield from (self.images[:30, 0], self.labels[:30], self.images[30:, 0], self.labels[30:])
@@ -279,9 +279,7 @@ def test_a_missing_or_empty_root_is_refused(made, tmp_path):
             assert f"{path} (missing)" in message
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:-20], lambda content: content[:-1] + b"?", lambda _: b""]
-)
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], lambda content: content[:-1] + b"?", lambda _: b""])
 def test_damaged_archives_are_refused_by_name(made, tmp_path, damage):
     made.write(tmp_path)
     path, content = list(made.archives.items())[-1]
@@ -565,8 +563,6 @@ def test_options_that_cannot_hold_are_refused_by_name(name, options, message):
 
 
 def test_datasets_are_distinct_though_their_options_agree():
-    tables = [
-        configured(name, val_fraction=0.2, test_fraction=0.2) for name in ("iris", "wine", "breast_cancer")
-    ]
+    tables = [configured(name, val_fraction=0.2, test_fraction=0.2) for name in ("iris", "wine", "breast_cancer")]
     for first, second in combinations(tables, 2):
         assert first != second

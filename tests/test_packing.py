@@ -1,12 +1,9 @@
 """A pack against its unpacked twins, and against a loop written with torch.optim alone."""
 
 import pytest
-import torch
 from conftest import run, vary
-from torch import nn
 
 from headtohead.heads import HEADS
-from headtohead.packing import Pack, is_stackable
 
 FAMILIES = {
     "linear": ["dataset=wine", "model=linear"],
@@ -35,9 +32,7 @@ def mixed_pack(config, family, optimizer, precision):
         common += ["training.epochs=10", "training.batch_size=8", "dataset.train_size=16", "dataset.val_fraction=0.01"]
         scale = 1e-2 if precision == "float64" else 1e-5
         options = [{**numbers, "lr": scale * numbers["lr"]} for numbers in options]
-    return [
-        vary(config(*common, head), seed=index % 2, **options[index // 2 % 2]) for index, head in enumerate(heads)
-    ]
+    return [vary(config(*common, head), seed=index % 2, **options[index // 2 % 2]) for index, head in enumerate(heads)]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZER_RUNS)

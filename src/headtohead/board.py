@@ -21,11 +21,7 @@ class RunEvents:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of one step, those that are NaN left out, and let readers see them."""
         summary = Summary(
-            value=[
-                Summary.Value(tag=tag, simple_value=value)
-                for tag, value in values.items()
-                if not math.isnan(value)
-            ]
+            value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
         )
         self._write(Event(wall_time=time.time(), step=step, summary=summary))
         self._writer.flush()

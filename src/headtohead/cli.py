@@ -9,11 +9,11 @@ import sys
 import hydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
-from hydra_plugins.headtohead import PackSweeper
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from headtohead.registry import ConfigError, nearest
+from hydra_plugins.headtohead import PackSweeper
 
 BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 
@@ -55,9 +55,7 @@ def describe(error: Exception) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         parent = cause.full_key.rpartition(".")[0]
         names = [name for name in cause.parent_node if name != "hydra"]
-        return (
-            f"{cause.full_key}: no such key{f' in {parent}' if parent else ''}; {nearest(cause.key, names)}"
-        )
+        return f"{cause.full_key}: no such key{f' in {parent}' if parent else ''}; {nearest(cause.key, names)}"
     lines = [*str(error).splitlines(), *str(cause or "").splitlines()]
     return " ".join(line.strip() for line in lines[:3] if line.strip())
 

@@ -48,9 +48,7 @@ class Training:
             self.evaluations,
             f"must not be above training.points={self.points}",
         )
-        require(
-            self.schedule in SCHEDULES, "training.schedule", self.schedule, nearest(self.schedule, SCHEDULES)
-        )
+        require(self.schedule in SCHEDULES, "training.schedule", self.schedule, nearest(self.schedule, SCHEDULES))
         require(0 <= self.warmup < 1, "training.warmup", self.warmup, "accepted: [0, 1)")
 
 
@@ -92,18 +90,14 @@ class Settings:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
         require(self.seed >= 0, "seed", self.seed, "must not be below 0")
-        require(
-            self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS)
-        )
+        require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
         if self.device != "auto":
             try:
                 torch.empty(0, device=self.device)
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).splitlines()[0]
-                raise ConfigError(
-                    f"device={self.device}: not usable here ({reason}); try auto or cpu"
-                ) from None
+                raise ConfigError(f"device={self.device}: not usable here ({reason}); try auto or cpu") from None
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,7 @@ class Dataset(ABC):
             self.train_size,
             "1 or more, or null for all that remain",
         )
-        require(
-            0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "strictly between 0 and 1"
-        )
+        require(0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "strictly between 0 and 1")
         require(0 <= self.label_noise <= 1, "dataset.label_noise", self.label_noise, "from 0 to 1")
         require(1 <= self.imbalance < math.inf, "dataset.imbalance", self.imbalance, "1 or more, and finite")
         require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "0 or more pixels")
@@ -316,9 +314,7 @@ def _moves(count: int, dataset: Dataset, stream: torch.Generator) -> Tensor:
 
 
 def _check_augmentation(pool: Pool, dataset: Dataset) -> None:
-    require(
-        pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "false for inputs that are no images"
-    )
+    require(pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "false for inputs that are no images")
     limit = min(pool.input_shape[1:]) - 1 if pool.is_image else 0
     require(
         dataset.crop_padding <= limit,

@@ -265,9 +265,7 @@ class ImageFolder(WithoutTestSplit):
 
     def read(self) -> Examples:
         root = Path(self.root)
-        require(
-            root.is_dir(), "dataset.root", self.root, "an existing folder, with a folder of images per class"
-        )
+        require(root.is_dir(), "dataset.root", self.root, "an existing folder, with a folder of images per class")
         held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if held_out is None or not (root / "train").is_dir():
             return self._split(*self._images(root))
@@ -285,9 +283,7 @@ class ImageFolder(WithoutTestSplit):
     def _images(self, folder: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         from torchvision import datasets  # here, since the import costs a second
 
-        readable = tuple(
-            suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
-        )
+        readable = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
         try:
             files = datasets.ImageFolder(folder, is_valid_file=lambda path: path.lower().endswith(readable))
         except FileNotFoundError as error:
@@ -369,9 +365,7 @@ class Composite(WithoutTestSplit):
         base_class = DATASETS[self.base]
         base = base_class(**{field.name: getattr(self, field.name) for field in fields(base_class)}).read()
         count = len(base.classes) ** self.images
-        require(
-            count <= MAX_CLASSES, "dataset.images", self.images, f"{count} classes, more than {MAX_CLASSES}"
-        )
+        require(count <= MAX_CLASSES, "dataset.images", self.images, f"{count} classes, more than {MAX_CLASSES}")
         is_test_N = torch.zeros(len(base.labels), dtype=torch.bool)
         is_test_N[base.test] = True
         stream = generator(self.problem_seed, "composite")
@@ -384,9 +378,7 @@ class Composite(WithoutTestSplit):
         test = torch.arange(self.train_examples, self.train_examples + self.test_examples)
         return Examples(torch.cat(inputs), torch.cat(labels), test, tuple(map(" ".join, names)))
 
-    def _compose(
-        self, base: Examples, usable: Tensor, examples: int, stream: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _compose(self, base: Examples, usable: Tensor, examples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
         """`examples` composites of the `usable` images: (N, C, H, images * W) and (N,) labels."""
         count = len(base.classes) ** self.images
         rounds = [torch.randperm(count, generator=stream) for _ in range(math.ceil(examples / count))]

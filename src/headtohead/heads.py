@@ -32,13 +32,9 @@ class Head(ABC):
     prior_bias: str
 
     def __post_init__(self):
-        require(
-            0 <= self.label_smoothing < 1, "head.label_smoothing", self.label_smoothing, "accepted: [0, 1)"
-        )
+        require(0 <= self.label_smoothing < 1, "head.label_smoothing", self.label_smoothing, "accepted: [0, 1)")
         choices = ("none", "frequencies", "uniform")
-        require(
-            self.prior_bias in choices, "head.prior_bias", self.prior_bias, f"accepted: {', '.join(choices)}"
-        )
+        require(self.prior_bias in choices, "head.prior_bias", self.prior_bias, f"accepted: {', '.join(choices)}")
 
     @abstractmethod
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:

@@ -48,9 +48,7 @@ class Pack:
         names = sorted(shapes, key=lambda name: len(shapes[name]) < 2)
 
         ends = torch.tensor([shapes[name].numel() for name in names]).cumsum(0).tolist()
-        self.columns = {
-            name: slice(start, end) for name, start, end in zip(names, [0, *ends], ends, strict=False)
-        }
+        self.columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends], ends, strict=False)}
         self.decayed = max((self.columns[name].stop for name in names if len(shapes[name]) >= 2), default=0)
         self.parameters_RP = torch.stack(
             [torch.cat([state[name].detach().flatten() for name in names]) for state in states]
@@ -146,11 +144,7 @@ def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) ->
         names = ("running_mean", "running_var")
         if module.track_running_stats:
             mean_RC, var_RC = (buffers[prefix + name] for name in names)
-            return [
-                _batch_norm(
-                    module, parameters[prefix + "weight"], parameters[prefix + "bias"], mean_RC, var_RC
-                )
-            ]
+            return [_batch_norm(module, parameters[prefix + "weight"], parameters[prefix + "bias"], mean_RC, var_RC)]
     return None
 
 

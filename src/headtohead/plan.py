@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -94,9 +94,7 @@ def search(axes: Axes) -> list[Run]:
     ]
 
 
-def confirm(
-    arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]
-) -> list[Run]:
+def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
     """Each arm that has a best learning rate at that rate with fresh seeds."""
     return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]
 
@@ -120,7 +118,7 @@ def into_packs(
         count = math.ceil(len(group) / size(group[0]))
         edges = [round(i * len(group) / count) for i in range(count + 1)]
         # Within a pack the given order keeps runs of one head side by side: one loss computes them.
-        packs += [sorted(group[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+        packs += [sorted(group[start:end]) for start, end in pairwise(edges)]
     return packs
 
 
@@ -140,8 +138,6 @@ def _numbers(key: str, values: Sequence[str], kind: type) -> tuple:
         try:
             numbers.append(kind(value))
         except ValueError:
-            raise ConfigError(
-                f"{key}={value}: must be {'a number' if kind is float else 'an integer'}"
-            ) from None
+            raise ConfigError(f"{key}={value}: must be {'a number' if kind is float else 'an integer'}") from None
     require(len(set(numbers)) == len(numbers), key, ",".join(values), "names a value twice")
     return tuple(numbers)

@@ -20,11 +20,15 @@ COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def to_json(value: Any) -> str:
@@ -59,8 +63,10 @@ def read_history(folder: Path) -> pd.DataFrame:
 
 def results(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """A row per run with COLUMNS and the final metrics, as in results.csv."""
-    rows = [{key: run[key] for key in COLUMNS} | run["metrics"] for run in runs]
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)])))
+    runs = list(runs)
+    metrics = list(dict.fromkeys(name for run in runs for name in run["metrics"]))
+    rows = [[*(run[key] for key in COLUMNS), *(run["metrics"].get(name) for name in metrics)] for run in runs]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *metrics]).astype(dict.fromkeys(metrics, float))
 
 
 def write_results(study: Path) -> pd.DataFrame:
@@ -72,7 +78,7 @@ def write_results(study: Path) -> pd.DataFrame:
 
 def read_results(study: Path) -> pd.DataFrame:
     """results.csv as it was written."""
-    return pd.read_csv(study / "results.csv", float_precision="round_trip")
+    return pd.read_csv(study / "results.csv")
 
 
 def _cell(value: Any) -> str:

@@ -50,9 +50,7 @@ def run_study(
     axes = read_axes(arguments, config.hydra.sweeper.params)
     config_name = config.hydra.job.config_name
     members = [compose(config_name, axes.common, run) for run in search(axes)]
-    launch = partial(
-        _launch, stackable=_check(members), axes=axes, config=config, hydra_context=hydra_context
-    )
+    launch = partial(_launch, stackable=_check(members), axes=axes, config=config, hydra_context=hydra_context)
     tuned = len(axes.lrs) > 1
     seeds = sorted({member.config.settings.seed for member in members})
     wanted = members[0].config.protocol.confirm_seeds
@@ -138,8 +136,7 @@ def _launch(
         size=lambda index: packings[index].size,
     )
     jobs = [
-        [*axes.common, pack_override([members[index] for index in pack], phase, packings[pack[0]])]
-        for pack in packs
+        [*axes.common, pack_override([members[index] for index in pack], phase, packings[pack[0]])] for pack in packs
     ]
     with Bar(phase, len(members)) as bar:
         launcher = Plugins.instance().instantiate_launcher(

@@ -20,7 +20,6 @@ from headtohead.heads import Head
 from headtohead.models import initialise
 from headtohead.optimizers import column
 from headtohead.packing import Pack
-from headtohead.registry import ConfigError
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,7 @@ def schedule_factors(training: Training, steps: int) -> np.ndarray:
 
 def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int]]:
     """The steps at which a run is logged, and those of them that evaluate; the last of both is `steps`."""
-    points = (
-        np.unique(np.linspace(0, steps, training.points).round().astype(int))
-        if training.points > 1
-        else [steps]
-    )
+    points = np.unique(np.linspace(0, steps, training.points).round().astype(int)) if training.points > 1 else [steps]
     chosen = np.linspace(len(points) - 1, 0, training.evaluations, endpoint=training.evaluations > 1)
     return [int(step) for step in points], {int(points[round(index)]) for index in chosen}
 
@@ -161,6 +156,11 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     trace = {name: nan.repeat(steps, len(runs)) for name in ("loss", "accuracy", "grad_norm")}
     alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
     since = 0
+
+    def recent(name: str, step: int) -> Tensor:
+        """Mean over the steps since the last point, (R,); at the first point, of the step itself."""
+        return trace[name][since : max(step, 1)].mean(0)
+
     seeds = [seed for seed, _ in distinct]
     batches = data.batches(pool, views, config.dataset, seeds, config.training.batch_size, dtype)
     for step in range(steps):
@@ -182,7 +182,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
         trace["grad_norm"][step] = norm_R.where(alive_R, nan)
 
         if step in logged:
-            values = {f"train/{name}": trace[name][since : step + 1].mean(0) for name in ("loss", "accuracy")}
+            values = {f"train/{name}": recent(name, step) for name in ("loss", "accuracy")}
             values |= {"lr": lr_SR1[step, :, 0]}
             norms = diagnostics.gradient_norms(gradients_RP, pack.columns)
             norms |= {"logits": diagnostics.logit_gradient_norm(logit_gradient_RBK)}
@@ -190,7 +190,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
             if step in evaluated:
                 values |= _tagged("val", evaluate("val"))
             yield Point(step, step / per_epoch, step / steps, _to_host(values, alive_R))
-            since = step + 1
+            since = step
             if not alive_R.any():
                 break
 
@@ -203,7 +203,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
             lr_R1 = lr_R1 * alive_R.unsqueeze(1)
         updater.step(gradients_RP, lr_R1)
 
-    last = {f"train_{name}": trace[name][since:].mean(0) for name in ("loss", "accuracy")}
+    last = {f"train_{name}": recent(name, steps) for name in ("loss", "accuracy")}
     final = evaluate("val")
     # The last update can be the one too many.
     alive_R &= final["nll"].isfinite()
@@ -221,8 +221,7 @@ def _initial_pack(runs: Sequence[Config], pool: Pool, priors: Sequence[Tensor], 
     """The pack at step 0: weights from each run's seed, classifier bias from its head."""
     shape, num_classes = pool.input_shape, pool.num_classes
     modules = {
-        seed: initialise(runs[0].model, shape, num_classes, seed)
-        for seed in {run.settings.seed for run in runs}
+        seed: initialise(runs[0].model, shape, num_classes, seed) for seed in {run.settings.seed for run in runs}
     }
     pack = Pack([modules[run.settings.seed] for run in runs], pool.inputs.device, dtype)
     for bias_K, run, prior_K in zip(pack.view("classifier.bias"), runs, priors, strict=True):

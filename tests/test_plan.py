@@ -66,7 +66,12 @@ def test_bad_axes(arguments, message):
 
 def test_confirm_takes_each_arm_at_its_best():
     runs = confirm({"a": ("head=a",), "b": ("head=b",)}, {"a": 0.1, "b": 1.0}, [10, 11])
-    assert [(run.arm, run.lr, run.seed) for run in runs] == [("a", 0.1, 10), ("a", 0.1, 11), ("b", 1.0, 10), ("b", 1.0, 11)]  # fmt: skip
+    assert [(run.arm, run.overrides, run.lr, run.seed) for run in runs] == [
+        ("a", ("head=a",), 0.1, 10),
+        ("a", ("head=a",), 0.1, 11),
+        ("b", ("head=b",), 1.0, 10),
+        ("b", ("head=b",), 1.0, 11),
+    ]
 
 
 @pytest.mark.parametrize(("count", "size", "packs"), [(1, 16, 1), (16, 16, 1), (17, 16, 2), (280, 16, 18), (5, 1, 5)])

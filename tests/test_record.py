@@ -19,7 +19,10 @@ def a_run(**changes):
 
 
 def test_a_record_is_read_back_as_it_was(tmp_path):
-    history = [{"step": 0, "train/loss": np.float32(0.1)}, {"step": 5, "train/loss": np.float32(1 / 3), "val/nll": np.float32(2)}]  # fmt: skip
+    history = [
+        {"step": 0, "train/loss": np.float32(0.1)},
+        {"step": 5, "train/loss": np.float32(1 / 3), "val/nll": np.float32(2)},
+    ]
     run = a_run(metrics={"val_accuracy": 1 / 3, "test_nll": math.nan})
     record.write_run(tmp_path / "runs" / "a", run, history)
     (read,) = record.read_runs(tmp_path)
@@ -80,9 +83,14 @@ def test_best_learning_rate_by_accuracy_then_nll():
 
     table = pd.DataFrame(
         [
-            row("a", 0.1, 0.8, 0.5), row("a", 0.1, 0.9, 0.5), row("a", 1.0, 0.95, 0.5), row("a", 1.0, 0.1, 2.3, "diverged"),
-            row("b", 0.1, 0.9, 0.4), row("b", 1.0, 0.9, 0.3), row("b", 3.0, math.nan, math.nan, "failed"),
+            row("a", 0.1, 0.8, 0.5),
+            row("a", 0.1, 0.9, 0.5),
+            row("a", 1.0, 0.95, 0.5),
+            row("a", 1.0, 0.1, 2.3, "diverged"),
+            row("b", 0.1, 0.9, 0.4),
+            row("b", 1.0, 0.9, 0.3),
+            row("b", 3.0, math.nan, math.nan, "failed"),
         ]
-    )  # fmt: skip
+    )
     assert best_learning_rates(table) == {"a": 0.1, "b": 1.0}
     assert best_learning_rates(table[table.status == "failed"]) == {}

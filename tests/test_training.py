@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 
 def test_equals_a_loop_written_with_torch_optim(config):
     """softmax, AdamW, clipping, cosine schedule with warm-up: nothing of ours but the batches."""
-    ours = config(*SHORT, "optimizer=adamw", "optimizer.clip_norm=0.3", "optimizer.weight_decay=0.1", "precision=float64", "optimizer.lr=0.01", "training.warmup=0.25")  # fmt: skip
+    adamw = ["optimizer=adamw", "optimizer.lr=0.01", "optimizer.clip_norm=0.3", "optimizer.weight_decay=0.1"]
+    ours = config(*SHORT, *adamw, "precision=float64", "training.warmup=0.25")
     points, (outcome,) = run([ours])
 
     pool = data.load(ours.dataset, CPU)

@@ -8,7 +8,7 @@ import sys
 
 import hydra
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -44,18 +44,24 @@ def main() -> None:
         sys.exit(_report("interrupted", INTERRUPTED))
     except Exception as error:
         sys.exit(_report(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
 
 
 def describe(error: Exception) -> str:
     """One or two lines: the key, what was found, and what is accepted with the nearest names first."""
     cause = error.__cause__
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {error.message.splitlines()[0]}"
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such {group}; {nearest(name, error.options)}"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
-        parent = cause.full_key.rpartition(".")[0]
         names = [name for name in cause.parent_node if name != "hydra"]
-        return f"{cause.full_key}: no such key{f' in {parent}' if parent else ''}; {nearest(cause.key, names)}"
+        hint = nearest(cause.key, names) if names else f"to add it, write +{cause.full_key}=VALUE"
+        return f"{cause.full_key}: no such key; {hint}"
     lines = [*str(error).splitlines(), *str(cause or "").splitlines()]
     return " ".join(line.strip() for line in lines[:3] if line.strip())
 

@@ -31,6 +31,8 @@ class PackSweeper(Sweeper):
         folder, failures = run_study(arguments, self.config, self.hydra_context)
         print_study(folder)
         if failures:
-            (run, reason), count = failures[0], len(failures)
-            where = folder / "runs" / run / "run.json"
-            sys.exit(f"headtohead: {count} runs failed, the first with {reason}; {where} holds the traceback")
+            run, reason = failures[0]
+            sys.exit(
+                f"headtohead: {len(failures)} runs failed, the first with {reason}\n"
+                f"headtohead: its traceback is in {folder / 'runs' / run / 'run.json'}"
+            )

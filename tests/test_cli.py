@@ -1,0 +1,316 @@
+"""The command line as users meet it: what it writes, what it prints, what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import headtohead.configs
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from headtohead import cli
+from headtohead.record import COLUMNS
+
+TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "dataset.train_size=64"]
+EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run `headtohead` with some arguments in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", ["headtohead", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def records(study: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in study.glob("runs/*/run.json")}
+
+
+def test_one_run(command, tmp_path):
+    result = command("head=sigmoid", "dataset=digits", "model=mlp", "seed=3", *TINY)
+    assert result.status == 0, result.err
+    assert "outputs/digits_mlp/results.csv" in result.out
+    ((name, run),) = records(tmp_path / "outputs/digits_mlp").items()
+    assert name.startswith("head=sigmoid,dataset=digits,model=mlp,") and name.endswith("seed=3")
+    assert (run["seed"], run["head"], run["status"], run["phase"]) == (3, "sigmoid", "finished", "run")
+    assert run["config"]["training"]["epochs"] == 1
+    assert run["pack"] == {"size": 1, "mode": "plain", "chosen_by": "planner", "threads": 1}
+    assert {"test_accuracy", "test_nll", "val_brier", "test_ece", "grad_norm_cv"} <= set(run["metrics"])
+    assert run["environment"]["versions"]["torch"]
+    history = pd.read_csv(tmp_path / "outputs/digits_mlp/runs" / name / "history.csv")
+    tags = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/nll", "lr", "ambiguity/none"]
+    tags += ["ambiguity/several", *(f"grad_norm/{part}" for part in ("total", "logits", "backbone", "classifier"))]
+    tags += ["grad_norm/layer/hidden0", "grad_norm/layer/classifier"]
+    assert set(tags) <= set(history.columns)
+    assert history.step.tolist() == [0, 0.5 * history.step.max(), 1] or len(history) <= 3
+    assert tree(tmp_path)[0] == "outputs"
+
+
+def test_a_sweep_of_heads_and_seeds_is_simply_run(command, tmp_path):
+    result = command("-m", "head=softmax,sigmoid", "seed=range(3)", *TINY)
+    assert result.status == 0, result.err
+    study = tmp_path / "outputs/digits_mlp"
+    table = pd.read_csv(study / "results.csv")
+    assert list(table.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert sorted(zip(table["arm"], table["seed"], strict=True)) == [
+        (arm, seed) for arm in ("sigmoid", "softmax") for seed in range(3)
+    ]
+    assert set(table.phase) == {"run"}
+    assert table.test_accuracy.notna().all()
+    assert {run["pack"]["size"] for run in records(study).values()} == {6}
+    assert "±" in result.out
+
+
+def test_a_sweep_over_learning_rates_is_searched_and_confirmed(command, tmp_path):
+    result = command("-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=1e-6,0.1,1e9", "seed=0,1", *TINY)
+    assert result.status == 0, result.err
+    table = pd.read_csv(tmp_path / "outputs/s/results.csv")
+    search, confirm = table[table.phase == "search"], table[table.phase == "confirm"]
+    assert len(search) == 12 and len(confirm) == 4 and len(table) == 16
+    assert search.test_accuracy.isna().all(), "the search never reads the test split"
+    assert confirm.test_accuracy.notna().all()
+    assert set(search.seed) == {0, 1} and set(confirm.seed) == {2, 3}
+    means = search.groupby(["arm", "lr"]).val_accuracy.mean()
+    for arm, rows in confirm.groupby("arm"):
+        assert set(rows.lr) == {means[arm].idxmax()} == {0.1}
+    diverged = search[search.status == "diverged"]
+    assert (diverged.val_accuracy == 0.1).all()
+    study = json.loads((tmp_path / "outputs/s/study.json").read_text())
+    assert study["grid"] == {"optimizer.lr": [1e-6, 0.1, 1e9]}
+    assert study["protocol"]["confirm_seeds"] == [2, 3]
+    assert study["arms"] == {"softmax": ["head=softmax"], "sigmoid": ["head=sigmoid"]}
+    assert set(study["runs"]["search"] + study["runs"]["confirm"]) == set(table.run)
+    assert f"{len(diverged[diverged.arm == 'softmax'])}/8" in result.out
+
+
+def test_confirm_seeds_can_be_left_out(command, tmp_path):
+    result = command("-m", "name=s", "optimizer.lr=0.01,0.1", "seed=0,1", "protocol.confirm_seeds=0", *TINY)
+    assert result.status == 0, result.err
+    assert "edge of the grid" in result.out
+    assert set(pd.read_csv(tmp_path / "outputs/s/results.csv").phase) == {"search"}
+
+
+def test_the_same_command_gives_the_same_bits(command, tmp_path):
+    arguments = ["head=softmax,sigmoid", "optimizer.lr=0.1,0.3", "seed=0,1", "model.dropout=0.2", *TINY]
+    kept = {}
+    for name in ("a", "b"):
+        assert command("-m", f"name={name}", *arguments).status == 0
+        runs = tmp_path / "outputs" / name / "runs"
+        kept[name] = {
+            folder.name: (
+                (folder / "history.csv").read_bytes(),
+                json.loads((folder / "run.json").read_text())["metrics"],
+            )
+            for folder in runs.iterdir()
+        }
+    assert len(kept["a"]) == 12
+    assert kept["a"] == kept["b"]
+
+
+def test_a_rerun_replaces_what_was_there(command, tmp_path):
+    for _ in range(2):
+        assert command("name=again", "seed=0", *TINY).status == 0
+    (folder,) = (tmp_path / "outputs/again/runs").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == pd.read_csv(folder / "history.csv").step.tolist() == sorted(set(steps))
+
+
+def test_events_and_history_agree(command, tmp_path):
+    assert command("name=x", "seed=0", *TINY).status == 0
+    (folder,) = (tmp_path / "outputs/x/runs").iterdir()
+    events, history = EventAccumulator(str(folder)).Reload(), pd.read_csv(folder / "history.csv")
+    tags = [column for column in history.columns if column not in ("step", "epoch")]
+    assert sorted(events.Tags()["scalars"]) == sorted(tags)
+    for tag in tags:
+        known = history[["step", tag]].dropna()
+        read = [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
+        assert list(zip(known.step, known[tag], strict=True)) == read
+
+
+def test_the_pack_size_can_be_set_by_hand(command, tmp_path):
+    arguments = ["seed=range(4)", "model=cnn", "training.epochs=1", "dataset.train_size=64"]
+    for name, size, mode in (("auto", None, "plain"), ("two", 2, "vmap")):
+        assert command("-m", f"name={name}", *arguments, *([f"pack_size={size}"] if size else [])).status == 0
+        for run in records(tmp_path / "outputs" / name).values():
+            assert run["pack"]["size"] == (size or 1)
+            assert run["pack"]["mode"] == mode
+            assert run["pack"]["chosen_by"] == ("user" if size else "planner")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, experiment):
+    result = command(f"experiment={experiment}", "seed=0,1", "training.epochs=1", "dataset.train_size=128")
+    assert result.status == 0, result.err
+    table = pd.read_csv(tmp_path / f"outputs/{experiment}/results.csv")
+    study = json.loads((tmp_path / f"outputs/{experiment}/study.json").read_text())
+    assert set(table.phase) == {"search", "confirm"}
+    assert len(table) == len(study["arms"]) * 2 * (len(study["grid"]["optimizer.lr"]) + 1)
+
+
+def test_the_default_study_is_the_one_that_was_asked_for(command, tmp_path):
+    command("experiment=digits", "seed=0,1", "training.epochs=1", "dataset.train_size=64")
+    study = json.loads((tmp_path / "outputs/digits/study.json").read_text())
+    assert list(study["arms"]) == ["softmax", "sigmoid", "sigmoid_prior", "sigmoid_mean"]
+    grid = study["grid"]["optimizer.lr"]
+    assert len(grid) == 7 and grid[-1] == pytest.approx(1000 * grid[0])
+
+
+def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
+    result = command("hydra.mode=RUN")
+    assert result.status == 2
+    assert "hydra.mode=RUN: a single run is a sweep of one; accepted: MULTIRUN" in result.err
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["head=sofmax"], ["head=sofmax", "did you mean softmax"]),
+        (["dataset=digit"], ["dataset=digit", "did you mean digits"]),
+        (["model=mpl"], ["model=mpl", "did you mean mlp"]),
+        (["experiment=digit"], ["experiment=digit", "digits"]),
+        (["optimizer.lrr=1"], ["optimizer.lrr", "did you mean lr"]),
+        (["sed=1"], ["sed", "did you mean seed"]),
+        (["optimizer.lr=abc"], ["optimizer.lr=abc", "number"]),
+        (["optimizer.lr=0"], ["optimizer.lr=0", "above 0"]),
+        (["-m", "optimizer.lr=0.1,-1"], ["optimizer.lr=-1", "above 0"]),
+        (["training.batch_size=0"], ["training.batch_size=0", "above 0"]),
+        (["training.batch_size=large"], ["training.batch_size=large"]),
+        (["training.epochs=1.5"], ["training.epochs=1.5"]),
+        (["seed=x"], ["seed=x", "integer"]),
+        (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
+        (["dataset.train_size=100000"], ["dataset.train_size=100000", "at most"]),
+        (["dataset=mnist", "dataset.root=nowhere"], ["dataset.root=", "nowhere", "train-images"]),
+        (["dataset=image_folder", "dataset.root=nowhere"], ["dataset.root=", "nowhere"]),
+        (["model=factory", "model.path=factories:few", "+model.options.outputs=3"], ["10 classes", "out_features=3"]),
+        (["model=factory", "model.path=nowhere:f"], ["nowhere"]),
+        (["model=factory"], ["model.path"]),
+        (["model=cnn", "dataset=iris"], ["cnn", "(4,)"]),
+        (["dataset.flip=true", "dataset=iris"], ["dataset.flip"]),
+        (["name=../../etc"], ["name=../../etc"]),
+        (["model=factory", "model.path=x:y", "model.options.few=1"], ["model.options.few", "+model.options.few"]),
+        (["-m", "name=a,b"], ["name", "cannot be swept"]),
+        (["head=["], ["head=["]),
+        (["device=cuda:99"], ["device=cuda:99", "auto"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_refused_in_two_lines_and_nothing_is_written(command, tmp_path, arguments, expected):
+    result = command(*arguments)
+    assert result.status == 2, result.err
+    assert len(result.err.strip().splitlines()) <= 2
+    assert result.err.startswith("headtohead: ")
+    for part in expected:
+        assert part in result.err
+    assert tree(tmp_path) == []
+
+
+def test_a_pack_that_breaks_is_recorded_and_the_others_go_on(command, tmp_path):
+    result = command(
+        "-m", "name=broken", "model=factory", "model.path=factories:breaking", "pack_size=1", "seed=range(3)",
+        "training.epochs=1", "dataset.train_size=64",
+    )  # fmt: skip
+    assert result.status == 1
+    assert "1 runs failed, the first with RuntimeError: seed 1" in result.err
+    runs = records(tmp_path / "outputs/broken")
+    assert sorted((run["seed"], run["status"]) for run in runs.values()) == [
+        (0, "finished"), (1, "failed"), (2, "finished"),
+    ]  # fmt: skip
+    (failed,) = [run for run in runs.values() if run["status"] == "failed"]
+    assert "RuntimeError: seed 1" in failed["error"]
+    assert pd.read_csv(tmp_path / "outputs/broken/results.csv").status.tolist().count("failed") == 1
+
+
+def test_users_own_configs_join_in(command, tmp_path):
+    (tmp_path / "mine/head").mkdir(parents=True)
+    (tmp_path / "mine/head/smooth.yaml").write_text(
+        "defaults: [sigmoid, _self_]\nlabel_smoothing: 0.1\nprior_bias: frequencies\n"
+    )
+    result = command("--config-dir", "mine", "-m", "head=smooth,softmax", "name=x", *TINY)
+    assert result.status == 0, result.err
+    runs = records(tmp_path / "outputs/x").values()
+    assert {run["arm"]: run["config"]["head"].get("label_smoothing") for run in runs} == {"smooth": 0.1, "softmax": 0.0}
+
+
+def test_the_joblib_launcher_gives_the_same_results(command, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = ["head=softmax,sigmoid", "seed=0,1", "pack_size=2", *TINY]
+    assert command("-m", "name=basic", *arguments).status == 0
+    result = command("-m", "name=joblib", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *arguments)
+    assert result.status == 0, result.err
+    basic, joblib = (
+        pd.read_csv(tmp_path / f"outputs/{name}/results.csv").drop(columns="wall_s") for name in ("basic", "joblib")
+    )
+    pd.testing.assert_frame_equal(basic, joblib, check_exact=True)
+
+
+def headtohead_process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "headtohead", *arguments],
+        capture_output=True, text=True, check=True, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_help_names_the_groups_and_what_each_is_for():
+    started = time.perf_counter()
+    result = headtohead_process("--help")
+    took = time.perf_counter() - started
+    for group in ("dataset", "model", "head", "optimizer", "experiment"):
+        assert f"\n  {group} " in result.stdout
+    assert "sigmoid_mean" in result.stdout and "fashion_mnist" in result.stdout
+    assert "headtohead experiment=digits" in result.stdout
+    assert took < 10, "help imports something heavy"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["head=wrong"]])
+def test_answers_without_importing_torch(arguments):
+    code = (
+        "import sys\nfrom headtohead.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_shell_completion_offers_names():
+    result = headtohead_process("-sc", "query=bash", COMP_LINE="headtohead head=sig", COMP_POINT="19")
+    assert {"head=sigmoid", "head=sigmoid_mean", "head=sigmoid_prior"} <= set(result.stdout.split())
+
+
+def test_the_console_script_is_the_module():
+    script = shutil.which("headtohead", path=str(Path(sys.executable).parent))
+    assert script, "headtohead is not installed beside this Python"
+    result = subprocess.run([script, "--cfg", "job"], capture_output=True, text=True, check=True)
+    assert result.stdout == headtohead_process("--cfg", "job").stdout

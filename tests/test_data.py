@@ -240,7 +240,7 @@ def test_the_prior_counts_noisy_training_labels():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_training_inputs_have_mean_0_and_deviation_1(name, dtype):
     _, pool, views = viewed(name)
-    inputs = torch.cat([inputs for inputs, _ in evaluation_chunks(pool, views, "train", dtype)], dim=1)
+    inputs = torch.cat([inputs for inputs, _ in evaluation_chunks(pool, views, "train", dtype, len(views))], dim=1)
     assert inputs.dtype == dtype
     axes = (0, 2, 3) if pool.is_image else (0,)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
@@ -256,7 +256,7 @@ def test_statistics_come_from_the_training_split_alone(name):
     axes = (0, 2, 3) if pool.is_image else (0,)
     np.testing.assert_allclose(one.mean.flatten().numpy(), train.mean(axes).flatten(), rtol=1e-12)
     np.testing.assert_allclose(one.std.flatten().numpy(), train.std(axes).flatten(), rtol=1e-12)
-    inputs, _ = next(evaluation_chunks(pool, [one], "test", torch.float64))
+    inputs, _ = next(evaluation_chunks(pool, [one], "test", torch.float64, 1))
     expected = (pool.inputs[pool.test].double() - one.mean) / one.std
     torch.testing.assert_close(inputs[0], expected, rtol=1e-12, atol=1e-12)
 
@@ -279,7 +279,7 @@ def test_constant_features_become_zero():
     pool = load(dataset, CPU)
     one = view(pool, dataset, 0)
     assert one.std[1:].tolist() == [1.0, 1.0]
-    inputs, _ = next(evaluation_chunks(pool, [one], "train", torch.float32))
+    inputs, _ = next(evaluation_chunks(pool, [one], "train", torch.float32, 1))
     assert inputs[..., 1:].abs().max() < 1e-6
 
 
@@ -288,8 +288,8 @@ def test_large_offsets_keep_their_precision():
     dataset = given(table, torch.arange(20) % 3)
     pool = load(dataset, CPU)
     one = view(pool, dataset, 0)
-    single, _ = next(evaluation_chunks(pool, [one], "train", torch.float32))
-    double, _ = next(evaluation_chunks(pool, [one], "train", torch.float64))
+    single, _ = next(evaluation_chunks(pool, [one], "train", torch.float32, 1))
+    double, _ = next(evaluation_chunks(pool, [one], "train", torch.float64, 1))
     assert (single - double).abs().max() < 0.01
 
 
@@ -424,8 +424,8 @@ def test_evaluation_is_not_augmented():
     _, _, plain = viewed("digits")
     for split in ("train", "val", "test"):
         for (first, _), (second, _) in zip(
-            evaluation_chunks(pool, views, split, torch.float32),
-            evaluation_chunks(pool, plain, split, torch.float32),
+            evaluation_chunks(pool, views, split, torch.float32, len(views)),
+            evaluation_chunks(pool, plain, split, torch.float32, len(plain)),
             strict=True,
         ):
             assert torch.equal(first, second)
@@ -456,7 +456,7 @@ def test_chunks_join_to_the_split_in_order_and_are_bounded(monkeypatch):
         ("val", [one.val for one in views], [pool.labels[one.val] for one in views]),
         ("test", [pool.test] * 3, [pool.labels[pool.test]] * 3),
     ):
-        chunks = list(evaluation_chunks(pool, views, split, torch.float64))
+        chunks = list(evaluation_chunks(pool, views, split, torch.float64, len(views)))
         assert {inputs.shape[1] for inputs, _ in chunks[:-1]} == {50}
         assert chunks[-1][0].shape[1] <= 50
         assert torch.equal(torch.cat([part for _, part in chunks], dim=1), torch.stack(labels))

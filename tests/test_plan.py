@@ -50,6 +50,11 @@ def test_names_are_plain_short_and_distinct():
     assert Run("", ("..",), None, None).name(()) == "default"
 
 
+def test_rates_that_differ_in_the_last_digit_have_names_that_differ():
+    names = {Run("", (), lr, 0).name(()) for lr in (0.1, 0.10000000000000002, 3.0, 1e-6)}
+    assert names == {f"optimizer.lr={lr},seed=0" for lr in ("0.1", "0.10000000000000002", "3", "1e-06")}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -265,11 +265,14 @@ def batches(
 
 
 def evaluation_chunks(
-    pool: Pool, views: Sequence[View], split: Literal["train", "val", "test"], dtype: torch.dtype
+    pool: Pool, views: Sequence[View], split: Literal["train", "val", "test"], dtype: torch.dtype, runs: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One split of every view in order, standardised but not augmented, in chunks bounded in size.
 
     Training labels are those trained on, noise included.
+
+    Args:
+        runs: how many runs take each chunk, all views together; more runs, smaller chunks.
 
     Yields:
         inputs (V, n, ...) of `dtype` and labels (V, n).
@@ -282,7 +285,7 @@ def evaluation_chunks(
         labels_VN = pool.labels[index_VN]
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)
-    size = max(1, CHUNK_NUMBERS // (width * len(views)))
+    size = max(1, CHUNK_NUMBERS // (width * runs))
     for index_Vn, labels_Vn in zip(index_VN.split(size, dim=1), labels_VN.split(size, dim=1), strict=True):
         yield _standardised(_gather(pool.inputs, index_Vn), *scaling), labels_Vn
 

@@ -49,7 +49,7 @@ class Run:
         """The folder of the run: its overrides, the arm's first, then the learning rate and the seed."""
         named = [item for item in common if re.split("[=@]", item.lstrip("+~"))[0] not in UNNAMED]
         parts = [*self.overrides, *named]
-        parts += [f"{LR}={self.lr:g}"] if self.lr is not None else []
+        parts += [f"{LR}={number(self.lr)}"] if self.lr is not None else []
         parts += [f"{SEED}={self.seed}"] if self.seed is not None else []
         name = re.sub(r"[^\w=,.+-]", "_", ",".join(parts)).lstrip(".") or "default"
         if len(name) <= 200:
@@ -120,6 +120,12 @@ def into_packs(
         # Within a pack the given order keeps runs of one head side by side: one loss computes them.
         packs += [sorted(group[start:end]) for start, end in pairwise(edges)]
     return packs
+
+
+def number(value: float) -> str:
+    """The shortest text that reads back as the same number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _label(overrides: tuple[str, ...]) -> str:

@@ -25,11 +25,12 @@ def require(holds: bool, key: str, found: object, accepted: str) -> None:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """What to write after a wrong name: the nearest valid ones first, then all of them."""
+    """What to write after a wrong name: the nearest valid ones, and all of them where they fit a line."""
     names = sorted(names)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}accepted: {', '.join(names)}"
+    known = names if len(names) <= 20 or not close else [*names[:3], "...", names[-1], f"{len(names)} names in all"]
+    return f"{hint}accepted: {', '.join(known)}"
 
 
 def build(cls: type[T], node: DictConfig, key: str) -> T:

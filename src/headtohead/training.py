@@ -113,7 +113,8 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     config, device = runs[0], pool.inputs.device
     dtype = PRECISIONS[config.settings.precision]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.settings.precision == "bfloat16")
-    torch.manual_seed(config.settings.seed)  # of dropout, the one thing that draws from the global generator
+    # Dropout alone draws from the global generator.
+    torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
 
     # Runs that share a seed and the label noise share a view of the data, and its batches.
     keys = [(run.settings.seed, run.dataset.label_noise) for run in runs]
@@ -132,7 +133,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
         pack.train(False)
         parts = []
         with torch.no_grad():
-            for inputs_VNx, labels_VN in data.evaluation_chunks(pool, views, split, dtype):
+            for inputs_VNx, labels_VN in data.evaluation_chunks(pool, views, split, dtype, len(runs)):
                 with autocast:
                     logits_RNK = pack(spread(inputs_VNx))
                 parts.append(_by_head(metrics.per_example, heads, logits_RNK.to(dtype), spread(labels_VN)))

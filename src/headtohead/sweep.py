@@ -165,7 +165,8 @@ class Bar(Progress):
         return Bar, ()
 
     def add(self, runs: float) -> None:
-        self.advance(self.phase, runs)
+        # Rounded, so that shares of a pack add up to its runs.
+        self.update(self.phase, completed=round(self.tasks[0].completed + runs, 6))
 
 
 def _check(members: Sequence[Member]) -> dict[str, bool]:

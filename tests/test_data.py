@@ -63,6 +63,7 @@ def given(inputs, labels, **options):
         "imbalance": 1.0,
         "crop_padding": 0,
         "flip": False,
+        "ood": None,
     }
     return Given(given=(inputs, labels), **(defaults | options))
 

@@ -40,8 +40,8 @@ def mixed_pack(config, family, optimizer, precision):
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_packed_equals_unpacked(config, family, optimizer, precision):
     # In float32 an example at the edge may count elsewhere, which moves shares and bins by a step.
-    bounds = {"float64": (1e-9, 1e-9), "float32": (2e-3, 5e-2)}[precision]
-    counts = ("accuracy", "ambiguity", "ece")
+    bounds = {"float64": (1e-9, 1e-9), "float32": (5e-3, 5e-2)}[precision]
+    smooth = ("loss", "nll", "brier", "grad_norm", "lr", "competition", "hessian")
     runs = mixed_pack(config, family, optimizer, precision)
     assert {type(single.head) for single in runs} == set(HEADS.values())
     test = family != "resnet18"
@@ -54,8 +54,8 @@ def test_packed_equals_unpacked(config, family, optimizer, precision):
         assert [p.step for p in points] == [p.step for p in packed_points]
         for ours, theirs in zip(points, packed_points, strict=True):
             for tag, value in ours.values.items():
-                bound = bounds[any(word in tag for word in counts)]
-                assert theirs.values[tag][index] == pytest.approx(value[0], rel=bound, abs=bound), tag
+                bound = bounds[not any(word in tag for word in smooth)]
+                assert theirs.values[tag][index] == pytest.approx(value[0], rel=bound, abs=bound), (tag, ours.step)
         for name, value in outcome.metrics.items():
-            bound = bounds[any(word in name for word in counts)]
-            assert packed[index].metrics[name] == pytest.approx(value, rel=bound, abs=bound), name
+            bound = bounds[not any(word in name for word in smooth)]
+            assert packed[index].metrics[name] == pytest.approx(value, rel=bound, abs=bound, nan_ok=True), name

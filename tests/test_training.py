@@ -154,16 +154,12 @@ def test_same_seed_means_same_everything_but_the_head(config):
     assert first[0]["grad_norm/total"] != first[2]["grad_norm/total"]
 
 
-def test_prior_bias_starts_with_the_gradient_of_softmax_where_weights_are_zero(config, monkeypatch):
+def test_prior_bias_starts_with_the_gradient_of_softmax_where_weights_are_zero(config):
     """DESIGN's fact, through the whole loop."""
-
-    def zeros(*args):
-        module = initialise(*args)
-        torch.nn.init.zeros_(module.classifier.weight)
-        return module
-
-    monkeypatch.setattr("headtohead.training.initialise", zeros)
-    both = [config(*SHORT, f"head={head}", "precision=float64") for head in ("softmax", "sigmoid_prior")]
+    both = [
+        config(*SHORT, f"head={head}", "precision=float64", "training.zero_classifier=true")
+        for head in ("softmax", "sigmoid_prior")
+    ]
     points, _ = run(both)
     for tag in ("grad_norm/logits", "grad_norm/total", "grad_norm/classifier", "val/nll", "val/brier"):
         softmax, sigmoid = points[0].values[tag]
@@ -212,7 +208,8 @@ def test_schedules(config, schedule):
 @pytest.mark.parametrize(("points", "evaluations"), [(1, 1), (2, 1), (5, 5), (50, 10)])
 def test_logged_steps(config, steps, points, evaluations):
     training = replace(config().training, points=points, evaluations=evaluations)
-    logged, evaluated = logged_steps(training, steps)
+    logged, evaluated, sharpness = logged_steps(training, steps)
+    assert sharpness <= evaluated - {steps} and len(sharpness) <= 3
     assert logged == sorted(set(logged))
     assert logged[-1] == steps in evaluated
     assert evaluated <= set(logged)

@@ -3,8 +3,12 @@
 torch is imported only once there is something to train, so that `--help` and `--cfg` answer at once.
 """
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import hydra
 from hydra.core.plugins import Plugins
@@ -24,6 +28,20 @@ def app(config: DictConfig) -> None:
     raise ConfigError("hydra.mode=RUN: a single run is a sweep of one; accepted: MULTIRUN")
 
 
+def report(arguments: Sequence[str]) -> None:
+    """`headtohead report FOLDER`: rebuild a study's report from its records and print its short form."""
+    parser = argparse.ArgumentParser(prog="headtohead report", description=report.__doc__)
+    parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
+    folder = parser.parse_args(arguments).folder
+
+    from headtohead.report import print_study, write_report
+
+    print_study(write_report(folder))
+
+
+COMMANDS = {"report": report}
+
+
 def main() -> None:
     """Run the command line. Exits with 2 for what was asked wrongly and with 1 for what broke.
 
@@ -31,19 +49,20 @@ def main() -> None:
     """
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
+    command = partial(COMMANDS[sys.argv[1]], sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else app
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        app()
+        command()
         return
     # Left alone, Hydra prints a report of its own and exits with 1 whatever the error.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        app()
+        command()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(_report(describe(error), WRONG_REQUEST))
+        sys.exit(_print_error(describe(error), WRONG_REQUEST))
     except KeyboardInterrupt:
-        sys.exit(_report("interrupted", INTERRUPTED))
+        sys.exit(_print_error("interrupted", INTERRUPTED))
     except Exception as error:
-        sys.exit(_report(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
+        sys.exit(_print_error(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
@@ -66,6 +85,6 @@ def describe(error: Exception) -> str:
     return " ".join(line.strip() for line in lines[:3] if line.strip())
 
 
-def _report(message: str, status: int) -> int:
+def _print_error(message: str, status: int) -> int:
     print(f"headtohead: {message}", file=sys.stderr)
     return status

@@ -51,5 +51,6 @@ def _compose_arm(config_name: str, common: tuple[str, ...], overrides: tuple[str
     loader = GlobalHydra.instance().config_loader()
     node = loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
     choices = OmegaConf.to_container(node.hydra.runtime.choices)
-    app = OmegaConf.masked_copy(node, [key for key in node if key not in ("hydra", "pack")])
+    # The claims are the study's, not the run's.
+    app = OmegaConf.masked_copy(node, [key for key in node if key not in ("hydra", "pack", "claims")])
     return parse(app), OmegaConf.to_container(app, resolve=True), choices

@@ -29,6 +29,7 @@ class Training:
         warmup: share of the steps over which the learning rate rises linearly.
         points: how many times a run is logged.
         evaluations: how many of these also evaluate the validation split.
+        zero_classifier: whether the classifier's weights start at zero, so that the first logits are its bias.
     """
 
     epochs: int
@@ -37,6 +38,7 @@ class Training:
     warmup: float
     points: int
     evaluations: int
+    zero_classifier: bool
 
     def __post_init__(self):
         for key in ("epochs", "batch_size", "points", "evaluations"):
@@ -130,7 +132,7 @@ def parse(node: DictConfig) -> Config:
     groups = {*REGISTRIES, "training", "protocol"}
     for group in sorted(groups - set(node)):
         raise ConfigError(f"{group}: missing; the configuration needs this group")
-    settings = build(Settings, OmegaConf.masked_copy(node, [key for key in node if key not in groups]), "")
+    settings = build(Settings, OmegaConf.masked_copy(node, [key for key in node if key not in {*groups, "claims"}]), "")
     named = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
     return Config(
         settings=settings,

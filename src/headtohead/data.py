@@ -51,6 +51,9 @@ class Dataset(ABC):
     imbalance: float
     crop_padding: int  # images: train on random windows after zero padding by this many pixels; 0: do not
     flip: bool  # images: mirror half of the training images, drawn anew at every epoch
+    # What the outliers are that confidence should tell from test inputs: "permuted" (test inputs with their features
+    # in another order), another dataset of inputs of the same shape, or None for no such metric.
+    ood: str | None
 
     def __post_init__(self) -> None:
         require(self.root.strip() != "", "dataset.root", repr(self.root), "a folder")
@@ -151,6 +154,7 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
         imbalance=1.0,
         crop_padding=0,
         flip=False,
+        ood=None,
     )
     return _load(source, device)
 
@@ -265,7 +269,12 @@ def batches(
 
 
 def evaluation_chunks(
-    pool: Pool, views: Sequence[View], split: Literal["train", "val", "test"], dtype: torch.dtype, runs: int
+    pool: Pool,
+    views: Sequence[View],
+    split: Literal["train", "val", "test"],
+    dtype: torch.dtype,
+    runs: int,
+    limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One split of every view in order, standardised but not augmented, in chunks bounded in size.
 
@@ -273,15 +282,16 @@ def evaluation_chunks(
 
     Args:
         runs: how many runs take each chunk, all views together; more runs, smaller chunks.
+        limit: only so many examples, the first ones; None takes all.
 
     Yields:
         inputs (V, n, ...) of `dtype` and labels (V, n).
     """
     if split == "train":
-        index_VN = torch.stack([view.train for view in views])
-        labels_VN = torch.stack([view.train_labels for view in views])
+        index_VN = torch.stack([view.train[:limit] for view in views])
+        labels_VN = torch.stack([view.train_labels[:limit] for view in views])
     else:
-        index_VN = torch.stack([pool.test if split == "test" else view.val for view in views])
+        index_VN = torch.stack([(pool.test if split == "test" else view.val)[:limit] for view in views])
         labels_VN = pool.labels[index_VN]
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)

@@ -1,11 +1,12 @@
 """What the gradients look like while a pack trains.
 
-Shape suffixes: R runs, B batch, K classes, S steps.
+Shape suffixes: R runs, B batch, K classes, S steps, P parameters of one run, w steps of a window.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -42,8 +43,83 @@ def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[s
     return norms | {f"layer/{layer}": square_R.sqrt() for layer, square_R in layers.items()}
 
 
+def coupling(loss: Callable[[Tensor], Tensor], logits_RBK: Tensor, labels_RB: Tensor) -> dict[str, Tensor]:
+    """How far classes compete in the gradient g at the logits z, each (R,).
+
+    `coupling`, what raising the target's logit does to the others: the sum of |dg_j / dz_t| over j other than
+    the target t, over |dg_t / dz_t|. It is 1 for softmax and 0 for the sigmoid. `row_sum`: |sum of g| over the
+    sum of |g|, which is 0 for softmax, whose gradients cancel. Both are ratios of means over the batch.
+
+    Args:
+        loss: of each example, (R, B), as a function of the logits.
+    """
+    z_RBK = logits_RBK.detach().requires_grad_()
+    (g_RBK,) = torch.autograd.grad(loss(z_RBK).sum(), z_RBK, create_graph=True)
+    target_RB1 = labels_RB.unsqueeze(-1)
+    # The Hessian is symmetric: the gradient of g_t is its column t.
+    (column_RBK,) = torch.autograd.grad(g_RBK.gather(-1, target_RB1).sum(), z_RBK)
+    own_R = column_RBK.gather(-1, target_RB1).abs().sum((1, 2))
+    others_R = column_RBK.scatter(-1, target_RB1, 0.0).abs().sum((1, 2))
+    g_RBK = g_RBK.detach()
+    return {
+        "competition/coupling": others_R / own_R,
+        "competition/row_sum": g_RBK.sum(-1).abs().sum(1) / g_RBK.abs().sum((1, 2)),
+    }
+
+
+def hessian_eigenvalue(
+    loss_R: Tensor, leaves: Sequence[Tensor], vector_RP: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """The eigenvalue of largest magnitude of each run's Hessian, (R,), by power iteration, and its vector (R, P).
+
+    Runs do not share parameters, so that one product with the Hessian of their summed losses serves them all.
+
+    Args:
+        loss_R: the losses, with their graph.
+        leaves: the parameters; their elements in this order are those of a row of the vector.
+        vector_RP: where the iteration starts, such as the vector of an earlier call.
+        iterations: Hessian-vector products.
+    """
+    runs = len(loss_R)
+
+    def rows(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensor.reshape(runs, -1) for tensor in tensors], 1)
+
+    gradients = torch.autograd.grad(loss_R.sum(), leaves, create_graph=True, materialize_grads=True)
+    gradient_RP = rows(gradients)
+    for _ in range(iterations):
+        vector_RP = F.normalize(vector_RP, dim=1)
+        # What a loss is linear in has no second derivative.
+        products = torch.autograd.grad(
+            (gradient_RP * vector_RP).sum(), leaves, retain_graph=True, materialize_grads=True
+        )
+        product_RP = rows(products)
+        eigenvalue_R, vector_RP = (vector_RP * product_RP).sum(1), product_RP
+    return eigenvalue_R, vector_RP
+
+
+def loss_spikes(loss_SR: Tensor, window: int = 25, deviations: float = 6.0) -> Tensor:
+    """How many steps have a loss that stands out, (R,).
+
+    A step stands out if its loss exceeds the median of the `window` steps before it by `deviations` times their
+    median absolute deviation, scaled by 1.4826 to estimate a standard deviation under normal noise. Steps that
+    are not finite, and the first `window`, do not count.
+    """
+    if len(loss_SR) <= window:
+        return torch.zeros_like(loss_SR[0])
+    # In blocks, since every step brings its window along.
+    counts = []
+    for start in range(window, len(loss_SR), 4096):
+        stop = min(start + 4096, len(loss_SR))
+        before_SRw = loss_SR[start - window : stop - 1].unfold(0, window, 1)
+        median_SR = before_SRw.median(-1).values
+        mad_SR = (before_SRw - median_SR.unsqueeze(-1)).abs().median(-1).values
+        counts.append((loss_SR[start:stop] > median_SR + deviations * 1.4826 * mad_SR).sum(0))
+    return torch.stack(counts).sum(0).to(loss_SR.dtype)
+
+
 def trace_statistics(norms_SR: Tensor) -> dict[str, Tensor]:
-    """Mean, maximum and coefficient of variation over the steps, each (R,), of a trace of norms.
+    """`mean`, `max` and `cv`, the coefficient of variation, over the steps of a trace, each (R,) float64.
 
     Steps that are not finite, those from a run's divergence on, do not count.
     """
@@ -53,8 +129,4 @@ def trace_statistics(norms_SR: Tensor) -> dict[str, Tensor]:
     known_SR = norms_SR.where(finite_SR, 0.0)
     mean_R = known_SR.sum(0) / count_R
     variance_R = ((known_SR - mean_R) * finite_SR).square().sum(0) / count_R
-    return {
-        "grad_norm_mean": mean_R,
-        "grad_norm_max": known_SR.amax(0),
-        "grad_norm_cv": variance_R.sqrt() / mean_R,
-    }
+    return {"mean": mean_R, "max": known_SR.amax(0), "cv": variance_R.sqrt() / mean_R}

@@ -1,6 +1,6 @@
 """Optimisers of a pack: torch.optim's arithmetic, with every number its own per run.
 
-Shape suffixes: R runs, P parameters of one run, D those of them that weight decay applies to.
+Shape suffixes: R runs, P parameters of one run.
 """
 
 from abc import ABC, abstractmethod
@@ -45,10 +45,10 @@ class Optimizer(ABC):
 
     @staticmethod
     @abstractmethod
-    def updater(runs: Sequence["Optimizer"], parameters_RP: Tensor, decayed: int) -> Updater:
+    def updater(runs: Sequence["Optimizer"], parameters_RP: Tensor, decayed: slice) -> Updater:
         """An updater of `parameters_RP` with the options of each of the R runs.
 
-        The first `decayed` columns are those that weight decay applies to.
+        Weight decay applies to the columns `decayed`.
         """
 
 
@@ -98,7 +98,7 @@ def column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 class _SGDUpdater:
-    def __init__(self, runs: Sequence[SGD], parameters_RP: Tensor, decayed: int):
+    def __init__(self, runs: Sequence[SGD], parameters_RP: Tensor, decayed: slice):
         self.parameters_RP = parameters_RP
         self.decayed = decayed
         self.decay_R1 = column([run.weight_decay for run in runs], parameters_RP)
@@ -112,7 +112,7 @@ class _SGDUpdater:
     def step(self, gradients_RP, lr_R1):
         direction_RP = gradients_RP
         if self.decays:
-            direction_RP[:, : self.decayed].addcmul_(self.parameters_RP[:, : self.decayed], self.decay_R1)
+            direction_RP[:, self.decayed].addcmul_(self.parameters_RP[:, self.decayed], self.decay_R1)
         if self.state:
             momentum_RP = self.state["momentum"].mul_(self.momentum_R1).add_(direction_RP)
             if self.nesterov:
@@ -124,7 +124,7 @@ class _SGDUpdater:
 
 
 class _AdamWUpdater:
-    def __init__(self, runs: Sequence[AdamW], parameters_RP: Tensor, decayed: int):
+    def __init__(self, runs: Sequence[AdamW], parameters_RP: Tensor, decayed: slice):
         self.parameters_RP = parameters_RP
         self.decayed = decayed
         self.decay_R1 = column([run.weight_decay for run in runs], parameters_RP)
@@ -143,7 +143,7 @@ class _AdamWUpdater:
     def step(self, gradients_RP, lr_R1):
         mean_RP, square_RP, step = self.state["mean"], self.state["square"], self.state["step"].add_(1)
         if self.decays:
-            self.parameters_RP[:, : self.decayed].mul_(1 - lr_R1 * self.decay_R1)
+            self.parameters_RP[:, self.decayed].mul_(1 - lr_R1 * self.decay_R1)
         mean_RP.lerp_(gradients_RP, 1 - self.beta1_R1)
         square_RP.mul_(self.beta2_R1).addcmul_(gradients_RP * gradients_RP, 1 - self.beta2_R1)
         correction1_R1, correction2_R1 = (1 - self.betas_2R1**step).unbind()

@@ -11,7 +11,7 @@ for the whole pack. The forward takes the fastest way that fits:
 * vmap: any other module, through torch.func (batched by PyTorch, slower).
 
 A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over tens of steps, in float32 to
-2e-3. Dropout is the exception: its masks are drawn for the pack as a whole.
+5e-3. Dropout is the exception: its masks are drawn for the pack as a whole.
 """
 
 import copy
@@ -36,8 +36,9 @@ class Pack:
 
     Attributes:
         mode: "plain", "stacked" or "vmap".
-        parameters_RP: all parameters; those that weight decay applies to (weights) come first.
-        decayed: the number of those.
+        parameters_RP: all parameters.
+        decayed: the columns that weight decay applies to, the weights.
+        backbone: the columns of all layers but the classifier.
         columns: for each parameter's name its columns in `parameters_RP`.
         leaves: the parameters as autograd leaves, views of `parameters_RP`, in the order of `columns`.
     """
@@ -47,12 +48,18 @@ class Pack:
         self.template = copy.deepcopy(modules[0]).to(device, dtype)
         states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
         shapes = {name: p.shape for name, p in self.template.named_parameters()}
-        # Decay leaves biases and norms alone: they are the parameters of fewer than two axes.
-        names = sorted(shapes, key=lambda name: len(shapes[name]) < 2)
 
+        def place(name: str) -> int:
+            # Decay leaves biases and norms alone: they are the parameters of fewer than two axes. In this order
+            # both the backbone and what decays are one stretch of columns.
+            decays, last = len(shapes[name]) >= 2, name.startswith("classifier.")
+            return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[decays, last]
+
+        names = sorted(shapes, key=place)
         ends = torch.tensor([shapes[name].numel() for name in names]).cumsum(0).tolist()
-        self.columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends], ends, strict=False)}
-        self.decayed = max((self.columns[name].stop for name in names if len(shapes[name]) >= 2), default=0)
+        self.columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
+        starts = [sum(shapes[name].numel() for name in names if place(name) < group) for group in range(4)]
+        self.backbone, self.decayed = slice(0, starts[2]), slice(starts[1], starts[3])
         self.parameters_RP = torch.stack(
             [torch.cat([state[name].detach().flatten() for name in names]) for state in states]
         ).to(device, dtype)

@@ -94,6 +94,11 @@ def search(axes: Axes) -> list[Run]:
     ]
 
 
+def next_rate(before: float, edge: float) -> float:
+    """The learning rate that continues a grid beyond its edge in the same ratio, to three digits."""
+    return float(f"{edge * edge / before:.3g}")
+
+
 def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
     """Each arm that has a best learning rate at that rate with fresh seeds."""
     return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]

@@ -1,83 +1,272 @@
-"""What a person reads of a study: a table of its arms in the terminal."""
+"""What a person reads of a study: report.html, report.md and figures, and a short form in the terminal."""
 
-import json
 import math
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from headtohead.record import read_results
-from headtohead.statistics import Interval, best_learning_rates, t_interval
+from headtohead import method
+from headtohead.claims import Verdict
+from headtohead.figures import Drawing, Evidence, draw
+from headtohead.findings import Comparison, Findings, find
+from headtohead.record import write_atomically
+from headtohead.statistics import Interval
+from headtohead.study import Study
+from headtohead.wording import decimals, difference, number, percent, plus_minus
+
+# A verdict is told by its word and its symbol; colour only repeats them.
+SYMBOLS = {
+    "supported": "✓",
+    "refuted": "✗",
+    "equivalent": "=",
+    "inconclusive": "?",
+    "better": "✓",
+    "worse": "✗",
+    "undecided": "?",
+}
+VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
 
 
-def arms(study: Path) -> pd.DataFrame:
-    """A row per arm: `lr`, `on_edge` (of the grid), `runs`, `diverged`, `failed`, and Intervals over seeds.
+def write_report(study: Path) -> Findings:
+    """Judge a study and write its verdicts.json, report.html, report.md and figures/.
 
-    The intervals are of val_accuracy, test_accuracy and test_nll in the confirm phase where there is one,
-    else of the arm's runs at its best learning rate. Only runs of the study's last command count.
+    The same records give the same bytes.
+
+    Raises:
+        ConfigError: the folder holds no study, or study.json or results.csv is broken.
     """
-    asked = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    results = read_results(study)
-    results = results[results.run.isin([run for runs in asked["runs"].values() for run in runs])]
-    grid = asked["grid"]["optimizer.lr"]
-    searched = results[results.phase == "search"]
-    best = best_learning_rates(searched if len(searched) else results)
-    rows = []
-    for arm in asked["arms"]:
-        runs = results[results.arm == arm]
-        lr = best.get(arm, math.nan)
-        confirmed = runs[runs.phase == "confirm"]
-        final = confirmed if len(confirmed) else runs[runs.lr == lr]
-        final = final[final.status != "failed"]
-        row = {
-            "arm": arm,
-            "lr": lr,
-            "on_edge": len(grid) > 1 and lr in (grid[0], grid[-1]),
-            "runs": len(runs),
-            "diverged": int((runs.status == "diverged").sum()),
-            "failed": int((runs.status == "failed").sum()),
-        }
-        for metric in ("val_accuracy", "test_accuracy", "test_nll"):
-            row[metric] = t_interval(final[metric].dropna()) if metric in final else t_interval([])
-        rows.append(row)
-    return pd.DataFrame(rows)
+    findings = find(study)
+    drawings = draw(evidence(findings.study))
+    folder = study / "figures"
+    folder.mkdir(exist_ok=True)
+    for drawing in drawings:
+        write_atomically(folder / f"{drawing.name}.svg", drawing.svg)
+    for stale in set(folder.glob("*.svg")) - {folder / f"{drawing.name}.svg" for drawing in drawings}:
+        stale.unlink()
+    content = _content(findings, drawings)
+    for name, environment in (("report.html", _html()), ("report.md", _markdown())):
+        write_atomically(study / name, environment.get_template(f"{name}.j2").render(content))
+    return findings
 
 
-def print_study(study: Path, console: Console | None = None) -> None:
-    """Print the table of arms and where everything lies."""
+def print_study(study: Path | Findings, console: Console | None = None) -> None:
+    """Print the short form: the answer, the arms, the verdicts, what could be wrong and where everything lies."""
+    findings = study if isinstance(study, Findings) else find(study)
+    folder = findings.study.folder
     console = console or Console()
-    table = Table(
-        title=f"{study.name}: mean ± half of the 95 % interval over seeds",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-    )
-    table.add_column("arm", no_wrap=True)
+    console.print()
+    console.print(f"[bold]{escape(findings.answer.headline)}[/bold]", highlight=False)
+    for sentence in findings.answer.sentences:
+        console.print(escape(sentence), highlight=False)
+    console.print()
+    console.print(f"[i]{escape(folder.name)}: mean ± half of the 95 % interval over seeds[/i]", highlight=False)
+    console.print(_arms_table(findings))
+    if findings.arms.on_edge.any():
+        console.print("* on the edge of the grid of learning rates: the arm may not be tuned", highlight=False)
+    console.print()
+    if findings.verdicts:
+        console.print("[i]what the article claims of its head, against the others[/i]", highlight=False)
+        console.print(_verdicts_table(findings))
+        console.print()
+    warnings = [doubt.text for doubt in findings.doubts if doubt.kind == "warning"]
+    for warning in warnings:
+        console.print(f"[bold]! [/bold]{escape(warning)}", highlight=False)
+    if warnings:
+        console.print()
+    places = {
+        "results": folder / "results.csv",
+        "report": folder / "report.html",
+        "TensorBoard": f"tensorboard --logdir {folder / 'runs'}",
+    }
+    for what, place in places.items():
+        console.print(f"{what + ':':<13}{escape(str(place))}", soft_wrap=True, highlight=False)
+
+
+def _arms_table(findings: Findings) -> Table:
+    table = _table()
+    table.add_column("arm", overflow="fold")
     for header in ("best lr", "val acc, %", "test acc, %", "test NLL", "diverged"):
         table.add_column(header, justify="right", no_wrap=True)
-    summary = arms(study)
-    for row in summary.itertuples():
-        table.add_row(
-            row.arm,
-            f"{row.lr:g}{'*' if row.on_edge else ''}",
-            _text(row.val_accuracy, 100, 2),
-            _text(row.test_accuracy, 100, 2),
-            _text(row.test_nll, 1, 3),
-            f"{row.diverged}/{row.runs}",
+    for row in _arm_rows(findings):
+        cells = (row["lr"], row["val_accuracy"], row["test_accuracy"], row["test_nll"], row["diverged"])
+        table.add_row(escape(row["arm"]), *cells)
+    return table
+
+
+def _verdicts_table(findings: Findings) -> Table:
+    table = _table()
+    table.add_column("claim", overflow="fold", ratio=1)
+    table.add_column("verdict", overflow="fold", ratio=2)
+    favoured = {verdict.arm for verdict in findings.verdicts}
+    for claim, group in groupby(findings.verdicts, key=lambda verdict: verdict.claim):
+        rows, parts = list(group), []
+        for word in VERDICTS:
+            named = [
+                row.versus if len(favoured) == 1 else f"{row.arm} / {row.versus}" for row in rows if row.verdict == word
+            ]
+            if named:
+                parts.append(f"{SYMBOLS[word]} {word}: {', '.join(named)}")
+        table.add_row(escape(claim), escape("\n".join(parts)))
+    return table
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+
+
+def evidence(study: Study) -> Evidence:
+    """What the figures of a study are drawn from."""
+    return Evidence(
+        arms=study.arms,
+        searched=study.searched,
+        best=study.best,
+        final=study.final,
+        history=study.history,
+        curves={run: study.records.get(run, {}).get("curves") for run in study.final.run},
+        num_classes=study.asked.get("num_classes"),
+        target=study.target,
+    )
+
+
+def _content(findings: Findings, drawings: list[Drawing]) -> dict[str, Any]:
+    """What the templates show: text and numbers, not yet escaped."""
+    study = findings.study
+    differing, shared = method.differing_settings(study)
+    counts = Counter(verdict.verdict for verdict in findings.verdicts)
+    return {
+        "name": study.asked.get("name") or study.folder.resolve().name,
+        "answer": findings.answer,
+        "comparisons": [_comparison(item) for item in findings.answer.comparisons],
+        "counts": [(word, SYMBOLS[word], counts[word]) for word in VERDICTS],
+        "groups": _groups(findings.verdicts),
+        "arms": _arm_rows(findings),
+        "any_on_edge": bool(findings.arms.on_edge.any()),
+        "drawings": drawings,
+        "warnings": [doubt.text for doubt in findings.doubts if doubt.kind == "warning"],
+        "remarks": [doubt.text for doubt in findings.doubts if doubt.kind == "remark"],
+        "command": method.command(study),
+        "differing": [(key, list(row)) for key, row in zip(differing.index, differing.to_numpy(), strict=True)],
+        "differing_arms": list(differing.columns),
+        "shared": shared,
+        "facts": method.facts(study),
+        "versions": method.versions(study),
+    }
+
+
+def _arm_rows(findings: Findings) -> list[dict[str, str]]:
+    return [
+        {
+            "arm": row.arm,
+            "lr": "-" if math.isnan(row.lr) else f"{row.lr:g}{'*' if row.on_edge else ''}",
+            "val_accuracy": plus_minus(row.val_accuracy, 100, 2),
+            "test_accuracy": plus_minus(row.test_accuracy, 100, 2),
+            "test_nll": plus_minus(row.test_nll, 1, 3),
+            "seeds": str(row.seeds),
+            "diverged": f"{row.diverged}/{row.runs}",
+            "failed": f"{row.failed}/{row.runs}",
+        }
+        for row in findings.arms.itertuples()
+    ]
+
+
+def _comparison(item: Comparison) -> dict[str, Any]:
+    return {
+        "versus": item.versus,
+        "metric": item.metric,
+        "difference": difference(item.metric, item.difference),
+        "unit": "points" if percent(item.metric) else "",
+        "pairs": item.pairs,
+        "p": _p(item.p),
+        "verdict": item.verdict,
+        "symbol": SYMBOLS[item.verdict],
+        "more": _more(item.more_seeds),
+    }
+
+
+def _groups(verdicts: list[Verdict]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Claims by the theme that their ids begin with, each with its verdicts."""
+    claims = []
+    for claim, group in groupby(verdicts, key=lambda verdict: verdict.claim):
+        rows = list(group)
+        unit = "points" if percent(rows[0].metric) else ""
+        claims.append(
+            {
+                "id": claim,
+                "theme": _theme(claim),
+                "sentence": rows[0].sentence,
+                "metric": rows[0].metric,
+                "phase": rows[0].phase,
+                "direction": rows[0].direction,
+                "margin": f"{(100 if unit else 1) * rows[0].margin:g}",
+                "unit": unit,
+                "verdicts": [_verdict(row) for row in rows],
+            }
         )
-    console.print(table)
-    if summary.on_edge.any():
-        console.print("* on the edge of the grid of learning rates: the arm may not be tuned")
-    console.print(f"results:      {study / 'results.csv'}", soft_wrap=True)
-    console.print(f"TensorBoard:  tensorboard --logdir {study / 'runs'}", soft_wrap=True)
+    return [(theme, list(group)) for theme, group in groupby(claims, key=lambda claim: claim["theme"])]
 
 
-def _text(interval: Interval, scale: float, digits: int) -> str:
-    if math.isnan(interval.mean):
+def _theme(claim: str) -> str:
+    return claim.replace(".", "_").split("_")[0]
+
+
+def _verdict(row: Verdict) -> dict[str, Any]:
+    scale = 100 if percent(row.metric) else 1
+    digits = decimals(scale * (row.upper - row.lower) / 2, scale * abs(row.difference))
+    return {
+        "arm": row.arm,
+        "versus": row.versus,
+        "mean_arm": number(scale * row.mean_arm, digits),
+        "mean_versus": number(scale * row.mean_versus, digits),
+        "difference": difference(row.metric, Interval(row.difference, row.lower, row.upper)),
+        "p": _p(row.p_corrected),
+        "seeds": row.seeds,
+        "verdict": row.verdict,
+        "symbol": SYMBOLS[row.verdict],
+        "more": _more(row.more_seeds),
+        "note": row.note,
+    }
+
+
+def _p(value: float) -> str:
+    if not math.isfinite(value):
         return "-"
-    text = f"{scale * interval.mean:.{digits}f}"
-    return text if math.isnan(interval.lower) else f"{text} ± {scale * interval.half_width:.{digits}f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _more(seeds: int | None) -> str:
+    return f"about {seeds} more {'seed' if seeds == 1 else 'seeds'} would decide" if seeds else ""
+
+
+def _html() -> Environment:
+    environment = _environment(autoescape=True)
+    environment.filters["svg"] = Markup  # drawn here: the one thing that is not escaped
+    return environment
+
+
+def _markdown() -> Environment:
+    """Markdown has no escaping of its own in jinja2: every value passes through `_escape_markdown`."""
+    environment = _environment(autoescape=False, finalize=_escape_markdown)
+    environment.filters["code"] = lambda text: Markup("\n".join(f"    {line}" for line in str(text).splitlines()))
+    return environment
+
+
+def _environment(**options: Any) -> Environment:
+    loader = PackageLoader("headtohead", "")
+    return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, **options)
+
+
+def _escape_markdown(value: Any) -> str:
+    if isinstance(value, Markup):
+        return value
+    text = str(value).replace("\n", " ")
+    for special in ("\\", "|", "*", "`", "#", "]("):
+        text = text.replace(special, f"\\{special}")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,39 +1,41 @@
 """A study: plans it, hands its packs to Hydra's launcher, and follows the protocol of search and confirm."""
 
+import copy
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headtohead import data, record
+from headtohead.claims import Claim
 from headtohead.compose import Member, compose
 from headtohead.config import Config, resolve_device
 from headtohead.data import Dataset
+from headtohead.evaluation import outliers
 from headtohead.models import checked_build
 from headtohead.packing import is_stackable
-from headtohead.plan import Axes, confirm, into_packs, read_axes, search
+from headtohead.plan import Run, confirm, into_packs, next_rate, read_axes, search
+from headtohead.progress import Bar
+from headtohead.registry import build, require
 from headtohead.statistics import best_learning_rates
 from headtohead.training import may_share_a_pack
 from headtohead.worker import environment, run_pack, study_folder
 
 # The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
+# How often the grid of learning rates may grow on either side.
+EXTENSIONS = 2
 
 
-def run_study(
-    arguments: Sequence[str], config: DictConfig, hydra_context: HydraContext
-) -> tuple[Path, list[tuple[str, str]]]:
-    """Train what a command asks for: plan, packs, search and confirm, records.
+class Study:
+    """What a command asks for: planned and checked when made, trained by `run`.
 
     A sweep over learning rates is searched and confirmed; any other sweep is simply run.
 
@@ -41,38 +43,124 @@ def run_study(
         arguments: the command's overrides, without Hydra's own.
         config: what Hydra composed for the sweep.
 
-    Returns:
-        The study's folder, and each run that failed with its reason.
+    Attributes:
+        folder: of the study, relative to the working directory.
+        failures: the runs that failed so far, each with its reason.
 
     Raises:
         ConfigError: what was asked cannot be done; nothing has been written.
     """
-    axes = read_axes(arguments, config.hydra.sweeper.params)
-    config_name = config.hydra.job.config_name
-    members = [compose(config_name, axes.common, run) for run in search(axes)]
-    launch = partial(_launch, stackable=_check(members), axes=axes, config=config, hydra_context=hydra_context)
-    tuned = len(axes.lrs) > 1
-    seeds = sorted({member.config.settings.seed for member in members})
-    wanted = members[0].config.protocol.confirm_seeds
-    fresh = [seeds[-1] + 1 + i for i in range(len(seeds) if wanted is None else wanted)] if tuned else []
 
-    folder = study_folder(members[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = _description(members, axes, seeds, fresh)
-    phase = "search" if tuned else "run"
-    asked["runs"][phase] = [member.run.name(axes.common) for member in members]
-    record.write_atomically(folder / "study.json", record.to_json(asked))
-    failures = launch(members, phase)
-    if fresh:
-        searched = record.write_results(folder)
-        best = best_learning_rates(searched[searched.run.isin(asked["runs"]["search"])])
-        arms = {member.run.arm: member.run.overrides for member in members}
-        members = [compose(config_name, axes.common, run) for run in confirm(arms, best, fresh)]
-        asked["runs"]["confirm"] = [member.run.name(axes.common) for member in members]
-        record.write_atomically(folder / "study.json", record.to_json(asked))
-        failures += launch(members, "confirm")
-    record.write_results(folder)
-    return folder, failures
+    def __init__(self, arguments: Sequence[str], config: DictConfig, hydra_context: HydraContext):
+        self._config, self._hydra_context = config, hydra_context
+        self._axes = read_axes(arguments, config.hydra.sweeper.params)
+        self._members = self._compose(search(self._axes))
+        self._stackable = _check(self._members)
+        self.failures: list[tuple[str, str]] = []
+
+        first = self._members[0].config
+        self.folder = study_folder(self._members[0])
+        self._grid = sorted(self._axes.lrs)
+        self._tuned = len(self._grid) > 1
+        seeds = sorted({member.config.settings.seed for member in self._members})
+        wanted = first.protocol.confirm_seeds
+        fresh = [seeds[-1] + 1 + i for i in range(len(seeds) if wanted is None else wanted)] if self._tuned else []
+        device = resolve_device(first.settings.device)
+        claims = {name: build(Claim, node, f"claims.{name}") for name, node in config.claims.items()}
+        self._asked: dict[str, Any] = {
+            "name": first.settings.name,
+            "command": ["headtohead", *sys.argv[1:]],
+            "common": list(self._axes.common),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "num_classes": data.load(first.dataset, device).num_classes,
+            "arms": {member.run.arm: list(member.run.overrides) for member in self._members},
+            "grid": {"optimizer.lr": self._grid},
+            "protocol": {
+                "search_seeds": seeds,
+                "confirm_seeds": fresh,
+                "selected_by": "val_accuracy",
+                "extended": {"below": 0, "above": 0},
+            },
+            "runs": {},
+            "claims": {name: asdict(claim) for name, claim in claims.items()},
+            "environment": environment(str(device)),
+        }
+
+    def run(self) -> None:
+        """Train all that was asked for and write the study's files as they become known."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._tuned:
+            self._train(self._members, "run")
+            return
+        self._train(self._members, "search")
+        self._extend_the_grid()
+        fresh = self._asked["protocol"]["confirm_seeds"]
+        if fresh:
+            arms = {member.run.arm: member.run.overrides for member in self._members}
+            self._train(self._compose(confirm(arms, self._best(), fresh)), "confirm")
+
+    def _extend_the_grid(self) -> None:
+        """Where the best rate of an arm lies on the grid's edge, all arms get a rate beyond it, at most twice."""
+        extended = self._asked["protocol"]["extended"]
+        for _ in range(2 * EXTENSIONS):
+            best = set(self._best().values())
+            beyond = []
+            if self._grid[0] in best and extended["below"] < EXTENSIONS:
+                extended["below"] += 1
+                beyond.append(next_rate(self._grid[1], self._grid[0]))
+            if self._grid[-1] in best and extended["above"] < EXTENSIONS:
+                extended["above"] += 1
+                beyond.append(next_rate(self._grid[-2], self._grid[-1]))
+            if not beyond:
+                return
+            self._grid = self._asked["grid"]["optimizer.lr"] = sorted([*self._grid, *beyond])
+            self._train(self._compose(search(replace(self._axes, lrs=tuple(beyond)))), "search")
+
+    def _best(self) -> dict[str, float]:
+        table = record.read_results(self.folder)
+        return best_learning_rates(table[table.run.isin(self._asked["runs"]["search"])])
+
+    def _compose(self, runs: Sequence[Run]) -> list[Member]:
+        return [compose(self._config.hydra.job.config_name, self._axes.common, run) for run in runs]
+
+    def _train(self, members: Sequence[Member], phase: str) -> None:
+        """Hand the runs as packs to Hydra's launcher, and write what they are and what became of them."""
+        common = self._axes.common
+        names = [member.run.name(common) for member in members]
+        self._asked["runs"].setdefault(phase, []).extend(names)
+        record.write_atomically(self.folder / "study.json", record.to_json(self._asked))
+
+        packings = [choose_packing(member.config, self._stackable[_architecture(member.config)]) for member in members]
+        packs = into_packs(
+            range(len(members)),
+            key=lambda index: (may_share_a_pack(members[index].config), packings[index]),
+            seed=lambda index: members[index].config.settings.seed,
+            size=lambda index: packings[index].size,
+        )
+        jobs = [
+            [*common, pack_override([members[index] for index in pack], phase, packings[pack[0]])] for pack in packs
+        ]
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self._hydra_context, task_function=run_pack, config=self._launching(len(jobs))
+        )
+        with Bar(self.folder, phase, len(members)):
+            results = launcher.launch(jobs, initial_job_idx=0)
+        for pack, result in zip(packs, results, strict=True):
+            if result.status != JobStatus.COMPLETED:
+                error = result._return_value
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self.failures += [(names[index], reason) for index in pack]
+        record.write_results(self.folder)
+
+    def _launching(self, packs: int) -> DictConfig:
+        """The configuration to launch with: Joblib starts no process that would have no pack, or no core."""
+        config = copy.deepcopy(self._config)
+        if "joblib" in config.hydra.launcher._target_:
+            # The processes would only share one accelerator.
+            cores = os.cpu_count() if resolve_device(self._members[0].config.settings.device).type == "cpu" else 1
+            wanted = config.hydra.launcher.n_jobs
+            config.hydra.launcher.n_jobs = min(packs, cores if wanted < 0 else wanted)
+        return config
 
 
 @dataclass(frozen=True)
@@ -119,56 +207,6 @@ def pack_override(members: Sequence[Member], phase: str, packing: Packing) -> st
     return f"+pack={{{how},runs:[{','.join(runs)}]}}"
 
 
-def _launch(
-    members: Sequence[Member],
-    phase: str,
-    stackable: Mapping[str, bool],
-    axes: Axes,
-    config: DictConfig,
-    hydra_context: HydraContext,
-) -> list[tuple[str, str]]:
-    """Train the runs as packs on Hydra's launcher; each run that failed, with its reason."""
-    packings = [choose_packing(member.config, stackable[_architecture(member.config)]) for member in members]
-    packs = into_packs(
-        range(len(members)),
-        key=lambda index: (may_share_a_pack(members[index].config), packings[index]),
-        seed=lambda index: members[index].config.settings.seed,
-        size=lambda index: packings[index].size,
-    )
-    jobs = [
-        [*axes.common, pack_override([members[index] for index in pack], phase, packings[pack[0]])] for pack in packs
-    ]
-    with Bar(phase, len(members)) as bar:
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=partial(run_pack, advance=bar.add), config=config
-        )
-        results = launcher.launch(jobs, initial_job_idx=0)
-    failures = []
-    for pack, result in zip(packs, results, strict=True):
-        if result.status != JobStatus.COMPLETED:
-            error = result._return_value
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            failures += [(members[index].run.name(axes.common), reason) for index in pack]
-    return failures
-
-
-class Bar(Progress):
-    """Progress over the runs of a phase. It belongs to this process: a pickled copy shows nothing."""
-
-    def __init__(self, phase: str = "", runs: int = 0):
-        count = "{task.completed:.0f} of {task.total:.0f} runs"
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn(count), TimeRemainingColumn())
-        super().__init__(*columns, console=Console(stderr=True), disable=not phase)
-        self.phase = self.add_task(phase, total=runs)
-
-    def __reduce__(self):
-        return Bar, ()
-
-    def add(self, runs: float) -> None:
-        # Rounded, so that shares of a pack add up to its runs.
-        self.update(self.phase, completed=round(self.tasks[0].completed + runs, 6))
-
-
 def _check(members: Sequence[Member]) -> dict[str, bool]:
     """Refuse what the loop could not train; for each architecture, whether it can be stacked."""
     stackable: dict[str, bool] = {}
@@ -177,6 +215,11 @@ def _check(members: Sequence[Member]) -> dict[str, bool]:
         pool = data.load(config.dataset, resolve_device(config.settings.device))
         if config.dataset not in splits:
             data.view(pool, config.dataset, config.settings.seed)
+            strange = outliers(config.dataset)
+            if strange is not None:
+                shape = data.load(strange, pool.inputs.device).input_shape
+                accepted = f"inputs of shape {pool.input_shape}, not {shape}"
+                require(shape == pool.input_shape, "dataset.ood", config.dataset.ood, accepted)
             splits.add(config.dataset)
         key = _architecture(config)
         if key not in stackable:
@@ -187,22 +230,6 @@ def _check(members: Sequence[Member]) -> dict[str, bool]:
 def _architecture(config: Config) -> str:
     """A key of the network: the model and, through the dataset, its inputs and classes."""
     return f"{config.model} for {replace(config.dataset, label_noise=0.0)}"
-
-
-def _description(members: Sequence[Member], axes: Axes, seeds: list[int], fresh: list[int]) -> dict[str, Any]:
-    """study.json: what was asked."""
-    config = members[0].config
-    return {
-        "name": config.settings.name,
-        "command": ["headtohead", *sys.argv[1:]],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "arms": {member.run.arm: list(member.run.overrides) for member in members},
-        "runs": {},
-        "grid": {"optimizer.lr": sorted(axes.lrs)},
-        "protocol": {"search_seeds": seeds, "confirm_seeds": fresh, "selected_by": "val_accuracy"},
-        "common": list(axes.common),
-        "environment": environment(str(resolve_device(config.settings.device))),
-    }
 
 
 def _null(value: float | None) -> str:

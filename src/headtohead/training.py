@@ -1,25 +1,31 @@
 """The loop: trains a pack of runs and yields what happens. It writes nothing.
 
-Shape suffixes: R runs, S steps, B batch, N examples, K classes, V views of the data (one per seed and
-label noise); x the axes of one input.
+Shape suffixes: R runs, S steps, B batch, K classes, V views of the data (one per seed and label noise), P
+parameters of one run; x the axes of one input.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from headtohead import data, diagnostics, metrics
-from headtohead.config import PRECISIONS, Config, Training
+from headtohead.cohort import Cohort
+from headtohead.config import Config, Training
 from headtohead.data import Pool
-from headtohead.heads import Head
-from headtohead.models import initialise
+from headtohead.evaluation import final_metrics
 from headtohead.optimizers import column
-from headtohead.packing import Pack
+
+# The Hessian is measured at these shares of the evaluations, warm-started, on so many examples of the batch.
+SHARPNESS_AT = (0.25, 0.5, 1.0)
+SHARPNESS_EXAMPLES = 32
+SHARPNESS_ITERATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,14 @@ class Outcome:
         steps: updates made.
         diverged_at: the step whose loss or gradient was not finite, or None.
         metrics: final metrics; those of a uniform guess where the run diverged.
+        curves: what figures draw of each split; None where the run diverged.
         pack_mode: how the pack computed its forward, `Pack.mode`.
     """
 
     steps: int
     diverged_at: int | None
     metrics: dict[str, float]
+    curves: dict[str, Any] | None
     pack_mode: str | None
 
 
@@ -95,11 +103,17 @@ def schedule_factors(training: Training, steps: int) -> np.ndarray:
     return np.where(step < warmup, (step + 1) / max(warmup, 1), shapes[training.schedule])
 
 
-def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int]]:
-    """The steps at which a run is logged, and those of them that evaluate; the last of both is `steps`."""
+def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int], set[int]]:
+    """The steps at which a run is logged, those of them that evaluate, and those that measure the Hessian.
+
+    The last of the first two is `steps`, after the last update, where there is no gradient left to measure.
+    """
     points = np.unique(np.linspace(0, steps, training.points).round().astype(int)) if training.points > 1 else [steps]
     chosen = np.linspace(len(points) - 1, 0, training.evaluations, endpoint=training.evaluations > 1)
-    return [int(step) for step in points], {int(points[round(index)]) for index in chosen}
+    evaluated = {int(points[round(index)]) for index in chosen}
+    measured = sorted(evaluated - {steps})
+    sharpness = {measured[round(share * (len(measured) - 1))] for share in SHARPNESS_AT} if measured else set()
+    return [int(step) for step in points], evaluated, sharpness
 
 
 def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | list[Outcome]]:
@@ -108,90 +122,71 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     Args:
         runs: configurations that differ only as `may_share_a_pack` allows.
         pool: the examples, on the device to train on.
-        test: whether the test split is read, once, after the last step.
+        test: whether the test split is read, after the last step.
     """
     config, device = runs[0], pool.inputs.device
-    dtype = PRECISIONS[config.settings.precision]
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.settings.precision == "bfloat16")
+    cohort = Cohort(runs, pool)
+    pack, dtype = cohort.pack, cohort.dtype
     # Dropout alone draws from the global generator.
     torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
-
-    # Runs that share a seed and the label noise share a view of the data, and its batches.
-    keys = [(run.settings.seed, run.dataset.label_noise) for run in runs]
-    distinct = {key: run.dataset for key, run in zip(keys, runs, strict=True)}
-    views = [data.view(pool, dataset, seed) for (seed, _), dataset in distinct.items()]
-    view_of_run = [list(distinct).index(key) for key in keys]
-    view_of_run_R = torch.tensor(view_of_run, device=device)
-
-    def spread(tensor_Vx: Tensor) -> Tensor:
-        """What a view holds, to each of its runs: (R, x)."""
-        if len(views) == 1:
-            return tensor_Vx.expand(len(runs), *tensor_Vx.shape[1:])
-        return tensor_Vx.index_select(0, view_of_run_R)
-
-    def evaluate(split: str) -> dict[str, Tensor]:
-        pack.train(False)
-        parts = []
-        with torch.no_grad():
-            for inputs_VNx, labels_VN in data.evaluation_chunks(pool, views, split, dtype, len(runs)):
-                with autocast:
-                    logits_RNK = pack(spread(inputs_VNx))
-                parts.append(_by_head(metrics.per_example, heads, logits_RNK.to(dtype), spread(labels_VN)))
-        pack.train(True)
-        return metrics.summarise({name: torch.cat([part[name] for part in parts], 1) for name in parts[0]})
-
-    heads = [run.head for run in runs]
-    pack = _initial_pack(runs, pool, [views[index].prior for index in view_of_run], dtype)
     updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
 
-    per_epoch = data.steps_per_epoch(views[0], config.training.batch_size)
+    per_epoch = data.steps_per_epoch(cohort.views[0], config.training.batch_size)
     steps = config.training.epochs * per_epoch
-    logged, evaluated = logged_steps(config.training, steps)
-    logged = set(logged)
+    logged, evaluated, sharpness = logged_steps(config.training, steps)
     factors_S = torch.as_tensor(schedule_factors(config.training, steps), dtype=dtype, device=device)
     lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
     clips = any(run.optimizer.clip_norm for run in runs)
     clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
 
     nan = torch.tensor(math.nan, dtype=dtype, device=device)
-    trace = {name: nan.repeat(steps, len(runs)) for name in ("loss", "accuracy", "grad_norm")}
+    trace = {name: nan.repeat(steps, len(runs)) for name in ("loss", "accuracy", "grad_norm", "backbone")}
     alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
-    since = 0
+    # Random, since softmax's Hessian is blind to what all classes share.
+    direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
+    direction_RP = direction_P.to(device).expand(len(runs), -1)
+    points: list[Point] = []
 
-    def recent(name: str, step: int) -> Tensor:
-        """Mean over the steps since the last point, (R,); at the first point, of the step itself."""
-        return trace[name][since : max(step, 1)].mean(0)
+    def recent(step: int) -> dict[str, Tensor]:
+        """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
+        since = points[-1].step if points else 0
+        return {f"train/{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
 
-    seeds = [seed for seed, _ in distinct]
-    batches = data.batches(pool, views, config.dataset, seeds, config.training.batch_size, dtype)
+    def point(step: int, values: dict[str, Tensor]) -> Point:
+        points.append(Point(step, step / per_epoch, step / steps, _to_host(values, alive_R)))
+        return points[-1]
+
+    batches = cohort.batches()
     for step in range(steps):
         inputs_VBx, labels_VB = next(batches)
-        labels_RB = spread(labels_VB)
-        with autocast:
-            logits_RBK = pack(spread(inputs_VBx))
-        logits_RBK = logits_RBK.to(dtype)
-        loss_R = _by_head(lambda head, *batch: head.loss(*batch), heads, logits_RBK, labels_RB).mean(1)
+        labels_RB = cohort.spread(labels_VB)
+        logits_RBK = cohort.logits(inputs_VBx)
+        loss_R = cohort.loss(logits_RBK, labels_RB).mean(1)
         *gradients, logit_gradient_RBK = torch.autograd.grad(
             loss_R.sum(), [*pack.leaves, logits_RBK], materialize_grads=True
         )
         gradients_RP = pack.store_gradients(gradients)
-        norm_R = torch.linalg.vector_norm(gradients_RP, dim=1)
+        backbone_R = torch.linalg.vector_norm(gradients_RP[:, pack.backbone], dim=1)
+        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, pack.backbone.stop :], dim=1))
 
         alive_R &= (loss_R + norm_R).isfinite()
-        trace["loss"][step] = loss_R.detach().where(alive_R, nan)
-        trace["accuracy"][step] = (logits_RBK.argmax(-1) == labels_RB).to(dtype).mean(1).where(alive_R, nan)
-        trace["grad_norm"][step] = norm_R.where(alive_R, nan)
+        accuracy_R = (logits_RBK.argmax(-1) == labels_RB).to(dtype).mean(1)
+        seen = {"loss": loss_R.detach(), "accuracy": accuracy_R, "grad_norm": norm_R, "backbone": backbone_R}
+        for name, value_R in seen.items():
+            trace[name][step] = value_R.where(alive_R, nan)
 
         if step in logged:
-            values = {f"train/{name}": recent(name, step) for name in ("loss", "accuracy")}
-            values |= {"lr": lr_SR1[step, :, 0]}
+            values = recent(step) | {"lr": lr_SR1[step, :, 0]}
             norms = diagnostics.gradient_norms(gradients_RP, pack.columns)
             norms |= {"logits": diagnostics.logit_gradient_norm(logit_gradient_RBK)}
             values |= {f"grad_norm/{name}": norm_R for name, norm_R in norms.items()}
             if step in evaluated:
-                values |= _tagged("val", evaluate("val"))
-            yield Point(step, step / per_epoch, step / steps, _to_host(values, alive_R))
-            since = step
+                values |= _tagged("val", metrics.summarise(cohort.examples(cohort.chunks("val"))))
+                values |= diagnostics.coupling(partial(_loss, cohort, labels_RB), logits_RBK, labels_RB)
+            if step in sharpness:
+                eigenvalue_R, direction_RP = _sharpness(cohort, inputs_VBx, labels_VB, direction_RP)
+                values |= {"hessian/eigenvalue": eigenvalue_R, "hessian/edge": lr_SR1[step, :, 0] * eigenvalue_R / 2}
+            yield point(step, values)
             if not alive_R.any():
                 break
 
@@ -204,71 +199,86 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
             lr_R1 = lr_R1 * alive_R.unsqueeze(1)
         updater.step(gradients_RP, lr_R1)
 
-    last = {f"train_{name}": recent(name, steps) for name in ("loss", "accuracy")}
-    final = evaluate("val")
+    final, curves = final_metrics(cohort, test)
     # The last update can be the one too many.
-    alive_R &= final["nll"].isfinite()
-    values = _tagged("val", final) | {name.replace("_", "/"): value for name, value in last.items()}
-    yield Point(steps, config.training.epochs, 1.0, _to_host(values, alive_R))
-
-    last |= {f"val_{name}": value for name, value in final.items()}
-    if test:
-        last |= {f"test_{name}": value for name, value in evaluate("test").items()}
-    last |= diagnostics.trace_statistics(trace["grad_norm"])
-    yield _outcomes(last, trace["loss"], alive_R, pool.num_classes, pack.mode)
+    alive_R &= final["val_nll"].isfinite()
+    values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
+    values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
+    yield point(steps, recent(steps) | values)
+    final |= _of_the_training(points, trace, final["val_nll"], pool.num_classes)
+    yield _outcomes(final, curves, trace["loss"], alive_R, pool.num_classes, pack.mode)
 
 
-def _initial_pack(runs: Sequence[Config], pool: Pool, priors: Sequence[Tensor], dtype: torch.dtype) -> Pack:
-    """The pack at step 0: weights from each run's seed, classifier bias from its head."""
-    shape, num_classes = pool.input_shape, pool.num_classes
-    modules = {
-        seed: initialise(runs[0].model, shape, num_classes, seed) for seed in {run.settings.seed for run in runs}
-    }
-    pack = Pack([modules[run.settings.seed] for run in runs], pool.inputs.device, dtype)
-    for bias_K, run, prior_K in zip(pack.view("classifier.bias"), runs, priors, strict=True):
-        bias_K.copy_(run.head.initial_bias(prior_K))
-    return pack
+def _loss(cohort: Cohort, labels_RB: Tensor, logits_RBK: Tensor) -> Tensor:
+    return cohort.loss(logits_RBK, labels_RB)
 
 
-def _by_head(function, heads: Sequence[Head], logits_RBK: Tensor, labels_RB: Tensor):
-    """`function(head, logits, labels)` for each stretch of runs with equal heads, put together again."""
-    parts, start = [], 0
-    for head, group in groupby(heads):
-        end = start + len(list(group))
-        parts.append(function(head, logits_RBK[start:end], labels_RB[start:end]))
-        start = end
-    if isinstance(parts[0], dict):
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return torch.cat(parts)
+def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_RP: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue of the Hessian on a few examples, in evaluation mode, which moves no statistics."""
+    few = slice(0, SHARPNESS_EXAMPLES)
+    cohort.pack.train(False)
+    # Fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        loss_R = cohort.loss(cohort.logits(inputs_VBx[:, few]), cohort.spread(labels_VB[:, few])).mean(1)
+    found = diagnostics.hessian_eigenvalue(loss_R, cohort.pack.leaves, direction_RP, SHARPNESS_ITERATIONS)
+    cohort.pack.train(True)
+    return found
 
 
 def _tagged(split: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tags of metrics: ambiguity has a tag of its own on validation, which no test metric shares."""
+    """Tags of metrics: those that have a group already keep it."""
     return {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
 
 
 def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray]:
     """All values in one transfer, NaN where a run has diverged."""
-    stacked = torch.stack(list(values.values())).masked_fill(~alive_R, math.nan)
+    stacked = torch.stack([value.detach() for value in values.values()]).masked_fill(~alive_R, math.nan)
     return dict(zip(values, stacked.cpu().numpy(), strict=True))
 
 
+def _of_the_training(
+    points: Sequence[Point], trace: dict[str, Tensor], nll_R: Tensor, num_classes: int
+) -> dict[str, Tensor]:
+    """Metrics of the way there, each (R,)."""
+
+    def over(tag: str, reduce: Callable) -> Tensor:
+        values = [point.values[tag] for point in points if tag in point.values]
+        return torch.as_tensor(reduce(np.stack(values)) if values else np.full(len(nll_R), np.nan))
+
+    found = {f"train_{name}": over(f"train/{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
+    found |= {f"grad_norm_{name}": value for name, value in diagnostics.trace_statistics(trace["grad_norm"]).items()}
+    for part in ("logits", "backbone"):
+        found[f"grad_norm_{part}_init"] = over(f"grad_norm/{part}", lambda values: values[0])
+    found["backbone_cv"] = diagnostics.trace_statistics(trace["backbone"])["cv"]
+    found["loss_spikes"] = diagnostics.loss_spikes(trace["loss"])
+    # A run that has not covered a tenth of the way from a guess to certainty.
+    found["stalled"] = (nll_R > 0.9 * math.log(num_classes)).to(nll_R.dtype)
+    found["coupling"] = over("competition/coupling", lambda values: values.mean(0))
+    found["row_sum"] = over("competition/row_sum", lambda values: values.mean(0))
+    found["hessian_eigenvalue"] = over("hessian/eigenvalue", lambda values: values[-1])
+    found["edge_of_stability"] = over("hessian/edge", lambda values: values.max(0))
+    return found
+
+
 def _outcomes(
-    metrics_R: dict[str, Tensor], loss_SR: Tensor, alive_R: Tensor, num_classes: int, mode: str
+    final: dict[str, Tensor],
+    curves: dict[str, list[dict[str, Any]]],
+    loss_SR: Tensor,
+    alive_R: Tensor,
+    num_classes: int,
+    mode: str,
 ) -> list[Outcome]:
-    table = torch.stack([value.double() for value in metrics_R.values()], 1).tolist()
-    known_R = loss_SR.isfinite().sum(0).tolist()
-    guess = {
-        f"{split}_{name}": value
-        for split in ("val", "test")
-        if f"{split}_nll" in metrics_R
-        for name, value in metrics.of_a_guess(num_classes).items()
-    }
+    table = torch.stack([value.double().cpu() for value in final.values()], 1).tolist()
+    known = loss_SR.isfinite().sum(0).tolist()
+    guess = {f"{split}_{name}": value for split in curves for name, value in metrics.of_a_guess(num_classes).items()}
     outcomes = []
-    for row, alive, known in zip(table, alive_R.tolist(), known_R, strict=True):
-        values = {name.replace("/", "_"): value for name, value in zip(metrics_R, row, strict=True)}
-        if not alive:
+    for run, alive in enumerate(alive_R.tolist()):
+        values = dict(zip(final, table[run], strict=True))
+        if alive:
+            drawn = {split: of_runs[run] for split, of_runs in curves.items()}
+            outcomes.append(Outcome(known[run], None, values, drawn, mode))
+        else:
             measured = {name: value for name, value in values.items() if name.startswith("grad_norm")}
             values = dict.fromkeys(values, math.nan) | guess | measured
-        outcomes.append(Outcome(known, None if alive else known, values, mode))
+            outcomes.append(Outcome(known[run], known[run], values, None, mode))
     return outcomes

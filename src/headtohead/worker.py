@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from headtohead.board import RunEvents
 from headtohead.compose import Member, compose
 from headtohead.config import resolve_device
 from headtohead.plan import Run
+from headtohead.progress import Notes
 from headtohead.training import Outcome, Point, train
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "scikit-learn")
@@ -27,12 +27,11 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "n
 THREADS = torch.get_num_threads()
 
 
-def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
+def run_pack(node: DictConfig) -> None:
     """Train the pack that `node.pack` describes and write its records.
 
     Args:
         node: the composed configuration, with `pack` as `sweep.pack_override` writes it.
-        advance: called with the training done since the last call, in runs.
 
     Raises:
         Exception: whatever stopped the pack, after a record with the status "failed" for each run.
@@ -48,13 +47,14 @@ def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    notes = Notes(study_folder(members[0]), folders[0].name, len(members))
     torch.set_num_threads(pack["threads"] or THREADS)
     started = time.perf_counter()
     try:
-        outcomes, histories = _train(members, folders, pack["phase"] != "search", advance)
+        outcomes, histories = _train(members, folders, pack["phase"] != "search", notes)
         failure = None
     except Exception as error:
-        outcomes = [Outcome(steps=0, diverged_at=None, metrics={}, pack_mode=None)] * len(members)
+        outcomes = [Outcome(steps=0, diverged_at=None, metrics={}, curves=None, pack_mode=None)] * len(members)
         histories = [[]] * len(members)
         failure = error
     # A run's share: its pack's time over its runs.
@@ -74,6 +74,7 @@ def run_pack(node: DictConfig, advance: Callable[[float], None]) -> None:
             "diverged_at": outcome.diverged_at,
             "error": "".join(traceback.format_exception(failure)) if failure else None,
             "metrics": outcome.metrics,
+            "curves": outcome.curves,
             "pack": {
                 "size": len(members),
                 "mode": outcome.pack_mode,
@@ -127,26 +128,24 @@ def _commit() -> str | None:
     return commit + ("+" if changed else "")
 
 
-def _train(members: list[Member], folders: list[Path], test: bool, advance: Callable[[float], None]):
+def _train(members: list[Member], folders: list[Path], test: bool, notes: Notes):
     """The outcome and the history of each run; the events go to its folder as they come."""
     configs = [member.config for member in members]
     pool = data.load(configs[0].dataset, resolve_device(configs[0].settings.device))
     events = [RunEvents(folder) for folder in folders]
     histories: list[list[dict[str, float]]] = [[] for _ in members]
     outcomes: list[Outcome] = []
-    done = 0.0
     try:
         for item in train(configs, pool, test):
             if not isinstance(item, Point):
                 outcomes = item
                 continue
-            advance(len(members) * (item.progress - done))
-            done = item.progress
+            notes.write(item.progress)
             for row, run_events, history in zip(item.rows(), events, histories, strict=True):
                 if row:
                     run_events.add(item.step, row)
                     history.append({"step": item.step, "epoch": item.epoch, **row})
-        advance(len(members) * (1 - done))
+        notes.write(1.0)
     finally:
         for run_events in events:
             run_events.close()

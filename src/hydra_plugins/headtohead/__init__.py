@@ -16,7 +16,7 @@ class PackSweeper(Sweeper):
     """Turns a command line into packs of runs, each of them one job of the launcher."""
 
     def __init__(self, **options: Any) -> None:
-        """Accept any option of `hydra.sweeper`: `run_study` reads them from the config."""
+        """Accept any option of `hydra.sweeper`: `headtohead.sweep` reads them from the config."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -24,15 +24,16 @@ class PackSweeper(Sweeper):
         self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Train what the arguments ask for and print the table of arms; exits with 1 where a pack failed."""
-        from headtohead.report import print_study
-        from headtohead.sweep import run_study
+        """Train what the arguments ask for and print the report's short form; exits with 1 where a pack failed."""
+        from headtohead.report import print_study, write_report
+        from headtohead.sweep import Study
 
-        folder, failures = run_study(arguments, self.config, self.hydra_context)
-        print_study(folder)
-        if failures:
-            run, reason = failures[0]
+        study = Study(arguments, self.config, self.hydra_context)
+        study.run()
+        print_study(write_report(study.folder))
+        if study.failures:
+            run, reason = study.failures[0]
             sys.exit(
-                f"headtohead: {len(failures)} runs failed, the first with {reason}\n"
-                f"headtohead: its traceback is in {folder / 'runs' / run / 'run.json'}"
+                f"headtohead: {len(study.failures)} runs failed, the first with {reason}\n"
+                f"headtohead: its traceback is in {study.folder / 'runs' / run / 'run.json'}"
             )

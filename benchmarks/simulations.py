@@ -1,0 +1,174 @@
+"""Do the statistics keep their word? Intervals that cover, verdicts that are seldom false, effects that are found.
+
+    python benchmarks/simulations.py                  synthetic studies, a few minutes
+    python benchmarks/simulations.py --pipeline 100   so many real studies of one head against itself
+
+Both print a table of what was measured beside what was promised.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from headtohead import cli, record
+from headtohead.claims import Verdict, judge
+from headtohead.statistics import sign_flip_p, t_interval
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from studies import make_study
+
+TWIN = {"softmax": ["head=softmax"], "twin": ["head=twin"]}
+# Small and quick: the point is the pipeline, and that the learning rates are chosen by chance in part.
+NULL = (
+    "dataset=iris",
+    "model=linear",
+    "head=softmax",
+    "optimizer.lr=0.03,0.1,0.3,1",
+    "training.epochs=10",
+    "device=cpu",
+    "hydra/launcher=basic",
+)
+SEEDS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pipeline", type=int, metavar="N", help="train N null studies instead")
+    parser.add_argument("--studies", type=int, default=300, help="synthetic null studies")
+    parser.add_argument("--draws", type=int, default=10_000, help="samples per coverage and power")
+    arguments = parser.parse_args()
+    table = Table(title="statistics by simulation", title_justify="left")
+    for header in ("what", "measured", "promised"):
+        table.add_column(header, justify="left" if header == "what" else "right")
+    rows = pipeline(arguments.pipeline) if arguments.pipeline else synthetic(arguments.draws, arguments.studies)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def synthetic(draws: int, studies: int) -> Iterator[tuple[str, str, str]]:
+    """Rows of the table, from numbers drawn."""
+    rng = np.random.default_rng(0)
+    for name, noise in {"normal": np.random.Generator.standard_normal, "accuracy": accuracies}.items():
+        for pairs in (5, 10, 20):
+            yield f"coverage, {name} noise, {pairs} seeds", f"{coverage(rng, noise, pairs, draws):.1%}", "95 % ± 1.5"
+    for pairs in (8, 10, 20):
+        for effect in (0.5, 1.0):
+            found = np.mean([sign_flip_p(rng.normal(effect, 1, pairs)) < 0.05 for _ in range(draws // 10)])
+            promised = TTestPower().power(effect, pairs, 0.05)
+            yield f"power, effect {effect:g} deviations, {pairs} seeds", f"{found:.1%}", f"{promised:.1%}"
+    with tempfile.TemporaryDirectory() as folder:
+        for arms in (2, 4):
+            twins = TWIN | {f"twin{index}": [f"head=twin{index}"] for index in range(2, arms)}
+            judged = (
+                judge(make_study(Path(folder) / "null", arms=twins, seeds=12, records=False, seed=seed))
+                for seed in track(range(studies), f"null studies of {arms} arms")
+            )
+            yield from false_verdicts(f"synthetic, {arms} arms", judged)
+
+
+def coverage(
+    rng: np.random.Generator, noise: Callable[[np.random.Generator, int], np.ndarray], pairs: int, draws: int
+) -> float:
+    """Share of paired t intervals that hold the true difference, zero."""
+    intervals = (t_interval(noise(rng, pairs)) for _ in range(draws))
+    return float(np.mean([interval.lower <= 0 <= interval.upper for interval in intervals]))
+
+
+def accuracies(rng: np.random.Generator, pairs: int) -> np.ndarray:
+    """Differences of two arms' test accuracies: seeds differ in their luck, 360 test examples add noise."""
+    chance = np.clip(rng.normal(0.95, 0.01, pairs), 0, 1)
+    return (rng.binomial(360, chance) - rng.binomial(360, chance)) / 360
+
+
+def false_verdicts(name: str, studies: Iterator[list[Verdict]]) -> Iterator[tuple[str, str, str]]:
+    """Rows for null studies: in how many was anything called supported or refuted?"""
+    false, tested, counts = [], [], Counter()
+    for verdicts in studies:
+        wrong = [verdict for verdict in verdicts if verdict.verdict in ("supported", "refuted")]
+        false.append(bool(wrong))
+        tested.append(sum(verdict.seeds > 0 for verdict in verdicts))
+        counts.update(verdict.metric for verdict in wrong)
+    interval = stats.binomtest(sum(false), len(false)).proportion_ci(method="wilson")
+    measured = f"{np.mean(false):.1%} ({interval.low:.1%} to {interval.high:.1%})"
+    what = f"false verdicts in {len(false)} null studies, {name}, {np.mean(tested):.0f} tests each"
+    yield what, measured, "at most 5 %"
+    if counts:
+        yield "  of these", ", ".join(f"{metric} {count}" for metric, count in counts.most_common(4)), ""
+
+
+def pipeline(studies: int) -> Iterator[tuple[str, str, str]]:
+    """Rows of the table, from studies that are trained."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        yield from false_verdicts("trained", (judge(null_study(number)) for number in track(range(studies))))
+    yield "seconds per study", f"{(time.perf_counter() - started) / studies:.1f}", ""
+
+
+def null_study(number: int) -> Path:
+    """Train one head twice from the command line, with seeds of its own each time, and join the two as rivals.
+
+    Each side searches, chooses its learning rate and confirms by itself, as the arms of a study do.
+    """
+    sides = {}
+    for side, arm in enumerate(TWIN):
+        first = (2 * number + side) * 4 * SEEDS
+        seeds = f"seed={','.join(str(first + index) for index in range(SEEDS))}"
+        headtohead(f"name={arm}", *NULL, seeds, f"protocol.confirm_seeds={SEEDS}")
+        sides[arm] = (Path("outputs") / arm, first)
+    return join(sides, Path("outputs") / f"null{number}")
+
+
+def headtohead(*arguments: str) -> None:
+    """The command `headtohead` in this process, silent unless it fails."""
+    sys.argv = ["headtohead", *arguments]
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            cli.main()
+        except SystemExit as stop:
+            if stop.code:
+                raise RuntimeError(errors.getvalue() or str(stop.code)) from stop
+
+
+def join(sides: dict[str, tuple[Path, int]], folder: Path) -> Path:
+    """One study whose arms are the given studies, each with its first seed; seeds are counted from there."""
+    runs = {arm: record.read_runs(study) for arm, (study, _) in sides.items()}
+    rates = [{run["lr"] for run in side if run["phase"] == "search"} for side in runs.values()]
+    shared = set.intersection(*rates)
+    names: dict[str, list[str]] = {"search": [], "confirm": []}
+    for arm, (study, first) in sides.items():
+        for run in runs[arm]:
+            # A side may have extended its grid; the arms of one study would have done so together.
+            if run["phase"] == "search" and run["lr"] not in shared:
+                continue
+            seed = run["seed"] - first
+            history = record.read_history(study / "runs" / run["run"]).to_dict("records")
+            name = f"head={arm},optimizer.lr={run['lr']:g},seed={seed}"
+            names[run["phase"]].append(name)
+            run |= {"run": name, "arm": arm, "head": arm, "seed": seed}
+            record.write_run(folder / "runs" / name, run, history)
+    asked = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    asked |= {"name": folder.name, "arms": TWIN, "runs": names, "grid": {"optimizer.lr": sorted(shared)}}
+    record.write_atomically(folder / "study.json", record.to_json(asked))
+    record.write_results(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The runs of a pack with their heads and what each sees of the data.
+
+Shape suffixes: R runs, B batch, N examples, K classes, V views of the data (one per seed and label noise); x the
+axes of one input.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from headtohead import data, metrics
+from headtohead.config import PRECISIONS, Config
+from headtohead.data import Pool
+from headtohead.models import initialise
+from headtohead.packing import Pack
+
+
+class Cohort:
+    """Runs trained at once, at their start: weights from each run's seed, classifier bias from its head.
+
+    Args:
+        runs: configurations that differ only as `training.may_share_a_pack` allows.
+        pool: the examples, on the device to train on.
+
+    Attributes:
+        views: what the runs see of the pool. Runs that share a seed and the label noise share a view.
+        pack: the models.
+    """
+
+    def __init__(self, runs: Sequence[Config], pool: Pool):
+        self.runs, self.pool, self.device = runs, pool, pool.inputs.device
+        precision = runs[0].settings.precision
+        self.dtype = PRECISIONS[precision]
+        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+        keys = [(run.settings.seed, run.dataset.label_noise) for run in runs]
+        distinct = {key: run.dataset for key, run in zip(keys, runs, strict=True)}
+        self.views = [data.view(pool, dataset, seed) for (seed, _), dataset in distinct.items()]
+        self._seed_of_view = [seed for seed, _ in distinct]
+        view_of_run = [list(distinct).index(key) for key in keys]
+        self._view_of_run_R = torch.tensor(view_of_run, device=self.device)
+
+        shape, num_classes = pool.input_shape, pool.num_classes
+        seeds = {run.settings.seed for run in runs}
+        modules = {seed: initialise(runs[0].model, shape, num_classes, seed) for seed in seeds}
+        self.pack = Pack([modules[run.settings.seed] for run in runs], self.device, self.dtype)
+        for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
+            bias_K.copy_(run.head.initial_bias(self.views[view].prior))
+        if runs[0].training.zero_classifier:
+            self.pack.view("classifier.weight").zero_()
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def spread(self, tensor_Vx: Tensor) -> Tensor:
+        """What a view holds, to each of its runs: (R, x)."""
+        if len(self.views) == 1:
+            return tensor_Vx.expand(len(self), *tensor_Vx.shape[1:])
+        return tensor_Vx.index_select(0, self._view_of_run_R)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless training batches: inputs (V, B, x) and labels (V, B)."""
+        config = self.runs[0]
+        return data.batches(
+            self.pool, self.views, config.dataset, self._seed_of_view, config.training.batch_size, self.dtype
+        )
+
+    def chunks(self, split: str, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """A split in order, or its first `limit` examples: inputs (V, n, x) and labels (V, n)."""
+        return data.evaluation_chunks(self.pool, self.views, split, self.dtype, len(self), limit)
+
+    def logits(self, inputs_VBx: Tensor) -> Tensor:
+        """(R, B, K), in the precision of the weights."""
+        with self._autocast:
+            logits_RBK = self.pack(self.spread(inputs_VBx))
+        return logits_RBK.to(self.dtype)
+
+    def loss(self, logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
+        """Of each example by the head of its run, (R, B)."""
+        return self.by_head(lambda head, *batch: head.loss(*batch), logits_RBK, labels_RB)
+
+    def examples(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> metrics.Examples:
+        """What `metrics.per_example` says of all chunks, each value (R, N), with the models in evaluation mode."""
+        self.pack.train(False)
+        with torch.no_grad():
+            parts = [
+                self.by_head(metrics.per_example, self.logits(inputs_VNx), self.spread(labels_VN))
+                for inputs_VNx, labels_VN in chunks
+            ]
+        self.pack.train(True)
+        return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+    def by_head(self, function: Callable, logits_RBK: Tensor, labels_RB: Tensor):
+        """`function(head, logits, labels)` for each stretch of runs with equal heads, put together again."""
+        parts, start = [], 0
+        for head, group in groupby(run.head for run in self.runs):
+            end = start + len(list(group))
+            parts.append(function(head, logits_RBK[start:end], labels_RB[start:end]))
+            start = end
+        if isinstance(parts[0], dict):
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return torch.cat(parts)

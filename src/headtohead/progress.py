@@ -1,0 +1,71 @@
+"""Progress of a phase, wherever its packs are trained: workers leave notes in a folder, a bar reads them.
+
+The notes are files, one per pack, so that processes, other machines on a shared folder and this process are alike.
+"""
+
+import shutil
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+FOLDER = ".progress"
+
+
+class Notes:
+    """What a worker says of its pack.
+
+    Args:
+        study: the folder of the study.
+        pack: a name that no other pack of the phase has.
+        runs: the pack holds.
+    """
+
+    def __init__(self, study: Path, pack: str, runs: int):
+        self._path = study / FOLDER / pack
+        self._runs = runs
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, share: float) -> None:
+        """Note that this share of the pack has been trained."""
+        self._path.write_text(f"{self._runs * share:.4f}")
+
+
+class Bar:
+    """A bar on stderr over the runs of a phase, as a context: it follows the notes until it is left."""
+
+    def __init__(self, study: Path, phase: str, runs: int):
+        self._folder = study / FOLDER
+        count = TextColumn("{task.completed:.0f} of {task.total:.0f} runs")
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task(phase, total=runs)
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._left.set()
+        self._thread.join()
+        self._progress.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _follow(self) -> None:
+        while not self._left.wait(0.2):
+            self._read()
+        self._read()
+
+    def _read(self) -> None:
+        done = 0.0
+        for path in self._folder.glob("*"):
+            text = path.read_text()
+            done += float(text) if text else 0.0  # empty between being opened and being written
+        self._progress.update(self._task, completed=round(done, 2))

@@ -1,0 +1,73 @@
+"""How numbers and names are written in a report."""
+
+import math
+from collections.abc import Iterable
+
+from headtohead.statistics import Interval
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def percent(metric: str) -> bool:
+    """Whether a metric is told in percent, and its differences in points."""
+    return metric.endswith("accuracy")
+
+
+def number(value: float, digits: int, signed: bool = False) -> str:
+    """A number with so many decimals; `-` where it is not known."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def decimals(half_width: float, fallback: float) -> int:
+    """Decimals that show two significant digits of an interval's half width, else three of the value itself."""
+    for scale, digits in ((half_width, 1), (fallback, 2)):
+        if scale is not None and math.isfinite(scale) and scale > 1e-12:
+            return min(max(digits - math.floor(math.log10(abs(scale))), 0), 6)
+    return 2
+
+
+def difference(metric: str, interval: Interval) -> str:
+    """A signed difference with its interval: `+0.21 [−0.05, +0.47]`, of a share in points."""
+    factor = 100 if percent(metric) else 1
+    mean, lower, upper = (math.nan if bound is None else factor * bound for bound in interval)
+    digits = decimals((upper - lower) / 2, abs(mean))
+    if math.isnan(lower):
+        return number(mean, digits, signed=True)
+    bounds = ", ".join(number(bound, digits, signed=True) for bound in (lower, upper))
+    return f"{number(mean, digits, signed=True)} [{bounds}]"
+
+
+def plus_minus(interval: Interval, scale: float, digits: int) -> str:
+    """`97.51 ± 0.42`."""
+    text = number(scale * interval.mean, digits)
+    return text if math.isnan(interval.lower) else f"{text} ± {number(scale * interval.half_width, digits)}"
+
+
+def listed(names: Iterable[object], most: int = 5, last: str = "and") -> str:
+    """`a, b and c`, and beyond `most` how many more."""
+    names = [str(name) for name in names]
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def ranges(numbers: Iterable[int] | None) -> str:
+    """`0-9, 20`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers or []):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
+
+
+def many_runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -21,12 +21,18 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
 
 
-def decimals(half_width: float, fallback: float) -> int:
-    """Decimals that show two significant digits of an interval's half width, else three of the value itself."""
-    for scale, digits in ((half_width, 1), (fallback, 2)):
-        if scale is not None and math.isfinite(scale) and scale > 1e-12:
-            return min(max(digits - math.floor(math.log10(abs(scale))), 0), 6)
-    return 2
+def decimals(half_width: float, value: float) -> int:
+    """Decimals that show two significant digits of an interval's half width, or three of the value without one.
+
+    Never more than four significant digits of the value: nobody reads `1.000004 [1.000003, 1.000005]`.
+    """
+    known = [math.isfinite(x) and x > 1e-12 if x is not None else False for x in (half_width, value)]
+    most = 3 - math.floor(math.log10(value)) if known[1] else 6
+    if known[0]:
+        digits = 1 - math.floor(math.log10(half_width))
+    else:
+        digits = most - 1 if known[1] else 2
+    return min(max(min(digits, most), 0), 6)
 
 
 def difference(metric: str, interval: Interval) -> str:

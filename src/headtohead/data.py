@@ -27,6 +27,8 @@ from headtohead.registry import require
 CHUNK_NUMBERS = 2**23
 # Layers may be wider than the inputs, so every example counts as at least this many numbers.
 CHUNK_WIDTH = 1000
+# Convolutions make many numbers of each pixel.
+CHUNK_EXAMPLES = 1024
 
 
 class Examples(NamedTuple):
@@ -295,7 +297,7 @@ def evaluation_chunks(
         labels_VN = pool.labels[index_VN]
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)
-    size = max(1, CHUNK_NUMBERS // (width * runs))
+    size = max(1, min(CHUNK_EXAMPLES, CHUNK_NUMBERS // (width * runs)))
     for index_Vn, labels_Vn in zip(index_VN.split(size, dim=1), labels_VN.split(size, dim=1), strict=True):
         yield _standardised(_gather(pool.inputs, index_Vn), *scaling), labels_Vn
 

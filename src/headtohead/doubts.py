@@ -25,10 +25,15 @@ class Doubt(NamedTuple):
 
 def doubts(study: Study, verdicts: Sequence[Verdict]) -> list[Doubt]:
     """What could be wrong, the gravest first."""
-    found = [*_tuning(study), *_completeness(study), *_seeds(study), *_power(verdicts), *_mixtures(study)]
+    found = [*_completeness(study), *_mixtures(study)]
+    if len(study.arms) > 1:
+        found = [*_tuning(study), *found, *_seeds(study), *_power(verdicts)]
     if not study.asked["claims"]:
         found.append(Doubt("remark", "study.json names no claims, so there are no verdicts on them."))
     unjudged: dict[str, list[str]] = {}
+    if verdicts and study.final.groupby("arm").seed.nunique().max() < 2:
+        found.append(Doubt("warning", "No claim is judged: it takes at least 2 seeds."))
+        verdicts = []
     for verdict in verdicts:
         if not verdict.seeds:
             unjudged.setdefault(verdict.note or "not judged", []).append(verdict.claim)

@@ -153,14 +153,15 @@ def _margin(study: Study, metric: str) -> float | None:
 def _standing(study: Study, leader: str, arms: int) -> str:
     runs = study.final[study.final.arm == leader]
     accuracy = plus_minus(t_interval(runs.val_accuracy.dropna()), 100, 2)
-    rank = f"the highest of {arms} arms" if arms > 1 else "and there is no other arm to compare it with"
-    text = f"{leader} reaches a validation accuracy of {accuracy} %, {rank}"
+    text = f"{leader} reaches a validation accuracy of {accuracy} %"
+    if arms > 1:
+        text += f", the highest of {arms} arms,"
     if "test_accuracy" in runs and runs.test_accuracy.notna().any():
-        text += f", and {plus_minus(t_interval(runs.test_accuracy.dropna()), 100, 2)} % on test"
+        text += f" and {plus_minus(t_interval(runs.test_accuracy.dropna()), 100, 2)} % on test"
         if "test_nll" in runs and runs.test_nll.notna().any():
             text += f" with an NLL of {plus_minus(t_interval(runs.test_nll.dropna()), 1, 3)}"
     count = len(runs)
-    return f"{text} ({count} {'seed' if count == 1 else 'seeds'})."
+    return f"{text.rstrip(',')} ({count} {'seed' if count == 1 else 'seeds'})."
 
 
 def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str, means: pd.DataFrame) -> str | None:
@@ -205,6 +206,8 @@ def _swapped(row: Verdict) -> Verdict:
 def _headline(study: Study, leader: str, comparisons: list[Comparison]) -> str:
     against = {verdict: [item.versus for item in comparisons if item.verdict == verdict] for verdict in VERDICTS}
     at = f"{leader} at learning rate {study.best[leader]:g}" if leader in study.best else leader
+    if not comparisons and study.final.arm.nunique() > 1:
+        return f"No answer yet: {at} leads, but the arms do not share the 2 seeds or more that a comparison needs."
     if not comparisons:
         return f"Only {at} has run: there is nothing to compare it with."
     if not study.tuned:

@@ -72,7 +72,7 @@ def print_study(study: Path | Findings, console: Console | None = None) -> None:
     if findings.arms.on_edge.any():
         console.print("* on the edge of the grid of learning rates: the arm may not be tuned", highlight=False)
     console.print()
-    if findings.verdicts:
+    if any(verdict.seeds for verdict in findings.verdicts):
         console.print("[i]what the article claims of its head, against the others[/i]", highlight=False)
         console.print(_verdicts_table(findings))
         console.print()

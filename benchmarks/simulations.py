@@ -28,6 +28,7 @@ from statsmodels.stats.power import TTestPower
 from headtohead import cli, record
 from headtohead.claims import Verdict, judge
 from headtohead.statistics import sign_flip_p, t_interval
+from headtohead.study import read_study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from studies import make_study
@@ -76,7 +77,7 @@ def synthetic(draws: int, studies: int) -> Iterator[tuple[str, str, str]]:
         for arms in (2, 4):
             twins = TWIN | {f"twin{index}": [f"head=twin{index}"] for index in range(2, arms)}
             judged = (
-                judge(make_study(Path(folder) / "null", arms=twins, seeds=12, records=False, seed=seed))
+                judge(read_study(make_study(Path(folder) / "null", arms=twins, seeds=12, records=False, seed=seed)))
                 for seed in track(range(studies), f"null studies of {arms} arms")
             )
             yield from false_verdicts(f"synthetic, {arms} arms", judged)
@@ -116,7 +117,9 @@ def pipeline(studies: int) -> Iterator[tuple[str, str, str]]:
     """Rows of the table, from studies that are trained."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        yield from false_verdicts("trained", (judge(null_study(number)) for number in track(range(studies))))
+        yield from false_verdicts(
+            "trained", (judge(read_study(null_study(number))) for number in track(range(studies)))
+        )
     yield "seconds per study", f"{(time.perf_counter() - started) / studies:.1f}", ""
 
 

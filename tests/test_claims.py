@@ -14,8 +14,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from studies import configured_claims, make_study
 
+from headtohead import claims as claims_room
 from headtohead import record
-from headtohead.claims import DERIVED, Claim, Verdict, judge, read_claims, write_verdicts
+from headtohead.claims import DERIVED, Claim, Verdict, read_claims
 from headtohead.registry import ConfigError
 from headtohead.statistics import (
     equivalence_p,
@@ -25,6 +26,12 @@ from headtohead.statistics import (
     sign_flip_p,
     t_interval,
 )
+from headtohead.study import read_study
+
+
+def judge(folder: Path) -> list[Verdict]:
+    return claims_room.judge(read_study(folder))
+
 
 ACCURACY = {
     "sentence": "Softmax reaches better accuracy.",
@@ -280,7 +287,7 @@ def test_runs_of_an_earlier_command_do_not_count(tmp_path):
 
 def test_verdicts_are_written_as_strict_json(tmp_path):
     study = table_of(tmp_path / "s", claims={"accuracy": ACCURACY} | claims("charm"))
-    verdicts = write_verdicts(study)
+    verdicts = claims_room.write_verdicts(read_study(study))
     written = json.loads((study / "verdicts.json").read_text(), parse_constant=pytest.fail)
     assert list(written) == ["claims"]
     assert [list(row) for row in written["claims"]] == [[field.name for field in fields(Verdict)]] * 2
@@ -324,7 +331,6 @@ STUDY_BREAKS = {
     "margin": lambda study: edit(study, lambda content: content | {"claims": {"a": ACCURACY | {"margin": -1}}}),
 }
 RESULTS_BREAKS = {
-    "missing": lambda results: results.unlink(),
     "empty": lambda results: results.write_text(""),
     "ragged": lambda results: results.write_text("a\n1,2\n1,2,3\n"),
     "columns": lambda results: edit(results, lambda table: table.drop(columns=["arm", "seed"])),
@@ -349,7 +355,7 @@ def test_a_broken_file_is_named(tmp_path, file, break_it):
 
 def test_a_folder_that_is_no_study(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match="no study there; a study is a folder with"):
+        with pytest.raises(ConfigError, match=r"not a study's folder, as it has no study\.json"):
             judge(folder)
 
 

@@ -243,6 +243,18 @@ def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, experiment):
     assert len(table) == len(study["arms"]) * 2 * (rates + 1 if rates > 1 else 1)
 
 
+def test_control_prior_starts_with_the_gradients_of_softmax(command, tmp_path):
+    assert command("experiment=control_prior", "seed=range(3)").status == 0
+    runs = tmp_path / "outputs/control_prior/runs"
+    for seed in range(3):
+        softmax, sigmoid = (
+            pd.read_csv(runs / f"head={head},seed={seed}" / "history.csv").filter(like="grad_norm/").iloc[0]
+            for head in ("softmax", "sigmoid_prior")
+        )
+        assert softmax["grad_norm/logits"] > 0.9
+        assert sigmoid.to_dict() == pytest.approx(softmax.to_dict(), rel=1e-6)
+
+
 def test_the_default_study_is_the_one_that_was_asked_for(command, tmp_path):
     command("experiment=digits", "seed=0,1", "training.epochs=1", "dataset.train_size=64")
     study = json.loads((tmp_path / "outputs/digits/study.json").read_text())

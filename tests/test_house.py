@@ -42,7 +42,7 @@ ALLOWED = {
     # the analysis half
     "record": set(),
     "statistics": set(),
-    "claims": {"record", "registry", "statistics"},
+    "claims": {"record", "registry", "statistics", "study"},
     "wording": {"statistics"},
     "study": {"record", "registry", "statistics", "wording"},
     "doubts": {"claims", "statistics", "study", "wording"},

@@ -1,11 +1,9 @@
 """From claims to verdicts: each sentence of the article against the runs of a study."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from omegaconf import OmegaConf
 
 from headtohead import record, statistics
 from headtohead.registry import ConfigError, build, nearest, require
+from headtohead.study import Study
 
 ALPHA = 0.05
 
@@ -88,56 +87,22 @@ class Verdict:
     note: str | None = None
 
 
-@dataclass(frozen=True)
-class Study:
-    """What the records of a study's last command hold.
-
-    Attributes:
-        folder: of the study.
-        arms: for each arm's label its overrides.
-        claims: by id.
-        num_classes: K; None where an older record does not say.
-        runs: rows of results.csv, NaN where not measured and where not finite.
-    """
-
-    folder: Path
-    arms: dict[str, tuple[str, ...]]
-    claims: dict[str, Claim]
-    num_classes: int | None
-    runs: pd.DataFrame
-
-    def phase(self, phase: str) -> pd.DataFrame:
-        """The runs of a phase. In a study without a search all runs are of the phase run, and confirm."""
-        return self.runs[self.runs.phase.isin(["confirm", "run"] if phase == "confirm" else ["search"])]
-
-    def context(self, arm: str) -> tuple[str, ...]:
-        """What an arm is besides its head."""
-        return tuple(item for item in self.arms[arm] if not item.startswith("head="))
-
-    def head(self, arm: str) -> str:
-        chosen = [item.partition("=")[2] for item in self.arms[arm] if item.startswith("head=")]
-        return chosen[-1] if chosen else arm
-
-    def rivals(self, head: str) -> list[tuple[str, str]]:
-        """Pairs of arms that differ in nothing but the head: one of `head` and one of another."""
-        favoured = [arm for arm in self.arms if self.head(arm) == head]
-        others = [arm for arm in self.arms if self.head(arm) != head]
-        return [(arm, other) for arm in favoured for other in others if self.context(arm) == self.context(other)]
-
-
 class Unjudged(Exception):
     """The runs do not hold what a claim needs. The message says what is missing."""
 
 
-def judge(study: Path) -> list[Verdict]:
+def judge(study: Study) -> list[Verdict]:
     """A verdict per claim and pair of arms that differ in the head alone, in the order of the claims.
 
     Raises:
-        ConfigError: `study` is no study, its study.json or results.csv cannot be read, or a claim is wrong.
+        ConfigError: a claim of study.json is wrong.
     """
-    read = read_study(study)
-    pairs = [(key, claim, *arms) for key, claim in read.claims.items() for arms in read.rivals(claim.favours)]
-    compared = [_compare(read, *pair) for pair in pairs]
+    try:
+        claims = read_claims(study.asked["claims"])
+    except ConfigError as error:
+        raise ConfigError(f"{study.folder / 'study.json'}: {error}") from error
+    pairs = [(key, claim, *arms) for key, claim in claims.items() for arms in _rivals(study, claim.favours)]
+    compared = [_compare(study, *pair) for pair in pairs]
     decided: list[Verdict | None] = [None] * len(compared)
     for rows in _families(compared):
         corrected = statistics.holm([compared[row][0].p for row in rows])
@@ -162,11 +127,11 @@ def _families(compared: Sequence[tuple[Verdict, np.ndarray]]) -> list[list[int]]
     return list(families.values())
 
 
-def write_verdicts(study: Path) -> list[Verdict]:
+def write_verdicts(study: Study) -> list[Verdict]:
     """Judge a study, write its verdicts.json, and return the verdicts."""
     verdicts = judge(study)
     text = record.to_json({"claims": [asdict(verdict) for verdict in verdicts]})
-    record.write_atomically(study / "verdicts.json", text)
+    record.write_atomically(study.folder / "verdicts.json", text)
     return verdicts
 
 
@@ -186,42 +151,27 @@ def read_claims(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Claim]:
     return claims
 
 
-def read_study(folder: Path) -> Study:
-    """Read what a study asked and what its runs gave.
+def _context(study: Study, arm: str) -> tuple[str, ...]:
+    """What an arm is besides its head."""
+    return tuple(item for item in study.asked["arms"][arm] if not item.startswith("head="))
 
-    Raises:
-        ConfigError: names the file that is missing or broken.
-    """
-    asked_path, results_path = folder / "study.json", folder / "results.csv"
-    try:
-        asked = json.loads(asked_path.read_text(encoding="utf-8"))
-        arms = {str(arm): tuple(map(str, overrides)) for arm, overrides in asked["arms"].items()}
-        names = [run for runs in asked["runs"].values() for run in runs]
-        nodes = asked.get("claims") or {}
-        num_classes = None if asked.get("num_classes") is None else int(asked["num_classes"])
-        require(isinstance(nodes, Mapping), "claims", nodes, "must be a mapping of claims")
-        require(num_classes is None or num_classes > 1, "num_classes", num_classes, "must be above 1")
-        claims = read_claims(nodes)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"{folder}: no study there; a study is a folder with study.json and results.csv") from error
-    except ConfigError as error:
-        raise ConfigError(f"{asked_path}: {error}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{asked_path}: not a study's record ({type(error).__name__}: {error})") from error
-    try:
-        results = record.read_results(folder)
-        missing = [name for name in record.COLUMNS if name not in results]
-        require(not missing, "columns", ", ".join(results), f"lacks {', '.join(missing)}")
-        numbers = [name for name in results if name not in ("run", "phase", "arm", "head", "status")]
-        results = results.astype(dict.fromkeys(numbers, float) | {"arm": str})
-        runs = results[results.run.isin(names)].replace([np.inf, -np.inf], np.nan)
-        twice = runs.run[runs.run.duplicated()]
-        require(twice.empty, "run", ", ".join(twice), "has more than one row")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{results_path}: missing; it is written once the runs of a phase have ended") from error
-    except (OSError, ValueError, TypeError, ConfigError) as error:
-        raise ConfigError(f"{results_path}: not a study's table ({error})") from error
-    return Study(folder, arms, claims, num_classes, runs)
+
+def _head(study: Study, arm: str) -> str:
+    chosen = [item.partition("=")[2] for item in study.asked["arms"][arm] if item.startswith("head=")]
+    return chosen[-1] if chosen else arm
+
+
+def _rivals(study: Study, head: str) -> list[tuple[str, str]]:
+    """Pairs of arms that differ in nothing but the head: one of `head` and one of another."""
+    favoured = [arm for arm in study.arms if _head(study, arm) == head]
+    others = [arm for arm in study.arms if _head(study, arm) != head]
+    return [(arm, other) for arm in favoured for other in others if _context(study, arm) == _context(study, other)]
+
+
+def _phase(study: Study, phase: str) -> pd.DataFrame:
+    """The runs of a phase. In a study without a search all runs are of the phase run, and confirm."""
+    phases = ["confirm", "run"] if phase == "confirm" else ["search"]
+    return study.results[study.results.phase.isin(phases)].replace([np.inf, -np.inf], np.nan)
 
 
 # Derived metrics: from a study and the runs of two arms in one phase to a value per run, NaN where it cannot be
@@ -237,12 +187,13 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
     rates = runs.lr.nunique()
     if rates < 2:
         raise Unjudged("lr_sensitivity needs a grid of learning rates: its phase must be search")
-    if study.num_classes is None:
+    num_classes = study.asked.get("num_classes")
+    if num_classes is None:
         raise Unjudged("lr_sensitivity needs num_classes, which study.json lacks")
 
     def sensitivity(nll: pd.Series) -> float:
         complete = nll.count() == rates
-        return statistics.learning_rate_sensitivity(nll.to_numpy(), study.num_classes) if complete else math.nan
+        return statistics.learning_rate_sensitivity(nll.to_numpy(), num_classes) if complete else math.nan
 
     return _column(runs, "val_nll").groupby([runs.arm, runs.seed]).transform(sensitivity), None
 
@@ -255,8 +206,8 @@ def _seed_spread(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | Non
 
 def _time_to_target(unit: str, study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
     """First reach of a share of the best arm's accuracy, in the history's column `unit`."""
-    arms = [arm for arm in study.arms if study.context(arm) == study.context(runs.arm.iloc[0])]
-    tuning = study.runs[study.runs.arm.isin(arms) & (study.runs.phase != "confirm")]
+    arms = [arm for arm in study.arms if _context(study, arm) == _context(study, runs.arm.iloc[0])]
+    tuning = study.results[study.results.arm.isin(arms) & (study.results.phase != "confirm")]
     _column(tuning, "val_accuracy")
     target = statistics.target_accuracy(tuning)
     times, horizon, unread = pd.Series(math.nan, index=runs.index), 0.0, 0
@@ -324,7 +275,7 @@ def _paired(study: Study, claim: Claim, arm: str, versus: str) -> tuple[pd.DataF
 
     In the search a seed's value is the mean over those learning rates at which both arms have one.
     """
-    runs = study.phase(claim.phase)
+    runs = _phase(study, claim.phase)
     if runs.empty:
         raise Unjudged(f"the study has no runs of the phase {claim.phase}")
     runs = runs[runs.arm.isin([arm, versus])]

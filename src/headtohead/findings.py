@@ -59,7 +59,7 @@ def find(folder: Path) -> Findings:
         ConfigError: the folder holds no study, or study.json or results.csv is broken.
     """
     study = read_study(folder)
-    verdicts = write_verdicts(folder)
+    verdicts = write_verdicts(study)
     return Findings(study, verdicts, summarise_arms(study), answer(study, verdicts), doubts(study, verdicts))
 
 

@@ -265,6 +265,9 @@ def _results(folder: Path, records: Iterable[Mapping[str, Any]]) -> pd.DataFrame
         words = [column for column in measured if not pd.api.types.is_numeric_dtype(measured[column])]
         if (len(written) and words) or written[["run", "phase", "arm", "status"]].isna().any(axis=None):
             raise ConfigError(f"{path}: broken (cells that are no numbers or are empty); {REMEDY}")
+        twice = written.run[written.run.duplicated()]
+        if len(twice):
+            raise ConfigError(f"{path}: broken (more than one row of {listed(twice)}); {REMEDY}")
         kept = written[~written.run.isin(table.run)]
         parts = [part for part in (table, kept) if len(part)]
         table = pd.concat(parts, ignore_index=True) if parts else written

@@ -34,7 +34,7 @@ PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
 EXTENSIONS = 2
 
 
-class Study:
+class Sweep:
     """What a command asks for: planned and checked when made, trained by `run`.
 
     A sweep over learning rates is searched and confirmed; any other sweep is simply run.

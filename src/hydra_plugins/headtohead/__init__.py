@@ -26,9 +26,9 @@ class PackSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Train what the arguments ask for and print the report's short form; exits with 1 where a pack failed."""
         from headtohead.report import print_study, write_report
-        from headtohead.sweep import Study
+        from headtohead.sweep import Sweep
 
-        study = Study(arguments, self.config, self.hydra_context)
+        study = Sweep(arguments, self.config, self.hydra_context)
         study.run()
         print_study(write_report(study.folder))
         if study.failures:

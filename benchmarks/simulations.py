@@ -132,8 +132,10 @@ def null_study(number: int) -> Path:
     for side, arm in enumerate(TWIN):
         first = (2 * number + side) * 4 * SEEDS
         seeds = f"seed={','.join(str(first + index) for index in range(SEEDS))}"
-        headtohead(f"name={arm}", *NULL, seeds, f"protocol.confirm_seeds={SEEDS}")
-        sides[arm] = (Path("outputs") / arm, first)
+        # A folder of its own: a study's folder keeps the runs of earlier commands.
+        name = f"{arm}{number}"
+        headtohead(f"name={name}", *NULL, seeds, f"protocol.confirm_seeds={SEEDS}")
+        sides[arm] = (Path("outputs") / name, first)
     return join(sides, Path("outputs") / f"null{number}")
 
 

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -114,29 +115,28 @@ def false_verdicts(name: str, studies: Iterator[list[Verdict]]) -> Iterator[tupl
 
 
 def pipeline(studies: int) -> Iterator[tuple[str, str, str]]:
-    """Rows of the table, from studies that are trained."""
+    """Rows of the table, from studies that are trained, one per core at a time."""
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        yield from false_verdicts(
-            "trained", (judge(read_study(null_study(number))) for number in track(range(studies)))
-        )
+    # Fresh processes now and then: what they have composed and loaded stays in memory.
+    with get_context("spawn").Pool(maxtasksperchild=5) as pool:
+        judged = pool.imap(null_study, range(studies))
+        yield from false_verdicts("trained", track(judged, "null studies", total=studies, console=Console(stderr=True)))
     yield "seconds per study", f"{(time.perf_counter() - started) / studies:.1f}", ""
 
 
-def null_study(number: int) -> Path:
-    """Train one head twice from the command line, with seeds of its own each time, and join the two as rivals.
+def null_study(number: int) -> list[Verdict]:
+    """Train one head twice from the command line, with seeds of its own each time, and judge the two as rivals.
 
     Each side searches, chooses its learning rate and confirms by itself, as the arms of a study do.
     """
-    sides = {}
-    for side, arm in enumerate(TWIN):
-        first = (2 * number + side) * 4 * SEEDS
-        seeds = f"seed={','.join(str(first + index) for index in range(SEEDS))}"
-        # A folder of its own: a study's folder keeps the runs of earlier commands.
-        name = f"{arm}{number}"
-        headtohead(f"name={name}", *NULL, seeds, f"protocol.confirm_seeds={SEEDS}")
-        sides[arm] = (Path("outputs") / name, first)
-    return join(sides, Path("outputs") / f"null{number}")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        sides = {}
+        for side, arm in enumerate(TWIN):
+            first = (2 * number + side) * 4 * SEEDS
+            seeds = f"seed={','.join(str(first + index) for index in range(SEEDS))}"
+            headtohead(f"name={arm}", *NULL, seeds, f"protocol.confirm_seeds={SEEDS}")
+            sides[arm] = (Path("outputs") / arm, first)
+        return judge(read_study(join(sides, Path("outputs") / "null")))
 
 
 def headtohead(*arguments: str) -> None:

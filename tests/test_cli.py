@@ -215,7 +215,11 @@ def test_events_and_history_agree(command, tmp_path):
     (folder,) = (tmp_path / "outputs/x/runs").iterdir()
     events, history = EventAccumulator(str(folder)).Reload(), pd.read_csv(folder / "history.csv")
     tags = [column for column in history.columns if column not in ("step", "epoch")]
-    assert sorted(events.Tags()["scalars"]) == sorted(tags)
+    final = json.loads((folder / "run.json").read_text())["metrics"]
+    final = {f"final/{name}": value for name, value in final.items() if value is not None}
+    assert sorted(events.Tags()["scalars"]) == sorted([*tags, *final])
+    for tag, value in final.items():
+        assert [event.value for event in events.Scalars(tag)] == [pytest.approx(value, rel=1e-6)]
     for tag in tags:
         known = history[["step", tag]].dropna()
         read = [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]

@@ -122,7 +122,7 @@ def test_a_band_is_the_t_interval_of_the_mean():
 
 
 def test_a_diverged_run_counts_as_a_guess_in_the_curves(study, shown):
-    tables = figures._histories(shown, "val/nll", math.log(10))
+    tables = figures.histories(shown, "val/nll", math.log(10))
     run = next(column for column in tables["sigmoid"] if column.endswith("seed=7"))
     assert tables["sigmoid"][run].iloc[-1] == pytest.approx(math.log(10))
     assert not tables["softmax"].isna().any(axis=None)

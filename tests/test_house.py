@@ -10,12 +10,13 @@ import headtohead
 SOURCE = Path(headtohead.__file__).parent
 ANALYSIS = {
     "record", "statistics", "claims", "wording", "study", "doubts", "method", "findings", "figures", "report",
+    "predictions", "dashboard", "viewer", "board",
 }  # fmt: skip
 # What each room of the house may import of it. A name that is missing here is a new room.
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"registry", "report"},
+    "cli": {"registry", "report", "viewer"},
     "registry": set(),
     # the training half
     "heads": {"registry"},
@@ -30,26 +31,30 @@ ALLOWED = {
     "cohort": {"config", "data", "metrics", "models", "packing"},
     "evaluation": {"cohort", "data", "datasets", "metrics", "registry"},
     "training": {"cohort", "config", "data", "diagnostics", "evaluation", "metrics", "optimizers"},
-    "board": set(),
     "progress": set(),
-    "plan": {"registry"},
+    "plan": {"record", "registry"},
     "compose": {"config", "plan"},
     "worker": {"board", "compose", "config", "data", "plan", "progress", "record", "training"},
     "sweep": {
-        "claims", "compose", "config", "data", "evaluation", "models", "packing", "plan", "progress", "record",
-        "registry", "statistics", "training", "worker",
+        "board", "claims", "compose", "config", "dashboard", "data", "evaluation", "models", "packing", "plan",
+        "predictions", "progress", "record", "registry", "statistics", "study", "training", "worker",
     },
     # the analysis half
     "record": set(),
     "statistics": set(),
     "claims": {"record", "registry", "statistics", "study"},
     "wording": {"statistics"},
-    "study": {"record", "registry", "statistics", "wording"},
+    "predictions": set(),
+    "study": {"predictions", "record", "registry", "statistics", "wording"},
     "doubts": {"claims", "statistics", "study", "wording"},
     "method": {"study", "wording"},
     "findings": {"claims", "doubts", "statistics", "study", "wording"},
-    "figures": set(),
+    "figures": {"predictions"},
     "report": {"claims", "figures", "findings", "method", "record", "statistics", "study", "wording"},
+    "dashboard": {"board", "figures", "findings", "predictions", "record", "registry", "report", "study"},
+    "viewer": {"dashboard", "registry", "report", "study"},
+    # event files, which either half writes
+    "board": set(),
 }  # fmt: skip
 
 

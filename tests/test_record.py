@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from headtohead import record
-from headtohead.board import RunEvents
 from headtohead.statistics import best_learning_rates, t_interval
 
 
@@ -57,16 +56,15 @@ def test_json_is_strict():
     assert json.loads(text, parse_constant=pytest.fail) == {"a": [1.0, None], "b": {"c": None}}
 
 
-def test_events_are_what_tensorboard_reads(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = RunEvents(tmp_path)
-    events.add(0, {"train/loss": 1.5, "val/nll": 0.25})
-    events.add(7, {"train/loss": 0.5, "val/nll": math.nan})
-    events.close()
-    read = EventAccumulator(str(tmp_path)).Reload()
-    assert [(e.step, e.value) for e in read.Scalars("train/loss")] == [(0, 1.5), (7, 0.5)]
-    assert [(e.step, e.value) for e in read.Scalars("val/nll")] == [(0, 0.25)]
+def test_arrays_come_back_and_nothing_else_is_taken_for_them(tmp_path):
+    arrays = {"label": np.arange(3), "activations": np.ones((3, 2), np.float32)}
+    record.write_arrays(tmp_path / "a.npz", arrays)
+    read = record.read_arrays(tmp_path / "a.npz")
+    assert read.keys() == arrays.keys() and all((read[name] == arrays[name]).all() for name in arrays)
+    for content in (b"", b"PK\x03\x04", (tmp_path / "a.npz").read_bytes()[:40]):
+        (tmp_path / "b.npz").write_bytes(content)
+        with pytest.raises((ValueError, OSError)):
+            record.read_arrays(tmp_path / "b.npz")
 
 
 def test_t_interval_is_that_of_the_textbook():

@@ -208,7 +208,7 @@ def test_the_short_form_fits_the_terminal(study, width):
     *body, results, report, board = text.rstrip().splitlines()
     assert max(map(len, body)) <= width
     assert [line.split()[-1] for line in (results, report, board)] == [
-        str(study / name) for name in ("results.csv", "report.html", "runs")
+        str(study / name) for name in ("results.csv", "report.html", "")
     ]
     joined = " ".join(text.split())
     assert findings.answer.headline in joined
@@ -287,7 +287,7 @@ def test_better_probabilities_are_mentioned(tmp_path):
 
 def test_a_clean_study_has_no_warning(tmp_path):
     study = small(tmp_path / "study", seeds=20)
-    findings = write_report(study)
+    findings, _ = write_report(study)
     assert findings.doubts == []
     assert "Nothing that this report looks for" in page(study).text
     assert "Warning" not in (study / "report.md").read_text(encoding="utf-8")
@@ -295,7 +295,7 @@ def test_a_clean_study_has_no_warning(tmp_path):
 
 def test_an_untuned_study_says_so_first(tmp_path):
     study = small(tmp_path / "study", seeds=20, tuned=False)
-    findings = write_report(study)
+    findings, _ = write_report(study)
     parsed = page(study)
     assert "not tuned" in parsed.text[:600]
     assert parsed.text.index("not tuned") < parsed.text.index("What the article claims")
@@ -308,7 +308,7 @@ def test_a_rate_on_the_edge_of_the_grid_and_an_extended_grid_are_told(tmp_path):
     study = small(tmp_path / "study", best_lr={"softmax": 1.0, "sigmoid": 0.1})
     protocol = json.loads((study / "study.json").read_text())["protocol"]
     change(study / "study.json", protocol=protocol | {"extended": {"below": 0, "above": 2}})
-    findings = write_report(study)
+    findings, _ = write_report(study)
     found = warnings(findings)
     assert "softmax may not be tuned: its best learning rate, 1, is the highest of the grid (0.01 to 1)" in found
     assert "sigmoid may not be tuned" not in found
@@ -390,7 +390,7 @@ def test_a_study_without_its_confirm_phase_is_provisional(tmp_path):
         shutil.rmtree(study / "runs" / run)
     (study / "results.csv").unlink()
     change(study / "study.json", runs={"search": asked["runs"]["search"]})
-    findings = write_report(study)
+    findings, _ = write_report(study)
     assert "the confirm phase has not begun" in warnings(findings)
     assert "provisional" in " ".join(findings.answer.sentences)
     assert "test_accuracy" not in findings.study.results
@@ -401,7 +401,7 @@ def test_a_study_that_has_only_begun(tmp_path):
     study = small(tmp_path / "study")
     shutil.rmtree(study / "runs")
     (study / "results.csv").unlink()
-    findings = write_report(study)
+    findings, _ = write_report(study)
     assert findings.answer.headline == "There is no answer yet: no run has ended well."
     assert "24 of 24 runs of the phase search have no record" in warnings(findings)
     print_study(study, Console(file=StringIO()))
@@ -409,13 +409,13 @@ def test_a_study_that_has_only_begun(tmp_path):
 
 def test_a_study_whose_runs_all_failed(tmp_path):
     study = small(tmp_path / "study", tuned=False, failed=[(None, None, None)])
-    assert "8 runs failed" in warnings(write_report(study)) and "no run has ended well" in page(study).text
+    assert "8 runs failed" in warnings(write_report(study)[0]) and "no run has ended well" in page(study).text
     print_study(study, Console(file=StringIO()))
 
 
 def test_a_study_of_one_run(tmp_path):
     study = small(tmp_path / "study", arms=("sigmoid",), seeds=1, tuned=False, claims={})
-    findings = write_report(study)
+    findings, _ = write_report(study)
     assert page(study).tables["arms"][1][2].count("±") == 0
     assert warnings(findings) == ""
     assert "study.json names no claims" in remarks(findings)
@@ -423,7 +423,7 @@ def test_a_study_of_one_run(tmp_path):
 
 
 def test_results_without_records_are_enough(tmp_path):
-    whole, results = find(small(tmp_path / "whole")), write_report(small(tmp_path / "results", records=False))
+    whole, results = find(small(tmp_path / "whole")), write_report(small(tmp_path / "results", records=False))[0]
     assert results.answer == whole.answer
     assert "Broken history" in warnings(results)
 

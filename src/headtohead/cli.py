@@ -36,10 +36,25 @@ def report(arguments: Sequence[str]) -> None:
 
     from headtohead.report import print_study, write_report
 
-    print_study(write_report(folder))
+    findings, _ = write_report(folder)
+    print_study(findings)
 
 
-COMMANDS = {"report": report}
+def board(arguments: Sequence[str]) -> None:
+    """`headtohead board FOLDER`: open TensorBoard on a study, its arms first, until interrupted."""
+    parser = argparse.ArgumentParser(prog="headtohead board", description=board.__doc__)
+    parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
+    parser.add_argument("--runs", action="store_true", help="show every run beside the arms, and the HParams page")
+    parser.add_argument("--port", type=int, help="the first free one from 6006 on unless given")
+    options = parser.parse_args(arguments)
+
+    from headtohead.viewer import launch, wait
+
+    print(f"{launch(options.folder, options.runs, options.port)}   (Ctrl-C ends it)", flush=True)
+    wait()
+
+
+COMMANDS = {"report": report, "board": board}
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What the gradients look like while a pack trains.
 
-Shape suffixes: R runs, B batch, K classes, S steps, P parameters of one run, w steps of a window.
+Shape suffixes: R runs, B batch, K classes, S steps, P parameters of one run, M values of one run, b bins, w steps of
+a window.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,20 @@ def hessian_eigenvalue(
         product_RP = rows(products)
         eigenvalue_R, vector_RP = (vector_RP * product_RP).sum(1), product_RP
     return eigenvalue_R, vector_RP
+
+
+def histogram(values_RM: Tensor, bins: int = 30) -> tuple[Tensor, Tensor]:
+    """The distribution of each run's values: edges (R, bins + 1) of equal bins from the least to the largest, and
+    counts (R, bins). Of runs with values that are not finite both mean nothing.
+    """
+    least_R1, most_R1 = values_RM.amin(1, keepdim=True), values_RM.amax(1, keepdim=True)
+    # Values that are all alike still need a bin with a width.
+    width_R1 = (most_R1 - least_R1).clamp(min=torch.finfo(values_RM.dtype).tiny ** 0.5)
+    index_RM = ((values_RM - least_R1) / width_R1 * bins).nan_to_num().long().clamp(0, bins - 1)
+    counts_Rb = torch.zeros(len(values_RM), bins, dtype=torch.long, device=values_RM.device)
+    counts_Rb.scatter_add_(1, index_RM, torch.ones_like(index_RM))
+    edges_Rb = least_R1 + width_R1 * torch.linspace(0, 1, bins + 1, dtype=values_RM.dtype, device=values_RM.device)
+    return edges_Rb, counts_Rb
 
 
 def loss_spikes(loss_SR: Tensor, window: int = 25, deviations: float = 6.0) -> Tensor:

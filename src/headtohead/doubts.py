@@ -88,6 +88,8 @@ def _completeness(study: Study) -> Iterable[Doubt]:
         yield Doubt("warning", f"Broken record: runs/{run}/run.json ({reason}).")
     for run, reason in study.unreadable.items():
         yield Doubt("warning", f"Broken history: runs/{run}/history.csv ({reason}); no curve shows this run.")
+    for run, reason in study.unreadable_predictions.items():
+        yield Doubt("warning", f"Broken predictions: runs/{run}/predictions.npz ({reason}); no picture counts them.")
     failed = study.results[study.results.status == "failed"]
     if len(failed):
         reasons = Counter(_reason(study.records.get(run, {})) for run in failed.run)

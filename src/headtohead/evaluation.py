@@ -1,12 +1,13 @@
 """What a finished run is worth: on validation, on the test split, and on test inputs that have shifted.
 
-Shape suffixes: R runs, V views of the data, n examples of a chunk, K classes; x the axes of one input.
+Shape suffixes: R runs, N examples, V views of the data, n examples of a chunk, K classes; x the axes of one input.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +20,8 @@ from headtohead.registry import nearest, require
 
 # At most so many examples are needed to tell inputs of the distribution from others.
 OUTLIERS = 2000
+# The record of a run keeps at most so many activations.
+PREDICTED_VALUES = 100_000
 PERMUTED = "permuted"
 NOISE_PATTERNS = 256
 
@@ -106,6 +109,24 @@ def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves
         found["gap_nll"] = found["test_nll"] - fitted["nll"]
         found |= _shifted(cohort) | _detected(cohort, tested)
     return found, curves
+
+
+def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
+    """What each run says of the first examples of the test split: `label` and `prediction`, (R, N) each, and
+    `activations`, (R, N, K) float32.
+    """
+    limit = max(1, min(len(cohort.pool.test), PREDICTED_VALUES // cohort.pool.num_classes))
+    parts = []
+    cohort.pack.train(False)
+    for inputs_Vnx, labels_Vn in cohort.chunks("test", limit):
+        with torch.no_grad():
+            logits_RnK = cohort.logits(inputs_Vnx)
+            labels_Rn = cohort.spread(labels_Vn)
+            activations_RnK = cohort.by_head(lambda head, logits, _: head.activations(logits), logits_RnK, labels_Rn)
+        parts.append((labels_Rn, logits_RnK.argmax(-1), activations_RnK.float()))
+    cohort.pack.train(True)
+    names = ("label", "prediction", "activations")
+    return {name: torch.cat(part, 1).cpu().numpy() for name, part in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def _temperature(cohort: Cohort) -> Tensor:

@@ -10,18 +10,22 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from scipy import stats
+
+from headtohead.predictions import Picked, Predictions
+from headtohead.predictions import confusion as confusion_counts
 
 # Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours, lines and
 # markers have no common divisor, so that 140 arms differ.
@@ -54,6 +58,8 @@ STYLE = {
 }
 MUTED = "#767676"
 WIDTH, PANEL = 7.6, 2.2  # inches: of a figure, and the height of its panels
+AMBIGUOUS = 2.75  # inches: height of an example with its activations
+MOST_CLASSES = 30  # of a confusion matrix: more cannot be read
 MOST_POINTS = 1000  # per panel: more cannot be seen
 
 
@@ -70,6 +76,9 @@ class Evidence:
         curves: of the final runs, by name: `run.json`'s reliability and ambiguity per split.
         num_classes: None where the study does not tell; losses are then not normalised.
         target: validation accuracy to be reached, for the time to target.
+        predictions: of the final runs that were tested, by name.
+        picked: test examples to show.
+        classes: their names.
     """
 
     arms: Sequence[str]
@@ -80,6 +89,9 @@ class Evidence:
     curves: Mapping[str, Mapping[str, Any]]
     num_classes: int | None
     target: float | None
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    picked: Picked | None = None
+    classes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,21 +102,36 @@ class Drawing:
     title: str
     caption: str
     svg: str
+    figure: Figure
+
+    @property
+    def png(self) -> bytes:
+        """The figure as an image of 1,000 pixels across."""
+        with mpl.rc_context():
+            _set_style()
+            FigureCanvasAgg(self.figure)
+            sink = io.BytesIO()
+            self.figure.savefig(sink, format="png", dpi=1000 / WIDTH, metadata={"Software": None})
+            return sink.getvalue()
 
 
 def draw(evidence: Evidence) -> list[Drawing]:
     """Every figure that the study has the records for."""
     drawings = []
-    for make in (learning_rates, training, gradients, seeds, reliability, ambiguity, time_to_target):
+    for make in FIGURES:
         with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.rcParams.update(STYLE)
+            _set_style()
             drawn = make(evidence)
             if drawn is not None:
                 figure, caption = drawn
                 name, title = make.__name__, figure.get_suptitle()
-                drawings.append(Drawing(name, title, caption, _svg(figure, name)))
+                drawings.append(Drawing(name, title, caption, _svg(figure, name), figure))
     return drawings
+
+
+def _set_style() -> None:
+    mpl.rcdefaults()
+    mpl.rcParams.update(STYLE)
 
 
 def style(arms: Sequence[str], arm: str) -> dict[str, Any]:
@@ -283,15 +310,15 @@ def ambiguity(evidence: Evidence) -> tuple[Figure, str] | None:
 def time_to_target(evidence: Evidence) -> tuple[Figure, str] | None:
     """Share of seeds that have reached the target accuracy, over steps."""
     target = evidence.target
-    histories = _histories(evidence, "val/accuracy")
-    if target is None or not histories:
+    tables = histories(evidence, "val/accuracy")
+    if target is None or not tables:
         return None
-    last = max(table.index.max() for table in histories.values())
+    last = max(table.index.max() for table in tables.values())
     if last <= 0:
         return None
     title = f"Steps to a validation accuracy of {100 * target:.1f} %"
     figure, (axis,) = _panels(1, title, evidence.arms, right=2.3)
-    for place, (arm, table) in enumerate(histories.items()):
+    for place, (arm, table) in enumerate(tables.items()):
         reached = (table >= target).to_numpy()
         # A run that never reaches the target stays in the denominator: censored, not dropped.
         first = np.sort(table.index.to_numpy()[reached.argmax(axis=0)][reached.any(axis=0)])
@@ -300,7 +327,7 @@ def time_to_target(evidence: Evidence) -> tuple[Figure, str] | None:
         shares = np.r_[0, share, share[-1:] if len(share) else 0]
         axis.step(np.r_[0, first, last], shares, where="post", markevery=[len(shares) - 1], clip_on=False, **look)
         text = f"{_short(arm, 20)}: {len(first)} of {table.shape[1]}"
-        axis.annotate(text, (1.04, 0.95 - place * min(0.1, 1 / len(histories))), xycoords="axes fraction")
+        axis.annotate(text, (1.04, 0.95 - place * min(0.1, 1 / len(tables))), xycoords="axes fraction")
     axis.set(xlabel="step", ylabel="seeds that have reached it, %", ylim=(-3, 103), xlim=(0, last))
     _counts(axis)
     return figure, (
@@ -309,9 +336,136 @@ def time_to_target(evidence: Evidence) -> tuple[Figure, str] | None:
     )
 
 
+def confusion(evidence: Evidence) -> tuple[Figure, str] | None:
+    """Predicted classes over labels."""
+    runs = _predicted(evidence)
+    shape = next(iter(runs.values()))[0].activations.shape if runs else (0, 0)
+    if not runs or shape[1] > MOST_CLASSES:
+        return None
+    names = [_short(_class(evidence, index), 9) for index in range(shape[1])]
+    columns = min(len(runs), 2)
+    rows = -(-len(runs) // columns)
+    side = (WIDTH - 0.3) / 2
+    figure = Figure((WIDTH, 0.5 + rows * side))
+    FigureCanvasSVG(figure)
+    figure.suptitle("Confusion of classes (test set)", x=0.12 / WIDTH, y=1 - 0.08 / figure.get_figheight(), ha="left")
+    for place, (arm, said) in enumerate(runs.items()):
+        count_KK = confusion_counts(said)
+        share_KK = 100 * count_KK / count_KK.sum(1, keepdims=True).clip(1)
+        left, top = (place % columns) * side + 0.75, 0.5 + (place // columns) * side
+        size = side - 1.0
+        axis = figure.add_axes(
+            (
+                left / WIDTH,
+                1 - (top + 0.2 + size) / figure.get_figheight(),
+                size / WIDTH,
+                size / figure.get_figheight(),
+            )
+        )
+        # Errors are a few percent: a square root lets them be seen beside the diagonal.
+        axis.imshow(np.sqrt(share_KK), cmap="Greys", vmin=0, vmax=10)
+        if shape[1] <= 12:
+            for row, column in np.argwhere(count_KK > 0):
+                share = share_KK[row, column]
+                shade = {"color": "white" if share > 30 else "#111111", "ha": "center", "va": "center", "fontsize": 6}
+                axis.text(column, row, f"{share:.0f}" if share >= 1 else f"{share:.1f}"[1:], **shade)
+        axis.set_xticks(range(shape[1]), names, rotation=90, fontsize=6)
+        axis.set_yticks(range(shape[1]), names, fontsize=6)
+        axis.grid(False)
+        axis.set_title(_short(arm, 36), color=style(evidence.arms, arm)["color"], fontweight="bold")
+        axis.set_xlabel("predicted", fontsize=7, labelpad=1)
+        axis.set_ylabel("label", fontsize=7, labelpad=1)
+    return figure, (
+        "Look at the cells off the diagonal, the share in percent of a label's examples that went to another class, "
+        "over all seeds: which classes are hard, and whether the same ones are hard for every arm."
+    )
+
+
+def ambiguous_examples(evidence: Evidence) -> tuple[Figure, str] | None:
+    """The most ambiguous test examples and each arm's activations."""
+    runs = _predicted(evidence)
+    if not runs or evidence.picked is None:
+        return None
+    seen = min(len(run.label) for said in runs.values() for run in said)
+    shown = [place for place, index in enumerate(evidence.picked.index) if index < seen]
+    if not shown:
+        return None
+    labels = next(iter(runs.values()))[0].label
+    figure, axes = _panels(1, "The most ambiguous test examples", evidence.arms, below=2 * AMBIGUOUS - PANEL)
+    axes[0].remove()
+    height = figure.get_figheight()
+    for order, place in enumerate(shown):
+        index = evidence.picked.index[place]
+        left, bottom = 0.5 + (order % 4) * (WIDTH - 0.4) / 4, (1 - order // 4) * AMBIGUOUS
+        means = {arm: np.mean([run.activations[index] for run in said], axis=0) for arm, said in runs.items()}
+        # The classes that any arm finds most likely, and the label.
+        likely = np.max(list(means.values()), axis=0).argsort()[::-1][:4].tolist()
+        classes = sorted({*likely, int(labels[index])})
+        image = figure.add_axes((left / WIDTH, (bottom + 1.5) / height, 1.3 / WIDTH, 0.95 / height))
+        _show(image, evidence.picked.inputs[place])
+        image.set_title(f"label {_class(evidence, labels[index])}", loc="center", fontsize=8)
+        axis = figure.add_axes((left / WIDTH, (bottom + 0.42) / height, 1.3 / WIDTH, 0.95 / height))
+        for position, (arm, mean_K) in enumerate(means.items()):
+            aside = 0.5 * (position - (len(means) - 1) / 2) / max(len(means), 2)
+            look = {**style(evidence.arms, arm), "linestyle": "none"}
+            axis.plot(np.arange(len(classes)) + aside, mean_K[classes], **look)
+        axis.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+        axis.set(ylim=(-0.04, 1.04), xlim=(-0.5, len(classes) - 0.5))
+        axis.set_xticks(range(len(classes)), [_short(_class(evidence, index), 9) for index in classes], fontsize=7)
+        axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"] if order % 4 == 0 else [], fontsize=7)
+        axis.grid(False, axis="x")
+        if max(len(_class(evidence, index)) for index in classes) > 3:
+            axis.tick_params(axis="x", rotation=30)
+    return figure, (
+        "Look at how many classes an arm puts above the dotted line, none or several with sigmoid, at most one with "
+        "softmax: these are the examples whose two largest activations are closest, on average over arms and seeds."
+    )
+
+
+def _class(evidence: Evidence, index: int) -> str:
+    return evidence.classes[index] if index < len(evidence.classes) else str(index)
+
+
+def _show(axis: Axes, example: np.ndarray) -> None:
+    """An image, or the features of a table's row as bars."""
+    if example.ndim == 3:
+        pixels = np.moveaxis(example, 0, -1).astype(float)
+        # Some images have few grey levels.
+        pixels = pixels / max(pixels.max(), 1)
+        axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray_r", vmin=0, vmax=1)
+        axis.set_axis_off()
+    else:
+        axis.bar(range(len(example)), example, color=MUTED)
+        axis.set_xticks([])
+        axis.tick_params(labelsize=6)
+
+
+def _predicted(evidence: Evidence) -> dict[str, list[Predictions]]:
+    """For each arm the predictions of its final runs, all of the same examples."""
+    found = {
+        arm: [evidence.predictions[run] for run in runs.run if run in evidence.predictions]
+        for arm, runs in _by_arm(evidence, evidence.final)
+    }
+    shapes = {said.activations.shape for runs in found.values() for said in runs}
+    return {arm: runs for arm, runs in found.items() if runs} if len(shapes) == 1 else {}
+
+
+FIGURES = (
+    learning_rates,
+    training,
+    gradients,
+    seeds,
+    reliability,
+    ambiguity,
+    ambiguous_examples,
+    confusion,
+    time_to_target,
+)
+
+
 def _over_steps(evidence: Evidence, title: str, panels: Sequence[tuple]) -> Figure | None:
     """Panels (tag, title, label, factor, value after divergence, logarithmic) over the steps of the final runs."""
-    tables = [_histories(evidence, tag, lost) for tag, _, _, _, lost, _ in panels]
+    tables = [histories(evidence, tag, lost) for tag, _, _, _, lost, _ in panels]
     panels = [(panel, table) for panel, table in zip(panels, tables, strict=True) if table]
     if not panels:
         return None
@@ -334,7 +488,7 @@ def _over_steps(evidence: Evidence, title: str, panels: Sequence[tuple]) -> Figu
     return figure
 
 
-def _histories(evidence: Evidence, tag: str, lost: float | None = None) -> dict[str, pd.DataFrame]:
+def histories(evidence: Evidence, tag: str, lost: float | None = None) -> dict[str, pd.DataFrame]:
     """For each arm a tag of its final runs, (S, R); `lost` stands for it after a run has diverged."""
     if tag not in evidence.history:
         return {}

@@ -3,7 +3,6 @@
 An arm is every swept setting but the seed and the learning rate, which are its repetition and its tuning.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from itertools import pairwise, product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from headtohead.record import folder_name
 from headtohead.registry import ConfigError, require
 
 SEED, LR = "seed", "optimizer.lr"
@@ -51,11 +51,7 @@ class Run:
         parts = [*self.overrides, *named]
         parts += [f"{LR}={number(self.lr)}"] if self.lr is not None else []
         parts += [f"{SEED}={self.seed}"] if self.seed is not None else []
-        name = re.sub(r"[^\w=,.+-]", "_", ",".join(parts)).lstrip(".") or "default"
-        if len(name) <= 200:
-            return name
-        # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
-        return f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        return folder_name(",".join(parts))
 
 
 def read_axes(arguments: Sequence[str], params: Mapping[str, object] | None) -> Axes:

@@ -1,28 +1,34 @@
-"""One run on disk: `history.csv` and `run.json`, written once, by rename, and read back.
+"""One run on disk: `history.csv`, `predictions.npz` if it was tested, and `run.json`, written once, by rename, and
+read back.
 
 The record is what a study's analysis reads; everything else, TensorBoard included, is a view of it.
 """
 
 import csv
+import hashlib
+import io
 import json
 import math
 import os
+import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 # The first columns of results.csv; the final metrics follow.
 COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old file or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -31,23 +37,48 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def folder_name(text: str) -> str:
+    """The name of a folder for a run or an arm, from what tells it from others."""
+    name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"
+    if len(name) <= 200:
+        return name
+    # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
+    return f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
 def to_json(value: Any) -> str:
     """Strict JSON: numbers that are not finite become null."""
     return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 
-def write_run(folder: Path, run: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config with dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
+def write_run(
+    folder: Path,
+    run: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    predictions: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write the record of one run. `run.json` comes last: where it lies, the run is complete.
 
     Args:
         folder: of the run, made if missing.
         run: the columns of results.csv, `metrics`, and whatever describes how the run was made.
         history: a row per logged step, each with `step`; a key that a row lacks stays empty.
+        predictions: for test examples in order `label` and `prediction`, (N,) each, and `activations`, (N, K).
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in history for key in row))
     lines = [columns, *([_cell(row.get(key)) for key in columns] for row in history)]
     write_atomically(folder / "history.csv", _csv(lines))
+    if predictions is not None:
+        write_arrays(folder / "predictions.npz", predictions)
     write_atomically(folder / "run.json", to_json(run))
 
 
@@ -59,6 +90,29 @@ def read_runs(study: Path) -> list[dict[str, Any]]:
 def read_history(folder: Path) -> pd.DataFrame:
     """The logged steps of one run: `step`, `epoch` and a column per tag, NaN where not measured."""
     return pd.read_csv(folder / "history.csv")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays, as `numpy.load` reads them."""
+    sink = io.BytesIO()
+    np.savez(sink, **arrays)
+    write_atomically(path, sink.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Named arrays.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        arrays = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("holds no named arrays")
+        with arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(str(error)) from error
 
 
 def results(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

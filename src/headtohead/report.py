@@ -35,10 +35,13 @@ SYMBOLS = {
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
 
 
-def write_report(study: Path) -> Findings:
+def write_report(study: Path) -> tuple[Findings, list[Drawing]]:
     """Judge a study and write its verdicts.json, report.html, report.md and figures/.
 
     The same records give the same bytes.
+
+    Returns:
+        what was found, and the figures.
 
     Raises:
         ConfigError: the folder holds no study, or study.json or results.csv is broken.
@@ -54,7 +57,12 @@ def write_report(study: Path) -> Findings:
     content = _content(findings, drawings)
     for name, environment in (("report.html", _html()), ("report.md", _markdown())):
         write_atomically(study / name, environment.get_template(f"{name}.j2").render(content))
-    return findings
+    return findings, drawings
+
+
+def verdicts_in_markdown(findings: Findings) -> str:
+    """The answer and one table of all verdicts."""
+    return _markdown().get_template("verdicts.md.j2").render(_content(findings, []))
 
 
 def print_study(study: Path | Findings, console: Console | None = None) -> None:
@@ -84,7 +92,7 @@ def print_study(study: Path | Findings, console: Console | None = None) -> None:
     places = {
         "results": folder / "results.csv",
         "report": folder / "report.html",
-        "TensorBoard": f"tensorboard --logdir {folder / 'runs'}",
+        "TensorBoard": f"headtohead board {folder}",
     }
     for what, place in places.items():
         console.print(f"{what + ':':<13}{escape(str(place))}", soft_wrap=True, highlight=False)
@@ -133,6 +141,9 @@ def evidence(study: Study) -> Evidence:
         curves={run: study.records.get(run, {}).get("curves") for run in study.final.run},
         num_classes=study.asked.get("num_classes"),
         target=study.target,
+        predictions=study.predictions,
+        picked=study.picked,
+        classes=study.asked.get("classes") or (),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from headtohead.record import COLUMNS, read_history, read_results, results, write_atomically
+from headtohead.predictions import Picked, Predictions
+from headtohead.record import COLUMNS, flat, read_arrays, read_history, read_results, results, write_atomically
 from headtohead.registry import ConfigError, require
 from headtohead.statistics import best_learning_rates, target_accuracy
 from headtohead.wording import listed
@@ -85,20 +87,38 @@ class Study:
 
     @cached_property
     def _histories(self) -> tuple[pd.DataFrame, dict[str, str]]:
-        histories, unreadable = [], {}
+        return read_histories(self.folder, self.final.run)
+
+    @cached_property
+    def predictions(self) -> dict[str, Predictions]:
+        """What the final runs said of test examples, those that have been tested."""
+        return self._predictions[0]
+
+    @cached_property
+    def unreadable_predictions(self) -> dict[str, str]:
+        """Why the predictions of a final run cannot be read."""
+        return self._predictions[1]
+
+    @cached_property
+    def _predictions(self) -> tuple[dict[str, Predictions], dict[str, str]]:
+        found, unreadable = {}, {}
         for run in self.final.run:
+            path = self.folder / "runs" / run / "predictions.npz"
+            if not path.is_file():
+                continue  # not tested, or diverged
             try:
-                history = read_history(self.folder / "runs" / run)
+                found[run] = Predictions.of(read_arrays(path))
             except (OSError, ValueError) as error:
                 unreadable[run] = f"{type(error).__name__}: {error}".splitlines()[0]
-                continue
-            words = list(history.select_dtypes(exclude="number"))
-            if "step" not in history or words:
-                unreadable[run] = f"{listed(words)}: no numbers" if words else "no column step"
-            else:
-                histories.append(history.assign(run=run))
-        columns = pd.DataFrame(columns=["run", "step"])
-        return pd.concat(histories, ignore_index=True) if histories else columns, unreadable
+        return found, unreadable
+
+    @cached_property
+    def picked(self) -> Picked | None:
+        """The test examples to look at, if the study has chosen some; without them a report lacks their picture."""
+        with suppress(OSError, ValueError, KeyError):
+            arrays = read_arrays(self.folder / "examples.npz")
+            return Picked(arrays["index"], arrays["inputs"])
+        return None
 
     @cached_property
     def target(self) -> float | None:
@@ -155,6 +175,24 @@ def read_study(folder: Path) -> Study:
     )
 
 
+def read_histories(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """A row per logged step of each run, with the column `run`; of those that cannot be read the reason."""
+    histories, unreadable = [], {}
+    for run in runs:
+        try:
+            history = read_history(folder / "runs" / run)
+        except (OSError, ValueError) as error:
+            unreadable[run] = f"{type(error).__name__}: {error}".splitlines()[0]
+            continue
+        words = list(history.select_dtypes(exclude="number"))
+        if "step" not in history or words:
+            unreadable[run] = f"{listed(words)}: no numbers" if words else "no column step"
+        else:
+            histories.append(history.assign(run=run))
+    columns = pd.DataFrame(columns=["run", "step"])
+    return pd.concat(histories, ignore_index=True) if histories else columns, unreadable
+
+
 def settings(record: Mapping[str, Any]) -> dict[str, str]:
     """A run's config as flat text, without what belongs to the run and not to its arm."""
     flat = _flat(record.get("config") or {})
@@ -191,6 +229,9 @@ def _problem_of_study(asked: Any) -> str | None:
             "protocol.extended": _is_table(protocol.get("extended") or {}, is_number),
             "environment.versions": _is_table(optional["environment"].get("versions") or {}),
             "command": isinstance(asked.get("command") or [], list),
+            "classes": isinstance(asked.get("classes") or [], list)
+            and all(isinstance(name, str) for name in asked.get("classes") or []),
+            "hparams": _is_table(asked.get("hparams") or {}, lambda values: isinstance(values, list)),
             "num_classes": asked.get("num_classes") is None or is_number(asked["num_classes"]),
         }
         for key in ("search_seeds", "confirm_seeds"):
@@ -278,11 +319,5 @@ def _results(folder: Path, records: Iterable[Mapping[str, Any]]) -> pd.DataFrame
     return table
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+def _flat(node: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(node).items()}

@@ -13,25 +13,34 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from headtohead import data, record
+from headtohead import board, data, record
 from headtohead.claims import Claim
 from headtohead.compose import Member, compose
 from headtohead.config import Config, resolve_device
+from headtohead.dashboard import Live
 from headtohead.data import Dataset
 from headtohead.evaluation import outliers
 from headtohead.models import checked_build
 from headtohead.packing import is_stackable
 from headtohead.plan import Run, confirm, into_packs, next_rate, read_axes, search
+from headtohead.predictions import most_ambiguous
 from headtohead.progress import Bar
 from headtohead.registry import build, require
 from headtohead.statistics import best_learning_rates
+from headtohead.study import read_study
 from headtohead.training import may_share_a_pack
-from headtohead.worker import environment, run_pack, study_folder
+from headtohead.worker import environment, hyperparameters, run_pack, study_folder
 
 # The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
 # How often the grid of learning rates may grow on either side.
 EXTENSIONS = 2
+
+
+# Test examples that a report shows.
+EXAMPLES = 8
+# Columns of TensorBoard's HParams page, beside all settings that differ between runs.
+HPARAMS = ("arm", "phase", "dataset.name", "model.name", "head.name", "optimizer.name", "optimizer.lr", "seed")
 
 
 class Sweep:
@@ -66,13 +75,15 @@ class Sweep:
         wanted = first.protocol.confirm_seeds
         fresh = [seeds[-1] + 1 + i for i in range(len(seeds) if wanted is None else wanted)] if self._tuned else []
         device = resolve_device(first.settings.device)
+        pool = data.load(first.dataset, device)
         claims = {name: build(Claim, node, f"claims.{name}") for name, node in config.claims.items()}
         self._asked: dict[str, Any] = {
             "name": first.settings.name,
             "command": ["headtohead", *sys.argv[1:]],
             "common": list(self._axes.common),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "num_classes": data.load(first.dataset, device).num_classes,
+            "num_classes": pool.num_classes,
+            "classes": list(pool.classes),
             "arms": {member.run.arm: list(member.run.overrides) for member in self._members},
             "grid": {"optimizer.lr": self._grid},
             "protocol": {
@@ -82,6 +93,7 @@ class Sweep:
                 "extended": {"below": 0, "above": 0},
             },
             "runs": {},
+            "hparams": self._hparams(fresh),
             "claims": {name: asdict(claim) for name, claim in claims.items()},
             "environment": environment(str(device)),
         }
@@ -89,15 +101,39 @@ class Sweep:
     def run(self) -> None:
         """Train all that was asked for and write the study's files as they become known."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._tuned:
+        if self._tuned:
+            self._train(self._members, "search")
+            self._extend_the_grid()
+            fresh = self._asked["protocol"]["confirm_seeds"]
+            if fresh:
+                arms = {member.run.arm: member.run.overrides for member in self._members}
+                self._train(self._compose(confirm(arms, self._best(), fresh)), "confirm")
+        else:
             self._train(self._members, "run")
-            return
-        self._train(self._members, "search")
-        self._extend_the_grid()
-        fresh = self._asked["protocol"]["confirm_seeds"]
-        if fresh:
-            arms = {member.run.arm: member.run.overrides for member in self._members}
-            self._train(self._compose(confirm(arms, self._best(), fresh)), "confirm")
+        self._pick_examples()
+
+    def _pick_examples(self) -> None:
+        """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
+        said = list(read_study(self.folder).predictions.values())
+        if said:
+            index = most_ambiguous(said, EXAMPLES)
+            config = self._members[0].config
+            pool = data.load(config.dataset, resolve_device(config.settings.device))
+            inputs = pool.inputs[pool.test[index]]
+            if not pool.is_image:
+                tested = pool.inputs[pool.test]
+                inputs = (inputs - tested.mean(0)) / tested.std(0).clamp(min=1e-6)
+            record.write_arrays(self.folder / "examples.npz", {"index": index, "inputs": inputs.cpu().numpy()})
+
+    def _hparams(self, fresh: Sequence[int]) -> dict[str, list[str | float]]:
+        """Of the hyperparameters that differ between runs, or name what was chosen, all values."""
+        phases = ("search", "confirm")[: 1 + bool(fresh)] if self._tuned else ("run",)
+        rows = [hyperparameters(member, phase) for member in self._members for phase in phases]
+        rows += [{**row, "seed": seed} for row in rows[:1] for seed in fresh]
+        keys = dict.fromkeys(key for row in rows for key in row)
+        values = {key: [row.get(key, board.ABSENT) for row in rows] for key in keys}
+        kept = [key for key in keys if key in HPARAMS or len({repr(value) for value in values[key]}) > 1]
+        return {key: board.column(values[key]) for key in kept}
 
     def _extend_the_grid(self) -> None:
         """Where the best rate of an arm lies on the grid's edge, all arms get a rate beyond it, at most twice."""
@@ -114,6 +150,7 @@ class Sweep:
             if not beyond:
                 return
             self._grid = self._asked["grid"]["optimizer.lr"] = sorted([*self._grid, *beyond])
+            self._asked["hparams"]["optimizer.lr"] = self._grid
             self._train(self._compose(search(replace(self._axes, lrs=tuple(beyond)))), "search")
 
     def _best(self) -> dict[str, float]:
@@ -143,7 +180,7 @@ class Sweep:
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._hydra_context, task_function=run_pack, config=self._launching(len(jobs))
         )
-        with Bar(self.folder, phase, len(members)):
+        with Bar(self.folder, phase, len(members)), Live(self.folder):
             results = launcher.launch(jobs, initial_job_idx=0)
         for pack, result in zip(packs, results, strict=True):
             if result.status != JobStatus.COMPLETED:

@@ -19,7 +19,7 @@ from headtohead import data, diagnostics, metrics
 from headtohead.cohort import Cohort
 from headtohead.config import Config, Training
 from headtohead.data import Pool
-from headtohead.evaluation import final_metrics
+from headtohead.evaluation import final_metrics, predictions
 from headtohead.optimizers import column
 
 # The Hessian is measured at these shares of the evaluations, warm-started, on so many examples of the batch.
@@ -61,7 +61,8 @@ class Outcome:
         steps: updates made.
         diverged_at: the step whose loss or gradient was not finite, or None.
         metrics: final metrics; those of a uniform guess where the run diverged.
-        curves: what figures draw of each split; None where the run diverged.
+        curves: what figures draw, of each split and of the training; None where the run diverged.
+        predictions: of the test split, `evaluation.predictions`; None where it was not read or the run diverged.
         pack_mode: how the pack computed its forward, `Pack.mode`.
     """
 
@@ -69,6 +70,7 @@ class Outcome:
     diverged_at: int | None
     metrics: dict[str, float]
     curves: dict[str, Any] | None
+    predictions: dict[str, np.ndarray] | None
     pack_mode: str | None
 
 
@@ -146,6 +148,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
     direction_RP = direction_P.to(device).expand(len(runs), -1)
     points: list[Point] = []
+    histograms: dict[str, tuple[Tensor, Tensor]] = {}
 
     def recent(step: int) -> dict[str, Tensor]:
         """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
@@ -186,6 +189,10 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
             if step in sharpness:
                 eigenvalue_R, direction_RP = _sharpness(cohort, inputs_VBx, labels_VB, direction_RP)
                 values |= {"hessian/eigenvalue": eigenvalue_R, "hessian/edge": lr_SR1[step, :, 0] * eigenvalue_R / 2}
+            if test and step in sharpness | {0}:
+                errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
+                seen = {"logits": logits_RBK.detach().flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
+                histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
             yield point(step, values)
             if not alive_R.any():
                 break
@@ -200,13 +207,16 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
         updater.step(gradients_RP, lr_R1)
 
     final, curves = final_metrics(cohort, test)
+    if test:
+        curves["histograms"] = _drawn(histograms, len(runs))
     # The last update can be the one too many.
     alive_R &= final["val_nll"].isfinite()
     values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
     values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
     yield point(steps, recent(steps) | values)
     final |= _of_the_training(points, trace, final["val_nll"], pool.num_classes)
-    yield _outcomes(final, curves, trace["loss"], alive_R, pool.num_classes, pack.mode)
+    predicted = predictions(cohort) if test else None
+    yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
 
 
 def _loss(cohort: Cohort, labels_RB: Tensor, logits_RBK: Tensor) -> Tensor:
@@ -260,9 +270,19 @@ def _of_the_training(
     return found
 
 
+def _drawn(histograms: dict[str, tuple[Tensor, Tensor]], runs: int) -> list[dict[str, Any]]:
+    """Of each run the distributions by `name@step`."""
+    named = {name: (edges_Rb.tolist(), counts_Rb.tolist()) for name, (edges_Rb, counts_Rb) in histograms.items()}
+    return [
+        {name: {"edges": edges[run], "counts": counts[run]} for name, (edges, counts) in named.items()}
+        for run in range(runs)
+    ]
+
+
 def _outcomes(
     final: dict[str, Tensor],
     curves: dict[str, list[dict[str, Any]]],
+    predicted: dict[str, np.ndarray] | None,
     loss_SR: Tensor,
     alive_R: Tensor,
     num_classes: int,
@@ -270,15 +290,17 @@ def _outcomes(
 ) -> list[Outcome]:
     table = torch.stack([value.double().cpu() for value in final.values()], 1).tolist()
     known = loss_SR.isfinite().sum(0).tolist()
-    guess = {f"{split}_{name}": value for split in curves for name, value in metrics.of_a_guess(num_classes).items()}
+    splits = [split for split in ("val", "test") if f"{split}_nll" in final]
+    guess = {f"{split}_{name}": value for split in splits for name, value in metrics.of_a_guess(num_classes).items()}
     outcomes = []
     for run, alive in enumerate(alive_R.tolist()):
         values = dict(zip(final, table[run], strict=True))
         if alive:
             drawn = {split: of_runs[run] for split, of_runs in curves.items()}
-            outcomes.append(Outcome(known[run], None, values, drawn, mode))
+            own = predicted and {name: values_Rx[run] for name, values_Rx in predicted.items()}
+            outcomes.append(Outcome(known[run], None, values, drawn, own, mode))
         else:
             measured = {name: value for name, value in values.items() if name.startswith("grad_norm")}
             values = dict.fromkeys(values, math.nan) | guess | measured
-            outcomes.append(Outcome(known[run], known[run], values, None, mode))
+            outcomes.append(Outcome(known[run], known[run], values, None, None, mode))
     return outcomes

@@ -1,10 +1,12 @@
 """Trains one pack and writes the record of each of its runs. A launcher's job is a call of `run_pack`."""
 
+import json
 import platform
 import shutil
 import subprocess
 import time
 import traceback
+from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from headtohead import data, record
-from headtohead.board import RunEvents
+from headtohead import board, data, record
 from headtohead.compose import Member, compose
 from headtohead.config import resolve_device
 from headtohead.plan import Run
@@ -47,16 +48,24 @@ def run_pack(node: DictConfig) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    notes = Notes(study_folder(members[0]), folders[0].name, len(members))
+    study = study_folder(members[0])
+    columns = json.loads((study / "study.json").read_text(encoding="utf-8"))["hparams"]
+    notes = Notes(study, folders[0].name, len(members))
     torch.set_num_threads(pack["threads"] or THREADS)
-    started = time.perf_counter()
-    try:
-        outcomes, histories = _train(members, folders, pack["phase"] != "search", notes)
-        failure = None
-    except Exception as error:
-        outcomes = [Outcome(steps=0, diverged_at=None, metrics={}, curves=None, pack_mode=None)] * len(members)
-        histories = [[]] * len(members)
-        failure = error
+    with ExitStack() as stack:
+        events = [stack.enter_context(board.Events(folder)) for folder in folders]
+        for member, run_events in zip(members, events, strict=True):
+            run_events.add(0, [board.session_start(_row(hyperparameters(member, pack["phase"]), columns))])
+        started = time.perf_counter()
+        try:
+            outcomes, histories = _train(members, events, pack["phase"] != "search", notes)
+            failure = None
+        except Exception as error:
+            outcomes = [Outcome(0, None, {}, None, None, None)] * len(members)
+            histories = [[]] * len(members)
+            failure = error
+        for run_events, outcome in zip(events, outcomes, strict=True):
+            _finish(run_events, outcome, failure is None and outcome.diverged_at is None)
     # A run's share: its pack's time over its runs.
     wall_s = (time.perf_counter() - started) / len(members)
     for member, folder, outcome, history in zip(members, folders, outcomes, histories, strict=True):
@@ -85,7 +94,7 @@ def run_pack(node: DictConfig) -> None:
             "config": member.values,
             "environment": environment(str(resolve_device(member.config.settings.device))),
         }
-        record.write_run(folder, description, history)
+        record.write_run(folder, description, history, outcome.predictions)
     if failure:
         raise failure
 
@@ -93,6 +102,11 @@ def run_pack(node: DictConfig) -> None:
 def study_folder(member: Member) -> Path:
     """The folder of the study that a run belongs to, relative to the working directory."""
     return Path("outputs") / member.config.settings.name
+
+
+def hyperparameters(member: Member, phase: str) -> dict[str, Any]:
+    """All that could tell a run from another of its study."""
+    return {"arm": member.run.arm, "phase": phase, **record.flat(member.values)}
 
 
 @cache
@@ -128,25 +142,33 @@ def _commit() -> str | None:
     return commit + ("+" if changed else "")
 
 
-def _train(members: list[Member], folders: list[Path], test: bool, notes: Notes):
-    """The outcome and the history of each run; the events go to its folder as they come."""
+def _row(values: dict[str, Any], columns: dict[str, list[str | float]]) -> dict[str, str | float]:
+    return {name: board.cell(values.get(name, board.ABSENT), column) for name, column in columns.items()}
+
+
+def _train(members: list[Member], events: list[board.Events], test: bool, notes: Notes):
+    """The outcome and the history of each run; its events are written as they come."""
     configs = [member.config for member in members]
     pool = data.load(configs[0].dataset, resolve_device(configs[0].settings.device))
-    events = [RunEvents(folder) for folder in folders]
     histories: list[list[dict[str, float]]] = [[] for _ in members]
     outcomes: list[Outcome] = []
-    try:
-        for item in train(configs, pool, test):
-            if not isinstance(item, Point):
-                outcomes = item
-                continue
-            notes.write(item.progress)
-            for row, run_events, history in zip(item.rows(), events, histories, strict=True):
-                if row:
-                    run_events.add(item.step, row)
-                    history.append({"step": item.step, "epoch": item.epoch, **row})
-        notes.write(1.0)
-    finally:
-        for run_events in events:
-            run_events.close()
+    for item in train(configs, pool, test):
+        if not isinstance(item, Point):
+            outcomes = item
+            continue
+        notes.write(item.progress)
+        for row, run_events, history in zip(item.rows(), events, histories, strict=True):
+            if row:
+                run_events.add(item.step, board.scalars(row))
+                history.append({"step": item.step, "epoch": item.epoch, **row})
+    notes.write(1.0)
     return outcomes, histories
+
+
+def _finish(events: board.Events, outcome: Outcome, succeeded: bool) -> None:
+    """The final metrics, the distributions and how the run ended."""
+    found = board.scalars({f"final/{name}": value for name, value in outcome.metrics.items()})
+    for name, drawn in ((outcome.curves or {}).get("histograms") or {}).items():
+        tag, _, step = name.partition("@")
+        events.add(int(step), [board.histogram(f"distribution/{tag}", drawn["edges"], drawn["counts"])])
+    events.add(outcome.steps, [*found, board.session_end(succeeded)])

@@ -25,12 +25,15 @@ class PackSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Train what the arguments ask for and print the report's short form; exits with 1 where a pack failed."""
+        from headtohead.dashboard import write_dashboard
         from headtohead.report import print_study, write_report
         from headtohead.sweep import Sweep
 
         study = Sweep(arguments, self.config, self.hydra_context)
         study.run()
-        print_study(write_report(study.folder))
+        findings, drawings = write_report(study.folder)
+        write_dashboard(findings, drawings)
+        print_study(findings)
         if study.failures:
             run, reason = study.failures[0]
             sys.exit(

@@ -134,9 +134,10 @@ def test_the_page_of_a_finished_study(tmp_path):
     assert {path.name for path in (study / "arms").iterdir()} == {"softmax", "sigmoid", "all arms"}
     together = EventAccumulator(str(study / "arms" / "all arms")).Reload()
     names = {drawing.name for drawing in drawings}
-    assert {"confusion", "ambiguous_examples", "reliability"} <= names == set(together.Tags()["images"])
+    assert {"confusion", "ambiguous_examples", "reliability"} <= names
+    assert {f"figure/{name}" for name in names} == set(together.Tags()["images"])
     for name in names:
-        (image,) = together.Images(name)
+        (image,) = together.Images(f"figure/{name}")
         assert image.encoded_image_string.startswith(b"\x89PNG") and image.width == 1000
     (page,) = together.Tensors("verdicts")
     text = page.tensor_proto.string_val[0].decode()

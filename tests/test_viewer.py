@@ -125,7 +125,7 @@ def test_the_first_page_is_the_layout_with_a_band_per_arm(study, arms):
 
 def test_distributions_pictures_and_text_are_there(arms):
     images = arms.until("plugin/images/tags", bool)["all arms"]
-    assert {"confusion", "reliability", "ambiguous_examples", "seeds"} <= images.keys()
+    assert {f"figure/{name}" for name in ("confusion", "reliability", "ambiguous_examples")} <= images.keys()
     for arm in ("softmax", "sigmoid"):
         histograms = arms.until("plugin/histograms/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())[arm]
         assert histograms.keys() == {f"distribution/{name}" for name in ("logits", "logit_gradient", "gradient")}

@@ -43,7 +43,7 @@ METRICS = (
 # Values by step.
 Steps = dict[int, list[board.Value]]
 # Of its time that a study in progress spends on its page, at most, and the least seconds between two states of it.
-SHARE, PAUSE = 0.05, 5.0
+SHARE, PAUSE = 0.02, 5.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def write_dashboard(findings: Findings, drawings: Iterable[Drawing]) -> None:
     for arm in arms:
         for step, values in _distributions(study, arm):
             arms[arm].setdefault(step, []).extend(values)
-    pictures = [board.picture(drawing.name, drawing.png) for drawing in drawings]
+    pictures = [board.picture(f"figure/{drawing.name}", drawing.png) for drawing in drawings]
     verdicts = board.text("verdicts", verdicts_in_markdown(findings))
     _write(study, arms, [_layout(study, arms), verdicts, *pictures])
     _write_columns(study)

@@ -40,7 +40,7 @@ EXTENSIONS = 2
 # Test examples that a report shows.
 EXAMPLES = 8
 # Columns of TensorBoard's HParams page, beside all settings that differ between runs.
-HPARAMS = ("arm", "phase", "dataset.name", "model.name", "head.name", "optimizer.name", "optimizer.lr", "seed")
+HPARAMS = ("arm", "phase", "optimizer.lr", "seed")
 
 
 class Sweep:
@@ -126,7 +126,7 @@ class Sweep:
             record.write_arrays(self.folder / "examples.npz", {"index": index, "inputs": inputs.cpu().numpy()})
 
     def _hparams(self, fresh: Sequence[int]) -> dict[str, list[str | float]]:
-        """Of the hyperparameters that differ between runs, or name what was chosen, all values."""
+        """Of the hyperparameters that tell runs apart all values."""
         phases = ("search", "confirm")[: 1 + bool(fresh)] if self._tuned else ("run",)
         rows = [hyperparameters(member, phase) for member in self._members for phase in phases]
         rows += [{**row, "seed": seed} for row in rows[:1] for seed in fresh]

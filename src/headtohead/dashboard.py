@@ -147,7 +147,8 @@ class Live:
 def write_curves(study: Study) -> None:
     """The curves of each arm at its best learning rate, as far as its runs have ended, and the page's layout."""
     arms = _curves(study)
-    _write(study, arms, [_layout(study, arms)])
+    if any(arms.values()):
+        _write(study, arms, [_layout(study, arms)])
 
 
 def write_dashboard(findings: Findings, drawings: Iterable[Drawing]) -> None:

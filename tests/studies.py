@@ -57,6 +57,15 @@ FINAL = {
     "shift_blur_accuracy": (0.86, 0.01),
     "ood_auroc": (0.9, 0.01),
 }
+# A claim, as configs/claims holds it.
+ACCURACY = {
+    "sentence": "Softmax reaches better accuracy.",
+    "metric": "test_accuracy",
+    "phase": "confirm",
+    "direction": "higher",
+    "margin": 0.005,
+    "favours": "softmax",
+}
 # What a sigmoid differs in by construction; in all else two heads are alike unless `effects` says otherwise.
 SIGMOID = {"coupling": -1.0, "val_ambiguity_several": 0.02, "test_ambiguity_several": 0.02}
 GUESS = {"accuracy": 1 / CLASSES, "nll": math.log(CLASSES), "brier": 1 - 1 / CLASSES, "ece": 0.0}

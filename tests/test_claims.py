@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
-from studies import configured_claims, make_study
+from studies import ACCURACY, configured_claims, make_study
 
 from headtohead import claims as claims_room
 from headtohead import record
@@ -33,14 +33,6 @@ def judge(folder: Path) -> list[Verdict]:
     return claims_room.judge(read_study(folder))
 
 
-ACCURACY = {
-    "sentence": "Softmax reaches better accuracy.",
-    "metric": "test_accuracy",
-    "phase": "confirm",
-    "direction": "higher",
-    "margin": 0.005,
-    "favours": "softmax",
-}
 NLL = ACCURACY | {"metric": "test_nll", "direction": "lower", "margin": 0.02}
 # Without the folders of its runs a study is made, and judged, ten times as fast.
 table_of = partial(make_study, records=False)

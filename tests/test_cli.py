@@ -226,6 +226,18 @@ def test_events_and_history_agree(command, tmp_path):
         assert list(zip(known.step, known[tag], strict=True)) == read
 
 
+def test_a_sweep_over_datasets_has_no_examples_in_common(command, tmp_path):
+    """iris and wine have three classes each, digits ten: none lends its names or its inputs to another."""
+    done = command("-m", "name=x", "dataset=iris,wine,digits", "model=linear", "seed=0,1", "training.epochs=1")
+    assert done.status == 0, done
+    study = tmp_path / "outputs/x"
+    assert json.loads((study / "study.json").read_text())["classes"] == []
+    assert not (study / "examples.npz").exists() and not (study / "figures/confusion.svg").exists()
+    for arm, classes in (("iris", 3), ("wine", 3), ("digits", 10)):
+        tags = EventAccumulator(str(study / "arms" / arm)).Reload().Tags()["tensors"]
+        assert {f"class/{label}" for label in range(classes)} == {tag for tag in tags if tag.startswith("class/")}
+
+
 def test_the_pack_size_can_be_set_by_hand(command, tmp_path):
     arguments = ["seed=range(4)", "model=cnn", "training.epochs=1", "dataset.train_size=64"]
     for name, size, mode in (("auto", None, "plain"), ("two", 2, "vmap")):

@@ -116,6 +116,16 @@ def test_a_study_in_progress_fills_its_page(tmp_path, monkeypatch):
     assert [point.step for point in points] == sorted({point.step for point in points})
 
 
+def test_a_broken_record_does_not_take_the_page_along(tmp_path):
+    study = make_study(tmp_path / "s", seeds=3)
+    broken = read_study(study).final.run.iloc[0]
+    (study / "runs" / broken / "run.json").write_text("{")
+    (study / "arms").mkdir()
+    (study / "arms" / "notes.txt").write_text("kept")
+    write_dashboard(*write_report(study))
+    assert scalars(study, "softmax", "mean/val/accuracy") and (study / "arms" / "notes.txt").exists()
+
+
 def test_the_page_of_a_finished_study(tmp_path):
     study = make_study(tmp_path / "s", seeds=3)
     rng = np.random.default_rng(0)

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from headtohead.predictions import THRESHOLDS, Predictions, above_thresholds, confusion, most_ambiguous, pooled
+from headtohead.predictions import (
+    THRESHOLDS,
+    Predictions,
+    above_thresholds,
+    confusion,
+    most_ambiguous,
+    pooled,
+    same_examples,
+)
 
 
 def runs(count=3, examples=200, classes=4):
@@ -31,6 +39,13 @@ def test_the_most_ambiguous_have_the_least_gap_between_two_activations():
     activations = np.array([[0.9, 0.1, 0.0], [0.5, 0.45, 0.0], [0.02, 0.01, 0.0], [0.9, 0.0, 0.7]], np.float32)
     run = Predictions(np.zeros(4, int), activations.argmax(1), activations)
     assert most_ambiguous([run, run], 3).tolist() == [2, 1, 3]
+
+
+def test_other_datasets_have_other_examples():
+    first, *_ = runs()
+    fewer = Predictions(first.label[:9], first.prediction[:9], first.activations[:9])
+    others = Predictions(first.label[::-1], first.prediction, first.activations)
+    assert same_examples(runs()) and not same_examples([first, fewer]) and not same_examples([first, others])
 
 
 def test_pooled_histograms_keep_their_mass_and_place():

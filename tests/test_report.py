@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
-from studies import make_study
+from studies import ACCURACY, make_study
 
 from headtohead import record
 from headtohead.findings import Findings, find
@@ -20,16 +20,6 @@ from headtohead.report import SYMBOLS, print_study, write_report
 from headtohead.statistics import t_interval
 
 FIGURES = ["ambiguity", "gradients", "learning_rates", "reliability", "seeds", "time_to_target", "training"]
-ACCURACY = {
-    "accuracy": {
-        "sentence": "Softmax reaches better accuracy.",
-        "metric": "test_accuracy",
-        "phase": "confirm",
-        "direction": "higher",
-        "margin": 0.005,
-        "favours": "softmax",
-    }
-}
 UNSORTED = '{"arms": {"softmax": []}, "runs": {"run": []}, "grid": {"optimizer.lr": "high"}}'
 VOID = {"meta", "br", "hr", "img", "input", "link", "col"}
 
@@ -83,7 +73,7 @@ def remarks(findings: Findings) -> str:
 
 
 def small(folder: Path, **options) -> Path:
-    return make_study(folder, **{"seeds": 4, "claims": ACCURACY} | options)
+    return make_study(folder, **{"seeds": 4, "claims": {"accuracy": ACCURACY}} | options)
 
 
 def change(path: Path, **fields) -> None:
@@ -507,20 +497,20 @@ def test_a_results_csv_that_breaks_off_is_refused(tmp_path):
 
 
 def test_a_wrong_claim_is_refused_by_its_name(tmp_path):
-    study = small(tmp_path / "study", claims={"mine": ACCURACY["accuracy"] | {"margin": -1.0}})
+    study = small(tmp_path / "study", claims={"mine": ACCURACY | {"margin": -1.0}})
     with pytest.raises(ConfigError, match=r"mine\.margin"):
         write_report(study)
 
 
 def test_a_claim_without_its_metric_is_a_warning(tmp_path):
-    study = small(tmp_path / "study", claims={"mine": ACCURACY["accuracy"] | {"metric": "test_beauty"}})
+    study = small(tmp_path / "study", claims={"mine": ACCURACY | {"metric": "test_beauty"}})
     found = warnings(find(study))
     assert "Claim mine: " in found and "test_beauty" in found
 
 
 def test_nothing_from_the_records_is_markup(tmp_path):
     arm = "<script>alert(1)</script>|`$x$`"
-    claims = {"accuracy": ACCURACY["accuracy"] | {"sentence": "<b>Softmax</b> | better"}}
+    claims = {"accuracy": ACCURACY | {"sentence": "<b>Softmax</b> | better"}}
     arms = {"softmax": ["head=softmax"], arm: ["head=sigmoid"]}
     study = small(tmp_path / "study", arms=arms, claims=claims, failed=[(arm, 1.0, 0)])
     for path in study.glob("runs/*/run.json"):

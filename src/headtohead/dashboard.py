@@ -70,6 +70,8 @@ class Chart:
 
     def bands(self, evidence: Evidence) -> dict[str, pd.DataFrame]:
         """For each arm the mean, lower and upper bound by step; of a single run the bounds are its values."""
+        if self.against_first and len(evidence.arms) == 1:
+            return {}
         classes = evidence.num_classes
         lost = {"accuracy": 1 / classes, "nll": np.log(classes)}.get(self.lost) if classes else None
         unit = np.log(classes) if self.scale == "ln K" and classes else 1
@@ -77,20 +79,14 @@ class Chart:
         tables = {arm: table / unit for arm, table in histories(evidence, self.tag, lost).items()}
         if self.against_first:
             tables = {arm: table.rename(columns=seeds) for arm, table in tables.items()}
-            first = tables.get(evidence.arms[0])
-            tables = (
-                {}
-                if first is None or len(evidence.arms) == 1
-                else {arm: (table - first).dropna(how="all").dropna(how="all", axis=1) for arm, table in tables.items()}
-            )
+            first = tables.get(evidence.arms[0], pd.DataFrame())
+            tables = {arm: (table - first).dropna(how="all").dropna(how="all", axis=1) for arm, table in tables.items()}
         bands = {}
         for arm, values_SR in tables.items():
             mean, lower, upper = band(values_SR, self.scale == "log")
             unknown = np.isnan(lower)
-            bounds = np.where(unknown, mean, lower), np.where(unknown, mean, upper)
-            bands[arm] = pd.DataFrame(
-                dict(zip(("mean", "lower", "upper"), (mean, *bounds), strict=True)), values_SR.index
-            )
+            lower, upper = np.where(unknown, mean, lower), np.where(unknown, mean, upper)
+            bands[arm] = pd.DataFrame({"mean": mean, "lower": lower, "upper": upper}, values_SR.index)
         return bands
 
 
@@ -173,7 +169,7 @@ def _write(study: Study, arms: Mapping[str, Steps], comparison: Sequence[board.V
         with board.Events(folder, replace=True) as events:
             for step in sorted(steps):
                 events.add(step, steps[step])
-    for stale in set((study.folder / ARMS).iterdir()) - set(folders):
+    for stale in set((study.folder / ARMS).glob("*/")) - set(folders):
         shutil.rmtree(stale)
 
 
@@ -217,7 +213,9 @@ def _distributions(study: Study, arm: str) -> Iterator[tuple[int, list[board.Val
     runs = study.final[study.final.arm == arm]
     drawn: dict[str, list] = {}
     for run in runs.run:
-        for name, curve in ((study.records[run].get("curves") or {}).get("histograms") or {}).items():
+        # A run whose record is broken still has its row of results.
+        curves = study.records.get(run, {}).get("curves") or {}
+        for name, curve in (curves.get("histograms") or {}).items():
             drawn.setdefault(name, []).append((curve["edges"], curve["counts"]))
     for name, histograms in drawn.items():
         tag, _, step = name.partition("@")
@@ -228,7 +226,8 @@ def _distributions(study: Study, arm: str) -> Iterator[tuple[int, list[board.Val
         positives_KT, negatives_KT = above_thresholds(said)
         curves = [board.precision_recall("all classes", positives_KT.sum(0), negatives_KT.sum(0))]
         if len(positives_KT) <= MOST_CURVES:
-            names = study.asked.get("classes") or range(len(positives_KT))
+            names = study.asked.get("classes") or ()
+            names = names if len(names) == len(positives_KT) else range(len(positives_KT))
             curves += [
                 board.precision_recall(f"class/{name}", *counts)
                 for name, *counts in zip(names, positives_KT, negatives_KT, strict=True)

@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from scipy import stats
 
-from headtohead.predictions import Picked, Predictions
+from headtohead.predictions import Picked, Predictions, same_examples
 from headtohead.predictions import confusion as confusion_counts
 
 # Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours, lines and
@@ -96,7 +96,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: its name (of the file and in the text), what to look at, and the SVG element."""
+    """A figure: its name (of the file and in the text), what to look at, the SVG element, and what it was made from."""
 
     name: str
     title: str
@@ -446,8 +446,8 @@ def _predicted(evidence: Evidence) -> dict[str, list[Predictions]]:
         arm: [evidence.predictions[run] for run in runs.run if run in evidence.predictions]
         for arm, runs in _by_arm(evidence, evidence.final)
     }
-    shapes = {said.activations.shape for runs in found.values() for said in runs}
-    return {arm: runs for arm, runs in found.items() if runs} if len(shapes) == 1 else {}
+    found = {arm: runs for arm, runs in found.items() if runs}
+    return found if found and same_examples(run for runs in found.values() for run in runs) else {}
 
 
 FIGURES = (

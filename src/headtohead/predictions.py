@@ -58,6 +58,12 @@ class Picked:
     inputs: np.ndarray
 
 
+def same_examples(runs: Iterable[Predictions]) -> bool:
+    """Whether all runs were asked about the same examples, as they are unless a study sweeps datasets."""
+    first, *others = runs
+    return all(run.activations.shape == first.activations.shape and (run.label == first.label).all() for run in others)
+
+
 def most_ambiguous(runs: Iterable[Predictions], count: int) -> np.ndarray:
     """Places of the examples whose two largest activations are closest, on average over the runs."""
     runs = list(runs)

@@ -23,7 +23,7 @@ from headtohead.evaluation import outliers
 from headtohead.models import checked_build
 from headtohead.packing import is_stackable
 from headtohead.plan import Run, confirm, into_packs, next_rate, read_axes, search
-from headtohead.predictions import most_ambiguous
+from headtohead.predictions import most_ambiguous, same_examples
 from headtohead.progress import Bar
 from headtohead.registry import build, require
 from headtohead.statistics import best_learning_rates
@@ -35,8 +35,6 @@ from headtohead.worker import environment, hyperparameters, run_pack, study_fold
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
 # How often the grid of learning rates may grow on either side.
 EXTENSIONS = 2
-
-
 # Test examples that a report shows.
 EXAMPLES = 8
 # Columns of TensorBoard's HParams page, beside all settings that differ between runs.
@@ -76,6 +74,7 @@ class Sweep:
         fresh = [seeds[-1] + 1 + i for i in range(len(seeds) if wanted is None else wanted)] if self._tuned else []
         device = resolve_device(first.settings.device)
         pool = data.load(first.dataset, device)
+        classes = [*{data.load(member.config.dataset, device).classes for member in self._members}]
         claims = {name: build(Claim, node, f"claims.{name}") for name, node in config.claims.items()}
         self._asked: dict[str, Any] = {
             "name": first.settings.name,
@@ -83,7 +82,8 @@ class Sweep:
             "common": list(self._axes.common),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "num_classes": pool.num_classes,
-            "classes": list(pool.classes),
+            # Arms on different datasets have no names of classes in common.
+            "classes": list(classes[0]) if len(classes) == 1 else [],
             "arms": {member.run.arm: list(member.run.overrides) for member in self._members},
             "grid": {"optimizer.lr": self._grid},
             "protocol": {
@@ -115,7 +115,7 @@ class Sweep:
     def _pick_examples(self) -> None:
         """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
         said = list(read_study(self.folder).predictions.values())
-        if said:
+        if said and same_examples(said):
             index = most_ambiguous(said, EXAMPLES)
             config = self._members[0].config
             pool = data.load(config.dataset, resolve_device(config.settings.device))

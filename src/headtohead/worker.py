@@ -44,11 +44,11 @@ def run_pack(node: DictConfig) -> None:
         compose(hydra.job.config_name, common, Run(arm, tuple(overrides), lr, seed))
         for arm, overrides, lr, seed in pack["runs"]
     ]
-    folders = [study_folder(member) / "runs" / member.run.name(common) for member in members]
+    study = study_folder(members[0])
+    folders = [study / "runs" / member.run.name(common) for member in members]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    study = study_folder(members[0])
     columns = json.loads((study / "study.json").read_text(encoding="utf-8"))["hparams"]
     notes = Notes(study, folders[0].name, len(members))
     torch.set_num_threads(pack["threads"] or THREADS)

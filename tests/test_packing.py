@@ -1,9 +1,14 @@
 """A pack against its unpacked twins, and against a loop written with torch.optim alone."""
 
+from collections import OrderedDict
+
 import pytest
+import torch
 from conftest import run, vary
+from torch import nn
 
 from headtohead.heads import HEADS
+from headtohead.packing import Pack
 
 FAMILIES = {
     "linear": ["dataset=wine", "model=linear"],
@@ -59,3 +64,32 @@ def test_packed_equals_unpacked(config, family, optimizer, precision):
         for name, value in outcome.metrics.items():
             bound = bounds[not any(word in name for word in smooth)]
             assert packed[index].metrics[name] == pytest.approx(value, rel=bound, abs=bound, nan_ok=True), name
+
+
+@pytest.mark.parametrize("first", ["linear", "batch_norm"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_by_hand_are_those_of_autograd(first, bias):
+    torch.manual_seed(0)
+
+    def build():
+        layers = OrderedDict(flatten=nn.Flatten())
+        if first == "batch_norm":
+            layers["norm0"] = nn.BatchNorm1d(12)
+        layers |= {"one": nn.Linear(12, 7, bias=bias), "norm": nn.BatchNorm1d(7), "gelu": nn.GELU()}
+        layers |= {"two": nn.Linear(7, 7), "three": nn.Linear(7, 5, bias=bias), "relu": nn.ReLU()}
+        return nn.Sequential(layers | {"classifier": nn.Linear(5, 3)})
+
+    pack = Pack([build(), build()], torch.device("cpu"), torch.float64)
+    inputs, labels = torch.randn(2, 9, 3, 4).double(), torch.randint(3, (2, 9))
+
+    def loss(logits):
+        return nn.functional.cross_entropy(logits.mT, labels, reduction="none").mean(1)
+
+    assert pack.mode == "stacked"
+    logits = pack(inputs)
+    *expected, at_logits = torch.autograd.grad(loss(logits).sum(), [*pack.leaves, logits])
+    loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = pack.differentiate(inputs, loss)
+    torch.testing.assert_close(loss_R, loss(logits).detach())
+    torch.testing.assert_close(logits_RBK, logits.detach())
+    torch.testing.assert_close(logit_gradient_RBK, at_logits)
+    torch.testing.assert_close(gradients_RP, torch.cat([part.flatten(1) for part in expected], 1))

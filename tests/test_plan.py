@@ -79,7 +79,9 @@ def test_confirm_takes_each_arm_at_its_best():
     ]
 
 
-@pytest.mark.parametrize(("count", "size", "packs"), [(1, 16, 1), (16, 16, 1), (17, 16, 2), (280, 16, 18), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("count", "size", "packs"), [(1, 16, 1), (16, 16, 1), (17, 16, 2), (40, 16, 3), (280, 16, 20), (5, 1, 5)]
+)
 def test_packs_are_even_and_hold_every_run_once(count, size, packs):
     made = into_packs(range(count), key=lambda i: 0, seed=lambda i: i % 10, size=lambda i: size)
     assert sorted(i for pack in made for i in pack) == list(range(count))
@@ -87,6 +89,14 @@ def test_packs_are_even_and_hold_every_run_once(count, size, packs):
     lengths = [len(pack) for pack in made]
     assert max(lengths) <= size
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_seed_that_fills_half_a_pack_has_packs_of_its_own():
+    made = into_packs(range(70), key=lambda i: 0, seed=lambda i: i % 10 if i < 40 else 10, size=lambda i: 16)
+    assert sorted(i for pack in made for i in pack) == list(range(70))
+    # Thirty runs of one seed, and forty of ten seeds with four runs each.
+    assert sorted(len(pack) for pack in made if min(pack) >= 40) == [15, 15]
+    assert sorted(len(pack) for pack in made if min(pack) < 40) == [13, 13, 14]
 
 
 def test_packs_keep_keys_apart_and_seeds_together():

@@ -75,7 +75,18 @@ class Cohort:
         """(R, B, K), in the precision of the weights."""
         with self._autocast:
             logits_RBK = self.pack(self.spread(inputs_VBx))
-        return logits_RBK.to(self.dtype)
+        return logits_RBK.to(self.dtype).contiguous()
+
+    def differentiate(self, inputs_VBx: Tensor, labels_RB: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean loss of the batch (R,), logits, their gradient, and that of all parameters: `Pack.differentiate`."""
+
+        # Autocast is for the model, never for the loss; the one context inside the other.
+        def loss(logits_RBK: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, enabled=False):
+                return self.loss(logits_RBK, labels_RB).mean(1)
+
+        with self._autocast:
+            return self.pack.differentiate(self.spread(inputs_VBx), loss)
 
     def loss(self, logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
         """Of each example by the head of its run, (R, B)."""

@@ -145,9 +145,10 @@ class _AdamWUpdater:
         if self.decays:
             self.parameters_RP[:, self.decayed].mul_(1 - lr_R1 * self.decay_R1)
         mean_RP.lerp_(gradients_RP, 1 - self.beta1_R1)
-        square_RP.mul_(self.beta2_R1).addcmul_(gradients_RP * gradients_RP, 1 - self.beta2_R1)
+        square_RP.lerp_(gradients_RP.square_(), 1 - self.beta2_R1)
         correction1_R1, correction2_R1 = (1 - self.betas_2R1**step).unbind()
-        root_R1 = correction2_R1.sqrt().to(lr_R1.dtype)
-        denominator_RP = square_RP.sqrt().div_(root_R1).add_(self.eps_R1)
-        size_R1 = lr_R1 / correction1_R1.to(lr_R1.dtype)
-        self.parameters_RP.sub_(mean_RP.div(denominator_RP).mul_(size_R1))
+        # The root of the second correction is moved out of the quotient: a pass over all parameters less.
+        root_R1 = correction2_R1.sqrt()
+        size_R1 = (lr_R1 * root_R1 / correction1_R1).to(lr_R1.dtype)
+        denominator_RP = torch.sqrt(square_RP, out=gradients_RP).add_((self.eps_R1 * root_R1).to(lr_R1.dtype))
+        self.parameters_RP.addcmul_(torch.div(mean_RP, denominator_RP, out=denominator_RP), size_R1, value=-1)

@@ -15,7 +15,8 @@ A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over ten
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,8 @@ class Pack:
         layers = _stacked(self.template, "", parameters, self.buffers)
         if layers is not None:
             self.mode = "stacked"
-            self._forward = _chain(layers)
+            self._links = _links(layers)
+            self._forward = _Chain(self._links)
         else:
             self.mode = "vmap"
             # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
@@ -113,10 +115,64 @@ class Pack:
         shape = self.template.get_parameter(name).shape
         return self.parameters_RP[:, self.columns[name]].view(self.size, *shape)
 
-    def store_gradients(self, gradients: Iterable[Tensor]) -> Tensor:
-        """Put the gradients of `leaves`, in their order, into `gradients_RP` and return that."""
+    def differentiate(
+        self, inputs_RBx: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Forward and backward at once.
+
+        Args:
+            loss: from the logits (R, B, K) to what is differentiated, one number per run.
+
+        Returns:
+            The losses (R,), the logits (R, B, K), the gradient at the logits, and that of all parameters, (R, P),
+            in memory that the next call reuses.
+        """
+        if self.mode == "stacked" and not torch.is_autocast_enabled(self.parameters_RP.device.type):
+            loss_R, logits_RBK, logit_gradient_RBK, gradients = self._by_hand(inputs_RBx, loss)
+        else:
+            logits_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
+            loss_R = loss(logits_RBK)
+            *gradients, logit_gradient_RBK = torch.autograd.grad(
+                loss_R.sum(), [*self.leaves, logits_RBK], materialize_grads=True
+            )
         rows = [gradient.reshape(self.size, -1) for gradient in gradients]
-        return torch.cat(rows, dim=1, out=self.gradients_RP)
+        torch.cat(rows, dim=1, out=self.gradients_RP)
+        return loss_R.detach(), logits_RBK.detach(), logit_gradient_RBK, self.gradients_RP
+
+    @torch.no_grad()
+    def _by_hand(self, inputs_RBx: Tensor, loss: Callable) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The matrix products by hand, the loss and what stands between the products by autograd.
+
+        A graph over all of it costs as much as the products themselves where layers and packs are small.
+        """
+        hidden, tape = inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]), []
+        for link in self._links:
+            by_autograd = isinstance(link, _Chain)
+            before = hidden.requires_grad_(bool(tape)) if by_autograd else hidden
+            with torch.set_grad_enabled(by_autograd):
+                after = link(before)
+            tape.append((link, before, after))
+            hidden = after.detach()
+        logits_RBK = hidden.contiguous().requires_grad_()
+        with torch.enable_grad():
+            loss_R = loss(logits_RBK)
+            (logit_gradient_RBK,) = torch.autograd.grad(loss_R.sum(), logits_RBK)
+        found: dict[Tensor, Tensor] = {}
+        gradient = logit_gradient_RBK
+        for index, (link, before, after) in reversed([*enumerate(tape)]):
+            if isinstance(link, _Linear):
+                found[link.weight_ROI] = torch.bmm(gradient.mT, before)
+                if link.bias_RO is not None:
+                    found[link.bias_RO] = gradient.sum(1)
+                # Below the first product only parameters of other layers need the gradient.
+                if any(isinstance(below, _Linear) or below.parameters for below, _, _ in tape[:index]):
+                    gradient = torch.bmm(link.weight_ROI.mT, gradient.mT).mT
+            elif after.requires_grad:
+                wanted = [before] * before.requires_grad + link.parameters
+                gradients = torch.autograd.grad(after, wanted, gradient)
+                found |= zip(link.parameters, gradients[len(wanted) - len(link.parameters) :], strict=True)
+                gradient = gradients[0]
+        return loss_R, logits_RBK, logit_gradient_RBK, [found[leaf] for leaf in self.leaves]
 
 
 def is_stackable(module: nn.Module) -> bool:
@@ -125,13 +181,37 @@ def is_stackable(module: nn.Module) -> bool:
     return _stacked(module, "", tensors, tensors) is not None
 
 
-def _chain(layers: Sequence[Layer]) -> Layer:
-    def forward(hidden: Tensor) -> Tensor:
-        for layer in layers:
+class _Linear:
+    def __init__(self, weight_ROI: Tensor, bias_RO: Tensor | None):
+        self.weight_ROI, self.bias_RO = weight_ROI, bias_RO
+
+    def __call__(self, x_RBI: Tensor) -> Tensor:
+        # Outputs (R, O, B) in memory: the layout in which batch norm need not copy them.
+        if self.bias_RO is None:
+            return torch.bmm(self.weight_ROI, x_RBI.mT).mT
+        return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
+
+
+class _Chain:
+    """Layers one after another; `parameters` are those of batch norms among them."""
+
+    def __init__(self, layers: Sequence[Layer]):
+        self.layers = layers
+        self.parameters = [parameter for layer in layers for parameter in getattr(layer, "leaves", ())]
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        for layer in self.layers:
             hidden = layer(hidden)
         return hidden
 
-    return forward
+
+def _links(layers: Sequence[Layer]) -> list["_Linear | _Chain"]:
+    """Each Linear, and between them what stands between them."""
+    links: list[_Linear | _Chain] = []
+    for is_linear, group in groupby(layers, key=lambda layer: isinstance(layer, _Linear)):
+        together = list(group)
+        links += together if is_linear else [_Chain(together)]
+    return links
 
 
 def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) -> list[Layer] | None:
@@ -149,38 +229,30 @@ def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) ->
     if type(module) in ELEMENTWISE:
         return [module]
     if type(module) is nn.Linear:
-        return [_linear(parameters[prefix + "weight"], parameters.get(prefix + "bias"))]
-    if type(module) is nn.BatchNorm1d and module.affine and module.momentum is not None:
-        names = ("running_mean", "running_var")
-        if module.track_running_stats:
-            mean_RC, var_RC = (buffers[prefix + name] for name in names)
-            return [_batch_norm(module, parameters[prefix + "weight"], parameters[prefix + "bias"], mean_RC, var_RC)]
+        return [_Linear(parameters[prefix + "weight"], parameters.get(prefix + "bias"))]
+    if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
+        leaves = [parameters[prefix + name] for name in ("weight", "bias")]
+        return [_BatchNorm(module, leaves, [buffers[prefix + name] for name in ("running_mean", "running_var")])]
     return None
 
 
-def _linear(weight_ROI: Tensor, bias_RO: Tensor | None) -> Layer:
-    def linear(x_RBI: Tensor) -> Tensor:
-        if bias_RO is None:
-            return torch.bmm(x_RBI, weight_ROI.mT)
-        return torch.baddbmm(bias_RO.unsqueeze(1), x_RBI, weight_ROI.mT)
+class _BatchNorm:
+    def __init__(self, module: nn.BatchNorm1d, leaves: list[Tensor], statistics: list[Tensor]):
+        self.module, self.leaves, self.statistics = module, leaves, statistics
 
-    return linear
-
-
-def _batch_norm(module: nn.BatchNorm1d, weight_RC, bias_RC, mean_RC, var_RC) -> Layer:
-    def batch_norm(x_RBC: Tensor) -> Tensor:
+    def __call__(self, x_RBC: Tensor) -> Tensor:
         R, B, C = x_RBC.shape
+        weight_RC, bias_RC = self.leaves
+        mean_RC, var_RC = self.statistics
         # Runs and channels as the channels of one batch norm: each is normalised over its batch.
-        out_BC = F.batch_norm(
-            x_RBC.transpose(0, 1).reshape(B, R * C),
+        out_1CB = F.batch_norm(
+            x_RBC.mT.reshape(1, R * C, B),
             mean_RC.view(-1),
             var_RC.view(-1),
             weight_RC.reshape(-1),
             bias_RC.reshape(-1),
-            training=module.training,
-            momentum=module.momentum,
-            eps=module.eps,
+            training=self.module.training,
+            momentum=self.module.momentum,
+            eps=self.module.eps,
         )
-        return out_BC.view(B, R, C).transpose(0, 1)
-
-    return batch_norm
+        return out_1CB.view(R, C, B).mT

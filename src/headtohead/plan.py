@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -108,7 +108,8 @@ def into_packs(
 ) -> list[list[int]]:
     """Group runs, given by number, into packs of at most `size` of even length.
 
-    Runs of one pack have equal keys. Runs with the same seed stay together, since they share batches.
+    Runs of one pack have equal keys. Runs with the same seed share batches: a seed whose runs fill at least half
+    a pack has packs of its own, other seeds stand together.
     """
     groups: dict[Hashable, list[int]] = {}
     for run in runs:
@@ -116,10 +117,15 @@ def into_packs(
     packs = []
     for group in groups.values():
         group.sort(key=seed)
-        count = math.ceil(len(group) / size(group[0]))
-        edges = [round(i * len(group) / count) for i in range(count + 1)]
-        # Within a pack the given order keeps runs of one head side by side: one loss computes them.
-        packs += [sorted(group[start:end]) for start, end in pairwise(edges)]
+        most = size(group[0])
+        of_seed = [list(same) for _, same in groupby(group, key=seed)]
+        alone = [same for same in of_seed if 2 * len(same) >= most]
+        together = [run for same in of_seed if 2 * len(same) < most for run in same]
+        for part in [*alone, together]:
+            count = math.ceil(len(part) / most)
+            edges = [round(i * len(part) / count) for i in range(count + 1)] if count else []
+            # Within a pack the given order keeps runs of one head side by side: one loss computes them.
+            packs += [sorted(part[start:end]) for start, end in pairwise(edges)]
     return packs
 
 

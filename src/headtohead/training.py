@@ -142,7 +142,8 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
 
     nan = torch.tensor(math.nan, dtype=dtype, device=device)
-    trace = {name: nan.repeat(steps, len(runs)) for name in ("loss", "accuracy", "grad_norm", "backbone")}
+    trace_S4R = nan.repeat(steps, 4, len(runs))
+    trace = dict(zip(("loss", "accuracy", "grad_norm", "backbone"), trace_S4R.unbind(1), strict=True))
     alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
     # Random, since softmax's Hessian is blind to what all classes share.
     direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
@@ -163,20 +164,14 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     for step in range(steps):
         inputs_VBx, labels_VB = next(batches)
         labels_RB = cohort.spread(labels_VB)
-        logits_RBK = cohort.logits(inputs_VBx)
-        loss_R = cohort.loss(logits_RBK, labels_RB).mean(1)
-        *gradients, logit_gradient_RBK = torch.autograd.grad(
-            loss_R.sum(), [*pack.leaves, logits_RBK], materialize_grads=True
-        )
-        gradients_RP = pack.store_gradients(gradients)
+        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = cohort.differentiate(inputs_VBx, labels_RB)
         backbone_R = torch.linalg.vector_norm(gradients_RP[:, pack.backbone], dim=1)
         norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, pack.backbone.stop :], dim=1))
 
         alive_R &= (loss_R + norm_R).isfinite()
         accuracy_R = (logits_RBK.argmax(-1) == labels_RB).to(dtype).mean(1)
-        seen = {"loss": loss_R.detach(), "accuracy": accuracy_R, "grad_norm": norm_R, "backbone": backbone_R}
-        for name, value_R in seen.items():
-            trace[name][step] = value_R.where(alive_R, nan)
+        seen_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
+        torch.where(alive_R, seen_4R, nan, out=trace_S4R[step])
 
         if step in logged:
             values = recent(step) | {"lr": lr_SR1[step, :, 0]}
@@ -191,7 +186,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
                 values |= {"hessian/eigenvalue": eigenvalue_R, "hessian/edge": lr_SR1[step, :, 0] * eigenvalue_R / 2}
             if test and step in sharpness | {0}:
                 errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
-                seen = {"logits": logits_RBK.detach().flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
+                seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
                 histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
             yield point(step, values)
             if not alive_R.any():

@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test lint format lock clean
+.PHONY: help setup study test bench lint format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ study: setup  ## run the default study on the embedded digits and print its verd
 
 test: lint  ## lint, then run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: setup  ## time packs beside JAX, Lightning and plain PyTorch, which it installs
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
+	$(BIN)/python benchmarks/speed.py
 
 lint: setup  ## check style and format, change nothing
 	$(BIN)/ruff check

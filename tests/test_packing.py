@@ -76,7 +76,7 @@ def test_gradients_by_hand_are_those_of_autograd(first, bias):
         if first == "batch_norm":
             layers["norm0"] = nn.BatchNorm1d(12)
         layers |= {"one": nn.Linear(12, 7, bias=bias), "norm": nn.BatchNorm1d(7), "gelu": nn.GELU()}
-        layers |= {"two": nn.Linear(7, 7), "three": nn.Linear(7, 5, bias=bias), "relu": nn.ReLU()}
+        layers |= {"two": nn.Linear(7, 7), "three": nn.Linear(7, 5, bias=bias), "relu": nn.ReLU(inplace=True)}
         return nn.Sequential(layers | {"classifier": nn.Linear(5, 3)})
 
     pack = Pack([build(), build()], torch.device("cpu"), torch.float64)

@@ -91,7 +91,7 @@ def test_packs_are_even_and_hold_every_run_once(count, size, packs):
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_seed_that_fills_half_a_pack_has_packs_of_its_own():
+def test_a_seed_that_fills_more_than_half_a_pack_has_packs_of_its_own():
     made = into_packs(range(70), key=lambda i: 0, seed=lambda i: i % 10 if i < 40 else 10, size=lambda i: 16)
     assert sorted(i for pack in made for i in pack) == list(range(70))
     # Thirty runs of one seed, and forty of ten seeds with four runs each.

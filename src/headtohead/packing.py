@@ -85,6 +85,10 @@ class Pack:
         layers = _stacked(self.template, "", parameters, self.buffers)
         if layers is not None:
             self.mode = "stacked"
+            for layer in self.template.modules():
+                # What enters a chain is a leaf of its graph, which nothing may overwrite.
+                if hasattr(layer, "inplace"):
+                    layer.inplace = False
             self._links = _links(layers)
             self._forward = _Chain(self._links)
         else:

@@ -108,7 +108,7 @@ def into_packs(
 ) -> list[list[int]]:
     """Group runs, given by number, into packs of at most `size` of even length.
 
-    Runs of one pack have equal keys. Runs with the same seed share batches: a seed whose runs fill at least half
+    Runs of one pack have equal keys. Runs with the same seed share batches: a seed whose runs fill more than half
     a pack has packs of its own, other seeds stand together.
     """
     groups: dict[Hashable, list[int]] = {}
@@ -119,8 +119,8 @@ def into_packs(
         group.sort(key=seed)
         most = size(group[0])
         of_seed = [list(same) for _, same in groupby(group, key=seed)]
-        alone = [same for same in of_seed if 2 * len(same) >= most]
-        together = [run for same in of_seed if 2 * len(same) < most for run in same]
+        alone = [same for same in of_seed if 2 * len(same) > most]
+        together = [run for same in of_seed if 2 * len(same) <= most for run in same]
         for part in [*alone, together]:
             count = math.ceil(len(part) / most)
             edges = [round(i * len(part) / count) for i in range(count + 1)] if count else []

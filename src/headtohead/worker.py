@@ -1,5 +1,6 @@
 """Trains one pack and writes the record of each of its runs. A launcher's job is a call of `run_pack`."""
 
+import ctypes
 import json
 import platform
 import shutil
@@ -26,6 +27,9 @@ from headtohead.training import Outcome, Point, train
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "scikit-learn")
 
 THREADS = torch.get_num_threads()
+# Of glibc's malloc.h, with what is asked of each: freed memory goes back to the system above 2 GiB only, large
+# tensors come from the heap too, and the heap grows by 64 MiB.
+MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 64 * 2**20)}
 
 
 def run_pack(node: DictConfig) -> None:
@@ -52,6 +56,7 @@ def run_pack(node: DictConfig) -> None:
     columns = json.loads((study / "study.json").read_text(encoding="utf-8"))["hparams"]
     notes = Notes(study, folders[0].name, len(members))
     torch.set_num_threads(pack["threads"] or THREADS)
+    keep_memory()
     with ExitStack() as stack:
         events = [stack.enter_context(board.Events(folder)) for folder in folders]
         for member, run_events in zip(members, events, strict=True):
@@ -97,6 +102,14 @@ def run_pack(node: DictConfig) -> None:
         record.write_run(folder, description, history, outcome.predictions)
     if failure:
         raise failure
+
+
+def keep_memory() -> None:
+    """Let this process keep what tensors free: by default glibc returns it, and every step faults it in again."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for name, value in MALLOPT.values():
+            libc.mallopt(name, value)
 
 
 def study_folder(member: Member) -> Path:

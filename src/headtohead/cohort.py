@@ -5,6 +5,7 @@ axes of one input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 
 import torch
@@ -33,7 +34,10 @@ class Cohort:
         self.runs, self.pool, self.device = runs, pool, pool.inputs.device
         precision = runs[0].settings.precision
         self.dtype = PRECISIONS[precision]
-        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        # Autocast is for the model, never for the loss; even switched off, to enter it costs time at every step.
+        half = precision == "bfloat16"
+        self._of_model = torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
+        self._of_loss = torch.autocast(self.device.type, enabled=False) if half else nullcontext()
 
         keys = [(run.settings.seed, run.dataset.label_noise) for run in runs]
         distinct = {key: run.dataset for key, run in zip(keys, runs, strict=True)}
@@ -73,19 +77,18 @@ class Cohort:
 
     def logits(self, inputs_VBx: Tensor) -> Tensor:
         """(R, B, K), in the precision of the weights."""
-        with self._autocast:
+        with self._of_model:
             logits_RBK = self.pack(self.spread(inputs_VBx))
         return logits_RBK.to(self.dtype).contiguous()
 
     def differentiate(self, inputs_VBx: Tensor, labels_RB: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean loss of the batch (R,), logits, their gradient, and that of all parameters: `Pack.differentiate`."""
 
-        # Autocast is for the model, never for the loss; the one context inside the other.
         def loss(logits_RBK: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, enabled=False):
+            with self._of_loss:
                 return self.loss(logits_RBK, labels_RB).mean(1)
 
-        with self._autocast:
+        with self._of_model:
             return self.pack.differentiate(self.spread(inputs_VBx), loss)
 
     def loss(self, logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
@@ -105,11 +108,9 @@ class Cohort:
 
     def by_head(self, function: Callable, logits_RBK: Tensor, labels_RB: Tensor):
         """`function(head, logits, labels)` for each stretch of runs with equal heads, put together again."""
-        parts, start = [], 0
-        for head, group in groupby(run.head for run in self.runs):
-            end = start + len(list(group))
-            parts.append(function(head, logits_RBK[start:end], labels_RB[start:end]))
-            start = end
+        stretches = [(head, len([*group])) for head, group in groupby(run.head for run in self.runs)]
+        heads, sizes = zip(*stretches, strict=True)
+        parts = [*map(function, heads, logits_RBK.split(sizes), labels_RB.split(sizes))]
         if isinstance(parts[0], dict):
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return torch.cat(parts)

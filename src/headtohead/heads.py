@@ -16,6 +16,10 @@ from torch import Tensor
 from headtohead.registry import require
 
 
+# PyTorch's kernel for softmax over the last axis is slow where that is shorter than a vector register.
+SHORT = 16
+
+
 @dataclass(frozen=True)
 class Head(ABC):
     """What the logits mean: the loss, the probabilities, the initial bias of the classifier.
@@ -74,16 +78,14 @@ class Softmax(Head):
     """Softmax with cross-entropy."""
 
     def loss(self, logits_xK, labels_x):
-        loss = F.cross_entropy(
-            logits_xK.flatten(end_dim=-2),
-            labels_x.flatten(),
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        )
-        return loss.view(labels_x.shape)
+        log_q_xK = log_softmax(logits_xK)
+        loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
+        if self.label_smoothing:
+            loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
+        return loss_x
 
     def log_probabilities(self, logits_xK):
-        return logits_xK.log_softmax(-1)
+        return log_softmax(logits_xK)
 
     def activations(self, logits_xK):
         return logits_xK.softmax(-1)
@@ -108,24 +110,32 @@ class Sigmoid(Head):
         require(self.reduction in ("sum", "mean"), "head.reduction", self.reduction, "accepted: sum, mean")
 
     def loss(self, logits_xK, labels_x):
-        # Binary cross-entropy is softplus(z), with -z at the target: no one-hot tensor, no cancellation.
-        targets_x1 = labels_x.unsqueeze(-1)
-        target_logits_x1 = logits_xK.gather(-1, targets_x1)
-        loss_x = -F.logsigmoid(-logits_xK.scatter(-1, targets_x1, -target_logits_x1)).sum(-1)
+        # Binary cross-entropy is -log sigma(z) at the target and -log sigma(-z) elsewhere: no cancellation.
+        target_x1 = labels_x.unsqueeze(-1)
+        sign_xK = torch.full_like(logits_xK, -1).scatter_(-1, target_x1, 1)
+        loss_x = -F.logsigmoid(logits_xK * sign_xK).sum(-1)
         if self.label_smoothing:
             # The loss is linear in the targets y, through -y z.
-            loss_x = loss_x + self.label_smoothing * (target_logits_x1.squeeze(-1) - logits_xK.mean(-1))
+            target_logits_x = logits_xK.gather(-1, target_x1).squeeze(-1)
+            loss_x = loss_x + self.label_smoothing * (target_logits_x - logits_xK.mean(-1))
         return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
 
     def log_probabilities(self, logits_xK):
         # sigma / sum(sigma), which stays finite where every sigma underflows.
-        return F.logsigmoid(logits_xK).log_softmax(-1)
+        return log_softmax(F.logsigmoid(logits_xK))
 
     def activations(self, logits_xK):
         return logits_xK.sigmoid()
 
     def _prior_logits(self, prior_K):
         return prior_K.logit()
+
+
+def log_softmax(logits_xK: Tensor) -> Tensor:
+    """`logits_xK.log_softmax(-1)`, fast for few classes too."""
+    if logits_xK.shape[-1] < SHORT:
+        return logits_xK.movedim(-1, 0).log_softmax(0).movedim(0, -1)
+    return logits_xK.log_softmax(-1)
 
 
 HEADS: dict[str, type[Head]] = {"softmax": Softmax, "sigmoid": Sigmoid}

@@ -15,6 +15,7 @@ A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over ten
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -25,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Layer = Callable[[Tensor], Tensor]
 
-ELEMENTWISE = (nn.Identity, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
+ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
 
 
 class Pack:
@@ -145,16 +146,15 @@ class Pack:
 
     @torch.no_grad()
     def _by_hand(self, inputs_RBx: Tensor, loss: Callable) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """The matrix products by hand, the loss and what stands between the products by autograd.
+        """The links by hand, what they leave to autograd and the loss in graphs of their own.
 
         A graph over all of it costs as much as the products themselves where layers and packs are small.
         """
         hidden, tape = inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]), []
         for link in self._links:
-            by_autograd = isinstance(link, _Chain)
-            before = hidden.requires_grad_(bool(tape)) if by_autograd else hidden
-            with torch.set_grad_enabled(by_autograd):
-                after = link(before)
+            # The gradient is wanted as far down as there are parameters.
+            before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
+            after = link.forward(before)
             tape.append((link, before, after))
             hidden = after.detach()
         logits_RBK = hidden.contiguous().requires_grad_()
@@ -163,19 +163,10 @@ class Pack:
             (logit_gradient_RBK,) = torch.autograd.grad(loss_R.sum(), logits_RBK)
         found: dict[Tensor, Tensor] = {}
         gradient = logit_gradient_RBK
-        for index, (link, before, after) in reversed([*enumerate(tape)]):
-            if isinstance(link, _Linear):
-                found[link.weight_ROI] = torch.bmm(gradient.mT, before)
-                if link.bias_RO is not None:
-                    found[link.bias_RO] = gradient.sum(1)
-                # Below the first product only parameters of other layers need the gradient.
-                if any(isinstance(below, _Linear) or below.parameters for below, _, _ in tape[:index]):
-                    gradient = torch.bmm(link.weight_ROI.mT, gradient.mT).mT
-            elif after.requires_grad:
-                wanted = [before] * before.requires_grad + link.parameters
-                gradients = torch.autograd.grad(after, wanted, gradient)
-                found |= zip(link.parameters, gradients[len(wanted) - len(link.parameters) :], strict=True)
-                gradient = gradients[0]
+        for link, before, after in reversed(tape):
+            if link.leaves or before.requires_grad:
+                gradient, of_leaves = link.backward(before, after, gradient)
+                found |= zip(link.leaves, of_leaves, strict=True)
         return loss_R, logits_RBK, logit_gradient_RBK, [found[leaf] for leaf in self.leaves]
 
 
@@ -185,36 +176,74 @@ def is_stackable(module: nn.Module) -> bool:
     return _stacked(module, "", tensors, tensors) is not None
 
 
-class _Linear:
+class _Link(ABC):
+    """A stretch of layers: a function on (R, B, x), differentiable by autograd, and its gradient by hand."""
+
+    leaves: Sequence[Tensor] = ()
+
+    @abstractmethod
+    def __call__(self, x_RBx: Tensor) -> Tensor: ...
+
+    def forward(self, before: Tensor) -> Tensor:
+        """The outputs with whatever `backward` needs."""
+        return self(before)
+
+    @abstractmethod
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor) -> tuple[Tensor | None, Sequence[Tensor]]:
+        """The gradients at the inputs, None where they do not require it, and at the leaves."""
+
+
+class _Linear(_Link):
     def __init__(self, weight_ROI: Tensor, bias_RO: Tensor | None):
         self.weight_ROI, self.bias_RO = weight_ROI, bias_RO
+        self.leaves = [weight_ROI] if bias_RO is None else [weight_ROI, bias_RO]
 
-    def __call__(self, x_RBI: Tensor) -> Tensor:
+    def __call__(self, x_RBI):
         # Outputs (R, O, B) in memory: the layout in which batch norm need not copy them.
         if self.bias_RO is None:
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
 
+    def backward(self, before, after, gradient):
+        of_leaves = [torch.bmm(gradient.mT, before), gradient.sum(1)][: len(self.leaves)]
+        return torch.bmm(self.weight_ROI.mT, gradient.mT).mT if before.requires_grad else None, of_leaves
 
-class _Chain:
-    """Layers one after another; `parameters` are those of batch norms among them."""
+
+class _ReLU(_Link):
+    def __call__(self, x_RBx):
+        return x_RBx.relu()
+
+    def backward(self, before, after, gradient):
+        return torch.ops.aten.threshold_backward(gradient, after, 0), ()
+
+
+class _Chain(_Link):
+    """Layers one after another, by autograd."""
 
     def __init__(self, layers: Sequence[Layer]):
         self.layers = layers
-        self.parameters = [parameter for layer in layers for parameter in getattr(layer, "leaves", ())]
+        self.leaves = [leaf for layer in layers for leaf in getattr(layer, "leaves", ())]
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, x_RBx):
         for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
+            x_RBx = layer(x_RBx)
+        return x_RBx
+
+    def forward(self, before):
+        with torch.enable_grad():
+            return self(before)
+
+    def backward(self, before, after, gradient):
+        below = int(before.requires_grad)
+        gradients = torch.autograd.grad(after, [before] * below + self.leaves, gradient)
+        return gradients[0] if below else None, gradients[below:]
 
 
-def _links(layers: Sequence[Layer]) -> list["_Linear | _Chain"]:
-    """Each Linear, and between them what stands between them."""
-    links: list[_Linear | _Chain] = []
-    for is_linear, group in groupby(layers, key=lambda layer: isinstance(layer, _Linear)):
-        together = list(group)
-        links += together if is_linear else [_Chain(together)]
+def _links(layers: Sequence[Layer]) -> list[_Link]:
+    """The links among the layers, and as chains what stands between them."""
+    links: list[_Link] = []
+    for is_link, group in groupby(layers, key=lambda layer: isinstance(layer, _Link)):
+        links += group if is_link else [_Chain([*group])]
     return links
 
 
@@ -230,6 +259,8 @@ def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) ->
         return layers
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return [lambda x_RBx: x_RBx.flatten(2)]
+    if type(module) is nn.ReLU:
+        return [_ReLU()]
     if type(module) in ELEMENTWISE:
         return [module]
     if type(module) is nn.Linear:

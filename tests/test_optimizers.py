@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headtohead import optimizers
 from headtohead.optimizers import OPTIMIZERS, SGD, AdamW, column
 from headtohead.registry import ConfigError
 
@@ -27,6 +28,12 @@ def reference(run, parameters, decayed):
     return weights, rest, optimizer
 
 
+@pytest.fixture(params=[1, 100], ids=["many parameters", "few"])
+def fused_from(monkeypatch, request):
+    monkeypatch.setattr(optimizers, "FUSED_FROM", request.param)
+
+
+@pytest.mark.usefixtures("fused_from")
 @pytest.mark.parametrize("runs", [SGD_RUNS[:1], SGD_RUNS[:2], SGD_RUNS, ADAMW_RUNS], ids=lambda runs: f"{len(runs)}")
 @pytest.mark.parametrize("columns", [slice(0, 0), slice(2, 5), slice(0, 8)], ids=str)
 def test_equals_torch_optim(runs, columns):
@@ -52,6 +59,7 @@ def test_equals_torch_optim(runs, columns):
     torch.testing.assert_close(parameters_RP, expected_RP, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("fused_from")
 @pytest.mark.parametrize("runs", [SGD_RUNS, ADAMW_RUNS], ids=["sgd", "adamw"])
 def test_a_run_with_learning_rate_zero_and_no_gradient_rests(runs):
     parameters_RP = torch.randn(len(runs), 8)

@@ -86,7 +86,7 @@ class Cohort:
 
         def loss(logits_RBK: Tensor) -> Tensor:
             with self._of_loss:
-                return self.loss(logits_RBK, labels_RB).mean(1)
+                return self.loss(logits_RBK, labels_RB)
 
         with self._of_model:
             return self.pack.differentiate(self.spread(inputs_VBx), loss)

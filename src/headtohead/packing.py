@@ -68,6 +68,7 @@ class Pack:
         self.gradients_RP = torch.zeros_like(self.parameters_RP)
         views = {name: self.view(name) for name in names}
         self.leaves = [views[name].detach().requires_grad_() for name in names]
+        self._gradients = [self._view(self.gradients_RP, name) for name in names]
         parameters = dict(zip(names, self.leaves, strict=True))
 
         if self.size == 1:
@@ -117,8 +118,10 @@ class Pack:
 
     def view(self, name: str) -> Tensor:
         """The parameter `name` of all runs, (R, *shape), sharing memory with `parameters_RP`."""
-        shape = self.template.get_parameter(name).shape
-        return self.parameters_RP[:, self.columns[name]].view(self.size, *shape)
+        return self._view(self.parameters_RP, name)
+
+    def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
+        return tensor_RP[:, self.columns[name]].view(self.size, *self.template.get_parameter(name).shape)
 
     def differentiate(
         self, inputs_RBx: Tensor, loss: Callable[[Tensor], Tensor]
@@ -126,26 +129,26 @@ class Pack:
         """Forward and backward at once.
 
         Args:
-            loss: from the logits (R, B, K) to what is differentiated, one number per run.
+            loss: from the logits (R, B, K) to the loss of each example, (R, B).
 
         Returns:
-            The losses (R,), the logits (R, B, K), the gradient at the logits, and that of all parameters, (R, P),
-            in memory that the next call reuses.
+            The batch's mean losses (R,), the logits (R, B, K), the gradient of the mean losses at the logits, and at
+            all parameters, (R, P), in memory that the next call reuses.
         """
         if self.mode == "stacked" and not torch.is_autocast_enabled(self.parameters_RP.device.type):
-            loss_R, logits_RBK, logit_gradient_RBK, gradients = self._by_hand(inputs_RBx, loss)
+            loss_RB, logits_RBK, logit_gradient_RBK = self._by_hand(inputs_RBx, loss)
         else:
             logits_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
-            loss_R = loss(logits_RBK)
+            loss_RB = loss(logits_RBK)
             *gradients, logit_gradient_RBK = torch.autograd.grad(
-                loss_R.sum(), [*self.leaves, logits_RBK], materialize_grads=True
+                loss_RB, [*self.leaves, logits_RBK], _mean_of_batch(loss_RB), materialize_grads=True
             )
-        rows = [gradient.reshape(self.size, -1) for gradient in gradients]
-        torch.cat(rows, dim=1, out=self.gradients_RP)
-        return loss_R.detach(), logits_RBK.detach(), logit_gradient_RBK, self.gradients_RP
+            for view, gradient in zip(self._gradients, gradients, strict=True):
+                view.copy_(gradient.view_as(view))
+        return loss_RB.detach().mean(1), logits_RBK.detach(), logit_gradient_RBK, self.gradients_RP
 
     @torch.no_grad()
-    def _by_hand(self, inputs_RBx: Tensor, loss: Callable) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def _by_hand(self, inputs_RBx: Tensor, loss: Callable) -> tuple[Tensor, Tensor, Tensor]:
         """The links by hand, what they leave to autograd and the loss in graphs of their own.
 
         A graph over all of it costs as much as the products themselves where layers and packs are small.
@@ -159,15 +162,19 @@ class Pack:
             hidden = after.detach()
         logits_RBK = hidden.contiguous().requires_grad_()
         with torch.enable_grad():
-            loss_R = loss(logits_RBK)
-            (logit_gradient_RBK,) = torch.autograd.grad(loss_R.sum(), logits_RBK)
-        found: dict[Tensor, Tensor] = {}
+            loss_RB = loss(logits_RBK)
+            (logit_gradient_RBK,) = torch.autograd.grad(loss_RB, logits_RBK, _mean_of_batch(loss_RB))
+        into = dict(zip(self.leaves, self._gradients, strict=True))
         gradient = logit_gradient_RBK
         for link, before, after in reversed(tape):
             if link.leaves or before.requires_grad:
-                gradient, of_leaves = link.backward(before, after, gradient)
-                found |= zip(link.leaves, of_leaves, strict=True)
-        return loss_R, logits_RBK, logit_gradient_RBK, [found[leaf] for leaf in self.leaves]
+                gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
+        return loss_RB, logits_RBK, logit_gradient_RBK
+
+
+def _mean_of_batch(loss_RB: Tensor) -> Tensor:
+    """The gradient of each run's mean loss at the losses."""
+    return loss_RB.new_tensor(1 / loss_RB.shape[1]).expand(loss_RB.shape)
 
 
 def is_stackable(module: nn.Module) -> bool:
@@ -189,8 +196,8 @@ class _Link(ABC):
         return self(before)
 
     @abstractmethod
-    def backward(self, before: Tensor, after: Tensor, gradient: Tensor) -> tuple[Tensor | None, Sequence[Tensor]]:
-        """The gradients at the inputs, None where they do not require it, and at the leaves."""
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
+        """The gradient at the inputs, None where they do not require it; those at the leaves are written to `into`."""
 
 
 class _Linear(_Link):
@@ -204,17 +211,19 @@ class _Linear(_Link):
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
 
-    def backward(self, before, after, gradient):
-        of_leaves = [torch.bmm(gradient.mT, before), gradient.sum(1)][: len(self.leaves)]
-        return torch.bmm(self.weight_ROI.mT, gradient.mT).mT if before.requires_grad else None, of_leaves
+    def backward(self, before, after, gradient, into):
+        torch.bmm(gradient.mT, before, out=into[0])
+        if self.bias_RO is not None:
+            torch.sum(gradient, 1, out=into[1])
+        return torch.bmm(self.weight_ROI.mT, gradient.mT).mT if before.requires_grad else None
 
 
 class _ReLU(_Link):
     def __call__(self, x_RBx):
         return x_RBx.relu()
 
-    def backward(self, before, after, gradient):
-        return torch.ops.aten.threshold_backward(gradient, after, 0), ()
+    def backward(self, before, after, gradient, into):
+        return torch.ops.aten.threshold_backward(gradient, after, 0)
 
 
 class _Chain(_Link):
@@ -233,10 +242,12 @@ class _Chain(_Link):
         with torch.enable_grad():
             return self(before)
 
-    def backward(self, before, after, gradient):
+    def backward(self, before, after, gradient, into):
         below = int(before.requires_grad)
         gradients = torch.autograd.grad(after, [before] * below + self.leaves, gradient)
-        return gradients[0] if below else None, gradients[below:]
+        for view, of_leaf in zip(into, gradients[below:], strict=True):
+            view.copy_(of_leaf)
+        return gradients[0] if below else None
 
 
 def _links(layers: Sequence[Layer]) -> list[_Link]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from headtohead.registry import require
 
-
 # PyTorch's kernel for softmax over the last axis is slow where that is shorter than a vector register.
 SHORT = 16
 

@@ -17,7 +17,6 @@ A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over ten
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -230,8 +229,14 @@ class _Chain(_Link):
     """Layers one after another, by autograd."""
 
     def __init__(self, layers: Sequence[Layer]):
-        self.layers = layers
-        self.leaves = [leaf for layer in layers for leaf in getattr(layer, "leaves", ())]
+        self.layers: list[Layer] = []
+        self.leaves: list[Tensor] = []
+        for layer in layers:
+            self.append(layer)
+
+    def append(self, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.leaves += getattr(layer, "leaves", ())
 
     def __call__(self, x_RBx):
         for layer in self.layers:
@@ -253,8 +258,13 @@ class _Chain(_Link):
 def _links(layers: Sequence[Layer]) -> list[_Link]:
     """The links among the layers, and as chains what stands between them."""
     links: list[_Link] = []
-    for is_link, group in groupby(layers, key=lambda layer: isinstance(layer, _Link)):
-        links += group if is_link else [_Chain([*group])]
+    for layer in layers:
+        if isinstance(layer, _Link):
+            links.append(layer)
+        elif links and isinstance(links[-1], _Chain):
+            links[-1].append(layer)
+        else:
+            links.append(_Chain([layer]))
     return links
 
 

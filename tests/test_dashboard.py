@@ -98,20 +98,22 @@ def test_a_study_in_progress_fills_its_page(tmp_path, monkeypatch):
             assert time.monotonic() < end
             time.sleep(0.05)
 
-    def shown():
-        folder = study / "arms" / "softmax"
-        found = scalars(study, "softmax", "mean_upper/val/accuracy") if folder.is_dir() else {}
-        return found and found[0] > 0 and list(found.values())[-1] - last_mean()
+    def mean():
+        # The page may have been opened but not yet filled.
+        seen = EventAccumulator(str(study / "arms" / "softmax")).Reload()
+        whole = {"mean/val/accuracy", "mean_upper/val/accuracy"} <= {*seen.Tags()["scalars"]}
+        return scalars(study, "softmax", "mean/val/accuracy") if whole else {}
 
-    def last_mean():
-        return list(scalars(study, "softmax", "mean/val/accuracy").values())[-1]
+    def band_has_a_width():
+        means, uppers = mean(), scalars(study, "softmax", "mean_upper/val/accuracy")
+        return any(upper > means[step] for step, upper in uppers.items() if step in means)
 
     with Live(study):
         bring(0)
-        until(lambda: (study / "arms" / "softmax").is_dir())
-        assert shown() == 0
+        until(lambda: (study / "arms" / "softmax").is_dir() and mean())
+        assert not band_has_a_width()
         bring(1)
-        until(shown)
+        until(band_has_a_width)
     points = EventAccumulator(str(study / "arms" / "softmax")).Reload().Scalars("mean/val/accuracy")
     assert [point.step for point in points] == sorted({point.step for point in points})
 

@@ -61,11 +61,14 @@ class Pack:
         self.columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
         starts = [sum(shapes[name].numel() for name in names if place(name) < group) for group in range(4)]
         self.backbone, self.decayed = slice(0, starts[2]), slice(starts[1], starts[3])
-        self.parameters_RP = torch.stack(
-            [torch.cat([state[name].detach().flatten() for name in names]) for state in states]
-        ).to(device, dtype)
+        # The layout in which convolutions on the CPU are fastest; a pack of several would have to copy.
+        self._channels_last = self.size == 1 and device.type == "cpu"
+        self.parameters_RP = torch.empty(self.size, ends[-1], device=device, dtype=dtype)
         self.gradients_RP = torch.zeros_like(self.parameters_RP)
         views = {name: self.view(name) for name in names}
+        for name, view in views.items():
+            for of_run, state in zip(view, states, strict=True):
+                of_run.copy_(state[name].detach())
         self.leaves = [views[name].detach().requires_grad_() for name in names]
         self._gradients = [self._view(self.gradients_RP, name) for name in names]
         parameters = dict(zip(names, self.leaves, strict=True))
@@ -120,7 +123,10 @@ class Pack:
         return self._view(self.parameters_RP, name)
 
     def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
-        return tensor_RP[:, self.columns[name]].view(self.size, *self.template.get_parameter(name).shape)
+        shape = self.template.get_parameter(name).shape
+        if self._channels_last and len(shape) == 4:
+            return tensor_RP[:, self.columns[name]].view(1, shape[0], *shape[2:], shape[1]).movedim(-1, 2)
+        return tensor_RP[:, self.columns[name]].view(self.size, *shape)
 
     def differentiate(
         self, inputs_RBx: Tensor, loss: Callable[[Tensor], Tensor]

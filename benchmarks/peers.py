@@ -25,7 +25,8 @@ from headtohead.training import train
 def headtohead(case: Case, blocks: int) -> Iterator[float]:
     """One pack, as large as a study packs such runs."""
     module = case.runs[0].model.build(case.pool.input_shape, case.pool.num_classes)
-    runs = case.lasting(blocks)[: choose_packing(case.runs[0], is_stackable(module)).size]
+    packing = choose_packing(case.runs[0], is_stackable(module), case.pool.num_classes)
+    runs = case.lasting(blocks)[: packing.size]
     before = None
     for point in islice(train(runs, case.pool, test=False), blocks):
         now = time.perf_counter()

@@ -347,6 +347,19 @@ def test_a_pack_that_breaks_is_recorded_and_the_others_go_on(command, tmp_path):
     assert pd.read_csv(tmp_path / "outputs/broken/results.csv").status.tolist().count("failed") == 1
 
 
+def test_a_pack_that_does_not_fit_into_memory_is_halved(command, tmp_path):
+    arguments = ["-m", "head=softmax,sigmoid", "seed=0,1", "model=factory", *TINY[:3], TINY[-1]]
+    result = command(*arguments, "name=greedy", "model.path=factories:greedy", "pack_size=4")
+    assert result.status == 0, result.err
+    assert "4 runs do not fit into memory at once: 2 and 2 instead" in result.err
+    runs = records(tmp_path / "outputs/greedy").values()
+    assert [(run["pack"]["size"], run["pack"]["chosen_by"]) for run in runs] == [(2, "memory")] * 4
+    assert command(*arguments, "name=modest", "model.path=factories:modest", "pack_size=2").status == 0
+    greedy, modest = (pd.read_csv(tmp_path / f"outputs/{name}/results.csv") for name in ("greedy", "modest"))
+    metrics = [name for name in greedy.columns if name not in COLUMNS]
+    pd.testing.assert_frame_equal(greedy[metrics], modest[metrics], rtol=1e-4, atol=1e-4)
+
+
 def test_users_own_configs_join_in(command, tmp_path):
     (tmp_path / "mine/head").mkdir(parents=True)
     (tmp_path / "mine/head/smooth.yaml").write_text(

@@ -1,6 +1,7 @@
 """Closed forms of the losses and their gradients, in double precision."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -203,3 +204,20 @@ def test_any_leading_axes(head):
     close(head.loss(logits, labels).flatten(), head.loss(flat, labels.flatten()))
     close(head.probabilities(logits).flatten(end_dim=2), head.probabilities(flat))
     close(head.activations(logits).flatten(end_dim=2), head.activations(flat))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("head", all_heads(), ids=name)
+def test_the_closed_form_is_what_autograd_finds(head, smoothing):
+    head = replace(head, label_smoothing=smoothing)
+    logits, labels = torch.randn(2, 5, 7, dtype=torch.float64) * 10, torch.randint(7, (2, 5))
+    for ours, theirs in zip(
+        head.loss_and_gradient(logits.clone(), labels), Head.loss_and_gradient(head, logits, labels), strict=True
+    ):
+        close(ours, theirs)
+
+
+def test_a_sure_sigmoid_keeps_the_digits_of_its_gradient():
+    logits, label = torch.tensor([[30.0, 0.0, 0.0]]), torch.tensor([0])
+    _, gradient = BCE_SUM.loss_and_gradient(logits, label)
+    assert gradient[0, 0].item() == pytest.approx(-math.exp(-30), rel=1e-5)

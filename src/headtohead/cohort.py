@@ -84,9 +84,9 @@ class Cohort:
     def differentiate(self, inputs_VBx: Tensor, labels_RB: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean loss of the batch (R,), logits, their gradient, and that of all parameters: `Pack.differentiate`."""
 
-        def loss(logits_RBK: Tensor) -> Tensor:
+        def loss(logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
             with self._of_loss:
-                return self.loss(logits_RBK, labels_RB)
+                return self.by_head(lambda head, *batch: head.loss_and_gradient(*batch), logits_RBK, labels_RB)
 
         with self._of_model:
             return self.pack.differentiate(self.spread(inputs_VBx), loss)
@@ -111,6 +111,10 @@ class Cohort:
         stretches = [(head, len([*group])) for head, group in groupby(run.head for run in self.runs)]
         heads, sizes = zip(*stretches, strict=True)
         parts = [*map(function, heads, logits_RBK.split(sizes), labels_RB.split(sizes))]
+        if len(parts) == 1:
+            return parts[0]
         if isinstance(parts[0], dict):
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if isinstance(parts[0], tuple):
+            return tuple(map(torch.cat, zip(*parts, strict=True)))
         return torch.cat(parts)

@@ -107,7 +107,7 @@ def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves
         fitted = metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.pool.test))))
         found["gap_accuracy"] = fitted["accuracy"] - found["test_accuracy"]
         found["gap_nll"] = found["test_nll"] - fitted["nll"]
-        found |= _shifted(cohort) | _detected(cohort, tested)
+        found |= _shifted(cohort) | _detected(cohort)
     return found, curves
 
 
@@ -167,7 +167,7 @@ def _shifted(cohort: Cohort) -> Metrics:
     return found | {"shift_nll": torch.stack(losses_R).mean(0)}
 
 
-def _detected(cohort: Cohort, tested: metrics.Examples) -> Metrics:
+def _detected(cohort: Cohort) -> Metrics:
     """AUROC of the confidence (Hendrycks and Gimpel 2017) between test inputs and those of `dataset.ood`."""
     dataset = outliers(cohort.runs[0].dataset)
     if dataset is None:
@@ -176,11 +176,22 @@ def _detected(cohort: Cohort, tested: metrics.Examples) -> Metrics:
     strange = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, len(cohort), OUTLIERS)
     if pool is cohort.pool:
         strange = _mapped(strange, permute)
-    outside_RN = cohort.examples((inputs, torch.zeros_like(labels)) for inputs, labels in strange)["confidence"]
-    inside_RN = tested["confidence"][:, :OUTLIERS]
-    score_RN = torch.cat([inside_RN, outside_RN], 1)
+    outside_RN = _certainty(cohort, strange)
+    inside_RN = _certainty(cohort, cohort.chunks("test", OUTLIERS))
+    # Where rounding alone tells examples apart, as those of a dead network, they are ties.
+    score_RN = torch.cat([inside_RN, outside_RN], 1).round(decimals=5 if cohort.dtype == torch.float32 else 12)
     is_inside_RN = torch.arange(score_RN.shape[1], device=score_RN.device).expand(score_RN.shape) < inside_RN.shape[1]
     return {"ood_auroc": metrics.auroc(score_RN, is_inside_RN)}
+
+
+def _certainty(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    """-log(1 - confidence) of each example, (R, N): ordered as confidences are, and apart where they round to 1."""
+    parts = []
+    for inputs_Vnx, _ in chunks:
+        log_q_RnK = _log_probabilities(cohort, inputs_Vnx)
+        others_RnK = log_q_RnK.scatter(-1, log_q_RnK.argmax(-1, keepdim=True), -torch.inf)
+        parts.append(-others_RnK.logsumexp(-1))
+    return torch.cat(parts, 1)
 
 
 def _mapped(chunks: Iterator[tuple[Tensor, Tensor]], shift: Shift) -> Iterator[tuple[Tensor, Tensor]]:

@@ -43,6 +43,17 @@ class Head(ABC):
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         """Training loss of each example, of shape x, in nats."""
 
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor) -> tuple[Tensor, Tensor]:
+        """`loss` and its gradient at the logits, of shape xK, which the caller may overwrite.
+
+        A head may have a closed form, which saves what autograd spends on small tensors and keeps of large ones.
+        """
+        with torch.enable_grad():
+            leaf_xK = logits_xK.detach().requires_grad_()
+            loss_x = self.loss(leaf_xK, labels_x)
+            (gradient_xK,) = torch.autograd.grad(loss_x.sum(), leaf_xK)
+        return loss_x.detach(), gradient_xK
+
     @abstractmethod
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         """Logarithm of `probabilities`, finite wherever the logits are moderate; of shape xK."""
@@ -71,13 +82,31 @@ class Head(ABC):
                 floor = prior_K[prior_K > 0].min() / 2
                 return self._prior_logits(prior_K.clamp(floor, 1 - floor))
 
+    def _minus_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, labels_x: Tensor) -> Tensor:
+        """`outputs_xK` minus the smoothed targets, in place; `at_target_x1` is the output of the target minus one."""
+        target_x1 = labels_x.unsqueeze(-1)
+        # Close to one the output is rounded, and the difference from one would be lost.
+        outputs_xK.scatter_(-1, target_x1, at_target_x1)
+        if self.label_smoothing:
+            outputs_xK.sub_(self.label_smoothing / outputs_xK.shape[-1])
+            outputs_xK.scatter_add_(-1, target_x1, outputs_xK.new_tensor(self.label_smoothing).expand(target_x1.shape))
+        return outputs_xK
+
 
 @dataclass(frozen=True)
 class Softmax(Head):
     """Softmax with cross-entropy."""
 
     def loss(self, logits_xK, labels_x):
+        return self._loss(log_softmax(logits_xK), labels_x)
+
+    def loss_and_gradient(self, logits_xK, labels_x):
         log_q_xK = log_softmax(logits_xK)
+        loss_x = self._loss(log_q_xK, labels_x)
+        at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
+        return loss_x, self._minus_targets(log_q_xK.exp_(), at_target_x1, labels_x)
+
+    def _loss(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
         loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
         if self.label_smoothing:
             loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
@@ -107,6 +136,13 @@ class Sigmoid(Head):
     def __post_init__(self):
         super().__post_init__()
         require(self.reduction in ("sum", "mean"), "head.reduction", self.reduction, "accepted: sum, mean")
+
+    def loss_and_gradient(self, logits_xK, labels_x):
+        at_target_x1 = logits_xK.gather(-1, labels_x.unsqueeze(-1)).neg_().sigmoid_().neg_()
+        gradient_xK = self._minus_targets(logits_xK.sigmoid(), at_target_x1, labels_x)
+        if self.reduction == "mean":
+            gradient_xK.div_(logits_xK.shape[-1])
+        return self.loss(logits_xK, labels_x), gradient_xK
 
     def loss(self, logits_xK, labels_x):
         # Binary cross-entropy is -log sigma(z) at the target and -log sigma(-z) elsewhere: no cancellation.

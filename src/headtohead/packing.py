@@ -24,7 +24,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Layer = Callable[[Tensor], Tensor]
+_Tape = list[tuple["_Link", Tensor, Tensor]]
 
+# Outputs of a layer from which on the loss, which reads them example by example, would wait for a transposition.
+WIDE = 256
 ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
 
 
@@ -129,34 +132,40 @@ class Pack:
         return tensor_RP[:, self.columns[name]].view(self.size, *shape)
 
     def differentiate(
-        self, inputs_RBx: Tensor, loss: Callable[[Tensor], Tensor]
+        self, inputs_RBx: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Forward and backward at once.
 
         Args:
-            loss: from the logits (R, B, K) to the loss of each example, (R, B).
+            loss: from the logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits,
+                (R, B, K), which is overwritten.
 
         Returns:
             The batch's mean losses (R,), the logits (R, B, K), the gradient of the mean losses at the logits, and at
             all parameters, (R, P), in memory that the next call reuses.
         """
-        if self.mode == "stacked" and not torch.is_autocast_enabled(self.parameters_RP.device.type):
-            loss_RB, logits_RBK, logit_gradient_RBK = self._by_hand(inputs_RBx, loss)
+        by_hand = self.mode == "stacked" and not torch.is_autocast_enabled(self.parameters_RP.device.type)
+        if by_hand:
+            logits_RBK, tape = self._record(inputs_RBx)
         else:
-            logits_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
-            loss_RB = loss(logits_RBK)
-            *gradients, logit_gradient_RBK = torch.autograd.grad(
-                loss_RB, [*self.leaves, logits_RBK], _mean_of_batch(loss_RB), materialize_grads=True
-            )
+            outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
+            logits_RBK = outputs_RBK.detach()
+        loss_RB, logit_gradient_RBK = loss(logits_RBK)
+        logit_gradient_RBK.div_(loss_RB.shape[1])
+        if by_hand:
+            self._unwind(tape, logit_gradient_RBK)
+        else:
+            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, materialize_grads=True)
             for view, gradient in zip(self._gradients, gradients, strict=True):
                 view.copy_(gradient.view_as(view))
-        return loss_RB.detach().mean(1), logits_RBK.detach(), logit_gradient_RBK, self.gradients_RP
+        return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
 
     @torch.no_grad()
-    def _by_hand(self, inputs_RBx: Tensor, loss: Callable) -> tuple[Tensor, Tensor, Tensor]:
-        """The links by hand, what they leave to autograd and the loss in graphs of their own.
+    def _record(self, inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
+        """The logits, and of each link what went in and what came out.
 
-        A graph over all of it costs as much as the products themselves where layers and packs are small.
+        The links are differentiated by hand, what they leave to autograd in graphs of its own: one graph over all of
+        it costs as much as the products themselves where layers and packs are small.
         """
         hidden, tape = inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]), []
         for link in self._links:
@@ -165,21 +174,14 @@ class Pack:
             after = link.forward(before)
             tape.append((link, before, after))
             hidden = after.detach()
-        logits_RBK = hidden.contiguous().requires_grad_()
-        with torch.enable_grad():
-            loss_RB = loss(logits_RBK)
-            (logit_gradient_RBK,) = torch.autograd.grad(loss_RB, logits_RBK, _mean_of_batch(loss_RB))
+        return hidden.contiguous(), tape
+
+    @torch.no_grad()
+    def _unwind(self, tape: _Tape, gradient: Tensor) -> None:
         into = dict(zip(self.leaves, self._gradients, strict=True))
-        gradient = logit_gradient_RBK
         for link, before, after in reversed(tape):
             if link.leaves or before.requires_grad:
                 gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
-        return loss_RB, logits_RBK, logit_gradient_RBK
-
-
-def _mean_of_batch(loss_RB: Tensor) -> Tensor:
-    """The gradient of each run's mean loss at the losses."""
-    return loss_RB.new_tensor(1 / loss_RB.shape[1]).expand(loss_RB.shape)
 
 
 def is_stackable(module: nn.Module) -> bool:
@@ -211,6 +213,9 @@ class _Linear(_Link):
         self.leaves = [weight_ROI] if bias_RO is None else [weight_ROI, bias_RO]
 
     def __call__(self, x_RBI):
+        if self.weight_ROI.shape[1] > WIDE:
+            bias_R1O = 0 if self.bias_RO is None else self.bias_RO.unsqueeze(1)
+            return torch.baddbmm(bias_R1O, x_RBI, self.weight_ROI.mT)
         # Outputs (R, O, B) in memory: the layout in which batch norm need not copy them.
         if self.bias_RO is None:
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 FOLDER = ".progress"
+SAID = ".said"
 
 
 class Notes:
@@ -33,6 +34,10 @@ class Notes:
         """Note that this share of the pack has been trained."""
         self._path.write_text(f"{self._runs * share:.4f}")
 
+    def say(self, line: str) -> None:
+        """Show a line above the bar."""
+        self._path.with_name(f"{self._path.name}{SAID}").write_text(line, encoding="utf-8")
+
 
 class Bar:
     """A bar on stderr over the runs of a phase, as a context: it follows the notes until it is left."""
@@ -43,6 +48,7 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task(phase, total=runs)
+        self._shown: set[Path] = set()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -66,6 +72,10 @@ class Bar:
     def _read(self) -> None:
         done = 0.0
         for path in self._folder.glob("*"):
-            text = path.read_text()
-            done += float(text) if text else 0.0  # empty between being opened and being written
+            text = path.read_text(encoding="utf-8")  # empty between being opened and being written
+            if not path.name.endswith(SAID):
+                done += float(text or 0)
+            elif text and path not in self._shown:
+                self._shown.add(path)
+                self._progress.console.print(text)
         self._progress.update(self._task, completed=round(done, 2))

@@ -33,6 +33,8 @@ from headtohead.worker import environment, hyperparameters, run_pack, study_fold
 
 # The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
+# On the CPU the logits of a pack's batch, which the loss passes over many times, take at most so many numbers.
+LOGITS = 2_000_000
 # How often the grid of learning rates may grow on either side.
 EXTENSIONS = 2
 # Test examples that a report shows.
@@ -62,7 +64,7 @@ class Sweep:
         self._config, self._hydra_context = config, hydra_context
         self._axes = read_axes(arguments, config.hydra.sweeper.params)
         self._members = self._compose(search(self._axes))
-        self._stackable = _check(self._members)
+        self._networks = _check(self._members)
         self.failures: list[tuple[str, str]] = []
 
         first = self._members[0].config
@@ -167,7 +169,7 @@ class Sweep:
         self._asked["runs"].setdefault(phase, []).extend(names)
         record.write_atomically(self.folder / "study.json", record.to_json(self._asked))
 
-        packings = [choose_packing(member.config, self._stackable[_architecture(member.config)]) for member in members]
+        packings = [choose_packing(member.config, *self._networks[_architecture(member.config)]) for member in members]
         packs = into_packs(
             range(len(members)),
             key=lambda index: (may_share_a_pack(members[index].config), packings[index]),
@@ -215,7 +217,7 @@ class Packing:
     threads: int | None
 
 
-def choose_packing(config: Config, stackable: bool) -> Packing:
+def choose_packing(config: Config, stackable: bool, num_classes: int) -> Packing:
     """What pays for a configuration: convolutions on the CPU are faster one run at a time.
 
     The operations of stacked packs are so short that threads cost more than they bring, and on a busy
@@ -225,8 +227,10 @@ def choose_packing(config: Config, stackable: bool) -> Packing:
     threads = 1 if stackable and device == "cpu" else None
     if config.settings.pack_size is not None:
         return Packing(config.settings.pack_size, "user", threads)
-    pays = stackable or device != "cpu"
-    return Packing(PACK_SIZES.get(device, 16) if pays else 1, "planner", threads)
+    if device == "cpu":
+        fit = LOGITS // (config.training.batch_size * num_classes)
+        return Packing(min(PACK_SIZES["cpu"], max(1, fit)) if stackable else 1, "planner", threads)
+    return Packing(PACK_SIZES.get(device, 16), "planner", threads)
 
 
 def pack_override(members: Sequence[Member], phase: str, packing: Packing) -> str:
@@ -244,9 +248,9 @@ def pack_override(members: Sequence[Member], phase: str, packing: Packing) -> st
     return f"+pack={{{how},runs:[{','.join(runs)}]}}"
 
 
-def _check(members: Sequence[Member]) -> dict[str, bool]:
-    """Refuse what the loop could not train; for each architecture, whether it can be stacked."""
-    stackable: dict[str, bool] = {}
+def _check(members: Sequence[Member]) -> dict[str, tuple[bool, int]]:
+    """Refuse what the loop could not train; for each architecture, whether it can be stacked, and its classes."""
+    networks: dict[str, tuple[bool, int]] = {}
     splits: set[Dataset] = set()
     for config in [member.config for member in members]:
         pool = data.load(config.dataset, resolve_device(config.settings.device))
@@ -259,9 +263,10 @@ def _check(members: Sequence[Member]) -> dict[str, bool]:
                 require(shape == pool.input_shape, "dataset.ood", config.dataset.ood, accepted)
             splits.add(config.dataset)
         key = _architecture(config)
-        if key not in stackable:
-            stackable[key] = is_stackable(checked_build(config.model, pool.input_shape, pool.num_classes))
-    return stackable
+        if key not in networks:
+            module = checked_build(config.model, pool.input_shape, pool.num_classes)
+            networks[key] = is_stackable(module), pool.num_classes
+    return networks
 
 
 def _architecture(config: Config) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,23 @@ THREADS = torch.get_num_threads()
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 64 * 2**20)}
 
 
+@dataclass(frozen=True)
+class Job:
+    """What the runs of a job have in common.
+
+    Attributes:
+        study: the folder of the study.
+        common: the overrides that all runs share.
+        phase: of the study: "search", "confirm" or "run".
+        chosen_by: who chose the size of the pack: "user", "planner", or "memory" that did not suffice for that.
+    """
+
+    study: Path
+    common: tuple[str, ...]
+    phase: str
+    chosen_by: str
+
+
 def run_pack(node: DictConfig) -> None:
     """Train the pack that `node.pack` describes and write its records.
 
@@ -48,36 +66,54 @@ def run_pack(node: DictConfig) -> None:
         compose(hydra.job.config_name, common, Run(arm, tuple(overrides), lr, seed))
         for arm, overrides, lr, seed in pack["runs"]
     ]
-    study = study_folder(members[0])
-    folders = [study / "runs" / member.run.name(common) for member in members]
+    torch.set_num_threads(pack["threads"] or THREADS)
+    keep_memory()
+    failure = _run(members, Job(study_folder(members[0]), common, pack["phase"], pack["chosen_by"]))
+    if failure:
+        raise failure
+
+
+def _run(members: list[Member], job: Job) -> Exception | None:
+    """Train and record a pack, or what stopped it. One that does not fit into memory is halved until it does."""
+    folders = [job.study / "runs" / member.run.name(job.common) for member in members]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    columns = json.loads((study / "study.json").read_text(encoding="utf-8"))["hparams"]
-    notes = Notes(study, folders[0].name, len(members))
-    torch.set_num_threads(pack["threads"] or THREADS)
-    keep_memory()
+    columns = json.loads((job.study / "study.json").read_text(encoding="utf-8"))["hparams"]
+    notes = Notes(job.study, folders[0].name, len(members))
     with ExitStack() as stack:
         events = [stack.enter_context(board.Events(folder)) for folder in folders]
         for member, run_events in zip(members, events, strict=True):
-            run_events.add(0, [board.session_start(_row(hyperparameters(member, pack["phase"]), columns))])
+            run_events.add(0, [board.session_start(_row(hyperparameters(member, job.phase), columns))])
         started = time.perf_counter()
+        failure = None
         try:
-            outcomes, histories = _train(members, events, pack["phase"] != "search", notes)
-            failure = None
+            outcomes, histories = _train(members, events, job.phase != "search", notes)
         except Exception as error:
+            failure = error
+        halve = len(members) > 1 and _lacked_memory(failure)
+        if failure:
             outcomes = [Outcome(0, None, {}, None, None, None)] * len(members)
             histories = [[]] * len(members)
-            failure = error
-        for run_events, outcome in zip(events, outcomes, strict=True):
-            _finish(run_events, outcome, failure is None and outcome.diverged_at is None)
+        if not halve:
+            for run_events, outcome in zip(events, outcomes, strict=True):
+                _finish(run_events, outcome, failure is None and outcome.diverged_at is None)
+    if halve:
+        middle = len(members) // 2
+        notes.say(f"{len(members)} runs do not fit into memory at once: {middle} and {len(members) - middle} instead")
+        # Its frames hold what the pack has allocated.
+        failure = failure.with_traceback(None)
+        torch.cuda.empty_cache()
+        smaller = replace(job, chosen_by="memory")
+        failures = [_run(half, smaller) for half in (members[:middle], members[middle:])]
+        return next(filter(None, failures), None)
     # A run's share: its pack's time over its runs.
     wall_s = (time.perf_counter() - started) / len(members)
     for member, folder, outcome, history in zip(members, folders, outcomes, histories, strict=True):
         status = "failed" if failure else "finished" if outcome.diverged_at is None else "diverged"
         description = {
             "run": folder.name,
-            "phase": pack["phase"],
+            "phase": job.phase,
             "arm": member.run.arm,
             "head": member.choices["head"],
             "seed": member.config.settings.seed,
@@ -92,16 +128,21 @@ def run_pack(node: DictConfig) -> None:
             "pack": {
                 "size": len(members),
                 "mode": outcome.pack_mode,
-                "chosen_by": pack["chosen_by"],
+                "chosen_by": job.chosen_by,
                 "threads": torch.get_num_threads(),
             },
-            "overrides": [*common, *member.run.overrides],
+            "overrides": [*job.common, *member.run.overrides],
             "config": member.values,
             "environment": environment(str(resolve_device(member.config.settings.device))),
         }
         record.write_run(folder, description, history, outcome.predictions)
-    if failure:
-        raise failure
+    return failure
+
+
+def _lacked_memory(error: Exception | None) -> bool:
+    """Whether an allocation failed. PyTorch has an error of its own for that on accelerators alone."""
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in ("can't allocate", "bad_alloc"))
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def keep_memory() -> None:

@@ -1,6 +1,8 @@
 """Networks that tests name by their path, as users name theirs."""
 
 import os
+import signal
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -76,3 +78,22 @@ def modest(input_shape, num_classes):
     model = greedy(input_shape, num_classes)
     model.numbers = 0
     return model
+
+
+class Doomed(nn.Module):
+    """Kills its process the first time that it is trained with seed 1; a file in the working directory remembers."""
+
+    def __init__(self, features, num_classes):
+        super().__init__()
+        self.dies = torch.initial_seed() == 1
+        self.classifier = nn.Linear(features, num_classes)
+
+    def forward(self, images_BCHW):
+        if self.dies and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.classifier(images_BCHW.flatten(1))
+
+
+def doomed(input_shape, num_classes):
+    return Doomed(input_shape[0] * input_shape[1] * input_shape[2], num_classes)

@@ -12,6 +12,7 @@ from pathlib import Path
 import headtohead.configs
 import pandas as pd
 import pytest
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from headtohead import cli
@@ -201,13 +202,64 @@ def test_the_same_command_gives_the_same_bits(command, tmp_path):
     assert kept["a"] == kept["b"]
 
 
-def test_a_rerun_replaces_what_was_there(command, tmp_path):
+def test_the_same_command_again_trains_nothing(command, tmp_path):
+    times = []
     for _ in range(2):
         assert command("name=again", "seed=0", *TINY).status == 0
-    (folder,) = (tmp_path / "outputs/again/runs").iterdir()
-    events = EventAccumulator(str(folder)).Reload()
-    steps = [event.step for event in events.Scalars("train/loss")]
-    assert steps == pd.read_csv(folder / "history.csv").step.tolist() == sorted(set(steps))
+        times.append({path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/again/runs/*/*")})
+    assert len(times[0]) == 4 and times[0] == times[1]
+
+
+def test_a_broken_record_is_trained_again(command, tmp_path):
+    arguments = ["-m", "name=b", "head=softmax,sigmoid", "seed=0,1", *TINY]
+    assert command(*arguments).status == 0
+    study = tmp_path / "outputs/b"
+    before = pd.read_csv(study / "results.csv").drop(columns="wall_s")
+    first, second, third, kept = sorted(study.glob("runs/*"))
+    (first / "run.json").write_text("{")
+    (second / "history.csv").unlink()
+    (third / "run.json").write_text('{"run": "another"}')
+    (next(third.glob("events*"))).write_bytes(b"torn")
+    untouched = (kept / "run.json").stat().st_mtime_ns
+    assert command(*arguments).status == 0
+    assert (kept / "run.json").stat().st_mtime_ns == untouched
+    pd.testing.assert_frame_equal(pd.read_csv(study / "results.csv").drop(columns="wall_s"), before)
+    assert EventAccumulator(str(third)).Reload().Scalars("train/loss")
+
+
+def test_a_study_does_not_go_on_as_another(command, tmp_path):
+    assert command("name=d", "seed=0", *TINY).status == 0
+    refused = command("name=d", "seed=0", *TINY, "training.batch_size=16")
+    assert refused.status == 2
+    assert "now training.batch_size=16" in refused.err and "accept_drift=true" in refused.err
+    (path,) = tmp_path.glob("outputs/d/runs/*/run.json")
+    run = json.loads(path.read_text())
+    torch_now = run["environment"]["versions"]["torch"]
+    run["environment"]["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(run))
+    refused = command("name=d", "seed=0", *TINY)
+    assert refused.status == 2 and f"versions.torch: 1.0, now {torch_now}" in refused.err
+    assert command("name=d", "seed=0", *TINY, "accept_drift=true").status == 0
+    assert json.loads(path.read_text())["environment"]["versions"]["torch"] == "1.0"
+
+
+def test_a_second_process_on_a_study_is_refused(command, tmp_path):
+    (tmp_path / "outputs/x").mkdir(parents=True)
+    with FileLock(tmp_path / "outputs/x/.lock"):
+        refused = command("name=x", "seed=0", *TINY)
+    assert refused.status == 2 and "outputs/x: another process is at work on it" in refused.err
+    assert tree(tmp_path / "outputs/x") == [".lock"]
+
+
+def test_a_pack_whose_process_is_killed_is_tried_again(tmp_path):
+    study = ["-m", "name=k", "model=factory", "model.path=factories:doomed", "seed=0,1", *TINY[:3], TINY[-1]]
+    result = subprocess.run(
+        [sys.executable, "-m", "headtohead", *study, "pack_size=1", "hydra.launcher.n_jobs=2"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "TerminatedWorkerError" in result.stderr and "trying its" in result.stderr
+    assert pd.read_csv(tmp_path / "outputs/k/results.csv").status.tolist() == ["finished"] * 2
 
 
 def test_events_and_history_agree(command, tmp_path):

@@ -32,9 +32,10 @@ ALLOWED = {
     "evaluation": {"cohort", "data", "datasets", "metrics", "registry"},
     "training": {"cohort", "config", "data", "diagnostics", "evaluation", "metrics", "optimizers"},
     "progress": set(),
+    "checkpoint": set(),
     "plan": {"record", "registry"},
     "compose": {"config", "plan"},
-    "worker": {"board", "compose", "config", "data", "plan", "progress", "record", "training"},
+    "worker": {"board", "checkpoint", "compose", "config", "data", "plan", "progress", "record", "training"},
     "sweep": {
         "board", "claims", "compose", "config", "dashboard", "data", "evaluation", "models", "packing", "plan",
         "predictions", "progress", "record", "registry", "statistics", "study", "training", "worker",

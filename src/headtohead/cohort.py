@@ -7,6 +7,7 @@ axes of one input.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,17 +59,37 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.runs)
 
+    def state(self) -> dict[str, Any]:
+        """The weights, the statistics of norms and the generator that dropout draws from, for `restore`."""
+        state = {
+            "parameters": self.pack.parameters_RP,
+            "buffers": self.pack.buffers,
+            "generator": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as the cohort of the same runs was that gave this state."""
+        self.pack.parameters_RP.copy_(state["parameters"])
+        for name, saved in state["buffers"].items():
+            self.pack.buffers[name].copy_(saved)
+        torch.set_rng_state(state["generator"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+
     def spread(self, tensor_Vx: Tensor) -> Tensor:
         """What a view holds, to each of its runs: (R, x)."""
         if len(self.views) == 1:
             return tensor_Vx.expand(len(self), *tensor_Vx.shape[1:])
         return tensor_Vx.index_select(0, self._view_of_run_R)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless training batches: inputs (V, B, x) and labels (V, B)."""
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless training batches from the step `start` on: inputs (V, B, x) and labels (V, B)."""
         config = self.runs[0]
         return data.batches(
-            self.pool, self.views, config.dataset, self._seed_of_view, config.training.batch_size, self.dtype
+            self.pool, self.views, config.dataset, self._seed_of_view, config.training.batch_size, self.dtype, start
         )
 
     def chunks(self, split: str, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -80,6 +80,8 @@ class Settings:
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
         pack_size: the most runs trained at once; None lets the planner choose.
+        checkpoint_s: the least time in seconds between two checkpoints of a pack.
+        accept_drift: whether a study goes on with runs that were made by other versions, or to be asked otherwise.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Settings:
     device: str
     precision: str
     pack_size: int | None
+    checkpoint_s: float
+    accept_drift: bool
 
     def __post_init__(self):
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
@@ -94,6 +98,7 @@ class Settings:
         require(self.seed >= 0, "seed", self.seed, "must not be below 0")
         require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
+        require(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must not be below 0")
         if self.device != "auto":
             try:
                 torch.empty(0, device=self.device)

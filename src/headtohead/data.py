@@ -231,6 +231,7 @@ def batches(
     seeds: Sequence[int],
     batch_size: int,
     dtype: torch.dtype,
+    start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless training batches of several seeds side by side, augmented and standardised.
 
@@ -239,6 +240,7 @@ def batches(
 
     Args:
         views: of equal training sizes; `seeds` are theirs, in the same order.
+        start: how many batches to leave out at the beginning.
 
     Yields:
         inputs (V, B, ...) of `dtype` and labels (V, B), where B = min(batch_size, N_train).
@@ -255,19 +257,27 @@ def batches(
         kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
         return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
 
+    for _ in range(start // steps):
+        # Epochs that are left out draw as much as the others.
+        for order_stream, augmentation_stream in zip(order_streams, augmentation_streams, strict=True):
+            torch.randperm(count, generator=order_stream)
+            if augmented:
+                _moves(count, dataset, augmentation_stream)
+    first = start % steps
     while True:
         orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
         index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
         labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
         if augmented:
             moves_S3VB = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
-        for step in range(steps):
+        for step in range(first, steps):
             inputs = _gather(pool.inputs, index_SVB[step])
             if augmented:
                 top, left, flip = moves_S3VB[step].flatten(1)
                 moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
                 inputs = moved.view(inputs.shape)
             yield _standardised(inputs, *scaling), labels_SVB[step]
+        first = 0
 
 
 def evaluation_chunks(

@@ -16,7 +16,7 @@ from headtohead.registry import ConfigError, require
 
 SEED, LR = "seed", "optimizer.lr"
 # These say where and how to run, not what: they are no part of a run's name.
-UNNAMED = ("name", "experiment", "device", "pack_size", "dataset.root")
+UNNAMED = ("name", "experiment", "device", "pack_size", "dataset.root", "checkpoint_s", "accept_drift")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,15 @@ class Run:
 
     def name(self, common: Sequence[str]) -> str:
         """The folder of the run: its overrides, the arm's first, then the learning rate and the seed."""
-        named = [item for item in common if re.split("[=@]", item.lstrip("+~"))[0] not in UNNAMED]
-        parts = [*self.overrides, *named]
+        parts = [*self.overrides, *filter(named, common)]
         parts += [f"{LR}={number(self.lr)}"] if self.lr is not None else []
         parts += [f"{SEED}={self.seed}"] if self.seed is not None else []
         return folder_name(",".join(parts))
+
+
+def named(override: str) -> bool:
+    """Whether an override says what is trained, and belongs to the names of the runs."""
+    return re.split("[=@]", override.lstrip("+~"))[0] not in UNNAMED
 
 
 def read_axes(arguments: Sequence[str], params: Mapping[str, object] | None) -> Axes:

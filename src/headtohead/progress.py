@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 FOLDER = ".progress"
 SAID = ".said"
+STOP = ".stop"
 
 
 class Notes:
@@ -34,20 +35,31 @@ class Notes:
         """Note that this share of the pack has been trained."""
         self._path.write_text(f"{self._runs * share:.4f}")
 
+    @property
+    def stop(self) -> bool:
+        """Whether the study has been asked to stop."""
+        return (self._path.parent / STOP).exists()
+
     def say(self, line: str) -> None:
         """Show a line above the bar."""
         self._path.with_name(f"{self._path.name}{SAID}").write_text(line, encoding="utf-8")
 
 
 class Bar:
-    """A bar on stderr over the runs of a phase, as a context: it follows the notes until it is left."""
+    """A bar on stderr over the runs of a phase, as a context: it follows the notes until it is left.
 
-    def __init__(self, study: Path, phase: str, runs: int):
+    Args:
+        study: the folder of the study.
+        runs: of the phase, and how many of them were `done` before.
+    """
+
+    def __init__(self, study: Path, phase: str, runs: int, done: int = 0):
         self._folder = study / FOLDER
         count = TextColumn("{task.completed:.0f} of {task.total:.0f} runs")
         columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task(phase, total=runs)
+        self._task = self._progress.add_task(phase, total=runs, completed=done)
+        self._done = done
         self._shown: set[Path] = set()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -64,18 +76,27 @@ class Bar:
         self._progress.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def print(self, line: str) -> None:
+        """Show a line above the bar."""
+        self._progress.console.print(line, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        """Ask the workers to save their state and stop."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / STOP).touch()
+
     def _follow(self) -> None:
         while not self._left.wait(0.2):
             self._read()
         self._read()
 
     def _read(self) -> None:
-        done = 0.0
-        for path in self._folder.glob("*"):
+        done = float(self._done)
+        for path in self._folder.glob("[!.]*"):
             text = path.read_text(encoding="utf-8")  # empty between being opened and being written
             if not path.name.endswith(SAID):
                 done += float(text or 0)
             elif text and path not in self._shown:
                 self._shown.add(path)
-                self._progress.console.print(text)
+                self.print(text)
         self._progress.update(self._task, completed=round(done, 2))

@@ -22,6 +22,9 @@ import pandas as pd
 # The first columns of results.csv; the final metrics follow.
 COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
 
+# Of a run's config: what says how a study goes on or where, and not what a run is.
+NOT_OF_A_RUN = {"name", "device", "dataset.root", "checkpoint_s", "accept_drift", "protocol.confirm_seeds"}
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part."""
@@ -82,9 +85,36 @@ def write_run(
     write_atomically(folder / "run.json", to_json(run))
 
 
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The record of a run, or None where there is none or it is broken."""
+    run = read_json(folder / "run.json") or {}
+    whole = run.get("run") == folder.name and {*COLUMNS, "metrics"} <= {*run}
+    return run if whole and (folder / "history.csv").exists() else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, or None where there is none or it holds anything but named values."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for each dotted key whose value differs between two nested configs, as JSON holds them."""
+    old, new = (flat(json.loads(to_json(node))) for node in (before, now))
+    keys = [key for key in {**old, **new} if key not in NOT_OF_A_RUN]
+    return [
+        f"{key}: {old.get(key, 'nothing')}, now {new.get(key, 'nothing')}"
+        for key in keys
+        if old.get(key, ...) != new.get(key, ...)
+    ]
+
+
 def read_runs(study: Path) -> list[dict[str, Any]]:
-    """The `run.json` of every complete run of a study, in the order of their folders' names."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(study.glob("runs/*/run.json"))]
+    """The `run.json` of every complete run of a study, by the names of their folders; broken ones are left out."""
+    return [run for path in sorted(study.glob("runs/*/run.json")) if (run := read_run(path.parent))]
 
 
 def read_history(folder: Path) -> pd.DataFrame:

@@ -2,14 +2,20 @@
 
 import copy
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from threading import current_thread, main_thread
+from types import FrameType, TracebackType
+from typing import Any, Self
 
+from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -22,14 +28,14 @@ from headtohead.data import Dataset
 from headtohead.evaluation import outliers
 from headtohead.models import checked_build
 from headtohead.packing import is_stackable
-from headtohead.plan import Run, confirm, into_packs, next_rate, read_axes, search
+from headtohead.plan import Run, confirm, into_packs, named, next_rate, read_axes, search
 from headtohead.predictions import most_ambiguous, same_examples
 from headtohead.progress import Bar
-from headtohead.registry import build, require
+from headtohead.registry import ConfigError, build, require
 from headtohead.statistics import best_learning_rates
 from headtohead.study import read_study
 from headtohead.training import may_share_a_pack
-from headtohead.worker import environment, hyperparameters, run_pack, study_folder
+from headtohead.worker import CHECKPOINTS, environment, has_ended, hyperparameters, run_pack, study_folder
 
 # The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
@@ -37,6 +43,10 @@ PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
 LOGITS = 2_000_000
 # How often the grid of learning rates may grow on either side.
 EXTENSIONS = 2
+# How often runs are handed to the launcher that a killed process has left unfinished.
+ATTEMPTS = 2
+# Differences that a refusal shows.
+SHOWN = 3
 # Test examples that a report shows.
 EXAMPLES = 8
 # Columns of TensorBoard's HParams page, beside all settings that differ between runs.
@@ -99,10 +109,24 @@ class Sweep:
             "claims": {name: asdict(claim) for name, claim in claims.items()},
             "environment": environment(str(device)),
         }
+        if not first.settings.accept_drift:
+            self._refuse_drift()
 
     def run(self) -> None:
-        """Train all that was asked for and write the study's files as they become known."""
+        """Train all that was asked for and has not ended, and write the study's files as they become known.
+
+        Raises:
+            ConfigError: another process is at work on the study.
+            KeyboardInterrupt: interrupted, with the state of its packs saved.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                self._run()
+        except Timeout:
+            raise ConfigError(f"{self.folder}: another process is at work on it; accepted: another name=") from None
+
+    def _run(self) -> None:
         if self._tuned:
             self._train(self._members, "search")
             self._extend_the_grid()
@@ -113,6 +137,29 @@ class Sweep:
         else:
             self._train(self._members, "run")
         self._pick_examples()
+        if not self.failures:
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+
+    def _refuse_drift(self) -> None:
+        """A study goes on only as what it was: with the same configuration, code and libraries."""
+        now = {key: self._asked["environment"][key] for key in ("python", "versions", "commit")}
+        asked = record.read_json(self.folder / "study.json")
+        lines: list[str] = []
+        if asked:
+            lines = [f"{item}, now not" for item in asked["common"] if item not in self._axes.common and named(item)]
+            lines += [f"now {item}" for item in self._axes.common if item not in asked["common"] and named(item)]
+            lines += record.differences({"claims": asked["claims"]}, {"claims": self._asked["claims"]})
+        for member in self._members:
+            run = record.read_run(self.folder / "runs" / member.run.name(self._axes.common))
+            if run and not lines:
+                before = {key: run.get("environment", {}).get(key) for key in now}
+                lines = record.differences(run.get("config", {}), member.values) + record.differences(before, now)
+        if lines:
+            more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+            raise ConfigError(
+                f"{self.folder} was made otherwise ({'; '.join(lines[:SHOWN])}{more})\n"
+                "accepted: another name=, or accept_drift=true to keep its runs of the same configuration"
+            )
 
     def _pick_examples(self) -> None:
         """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
@@ -170,26 +217,52 @@ class Sweep:
         record.write_atomically(self.folder / "study.json", record.to_json(self._asked))
 
         packings = [choose_packing(member.config, *self._networks[_architecture(member.config)]) for member in members]
-        packs = into_packs(
+        everything = into_packs(
             range(len(members)),
             key=lambda index: (may_share_a_pack(members[index].config), packings[index]),
             seed=lambda index: members[index].config.settings.seed,
             size=lambda index: packings[index].size,
         )
-        jobs = [
-            [*common, pack_override([members[index] for index in pack], phase, packings[pack[0]])] for pack in packs
-        ]
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self._hydra_context, task_function=run_pack, config=self._launching(len(jobs))
-        )
-        with Bar(self.folder, phase, len(members)), Live(self.folder):
-            results = launcher.launch(jobs, initial_job_idx=0)
-        for pack, result in zip(packs, results, strict=True):
-            if result.status != JobStatus.COMPLETED:
-                error = result._return_value
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                self.failures += [(names[index], reason) for index in pack]
+        # A pack that has ended in part is handed on whole: in one of another size its runs would round otherwise.
+        packs = [pack for pack in everything if not all(self._has_ended(members[index]) for index in pack)]
+        asked_for = len(members) - sum(map(len, packs))
+        failed: dict[int, str] = {}
+        with Bar(self.folder, phase, len(members), done=asked_for) as bar, Live(self.folder), _Stop(bar) as stop:
+            for attempt in range(ATTEMPTS):
+                jobs = [
+                    [*common, pack_override([members[index] for index in pack], phase, packings[pack[0]])]
+                    for pack in packs
+                ]
+                failed = {}
+                try:
+                    results = self._launcher(len(jobs)).launch(jobs, initial_job_idx=0) if jobs else []
+                except Exception as error:
+                    # Whatever a launcher raises where one of its processes was killed.
+                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    packs = [pack for pack in packs if not all(self._has_ended(members[index]) for index in pack)]
+                    failed = {index: reason for pack in packs for index in pack}
+                    if attempt + 1 < ATTEMPTS and not stop.asked:
+                        bar.print(f"{reason}; trying its {len(failed)} runs again")
+                        continue
+                else:
+                    for pack, result in zip(packs, results, strict=True):
+                        if result.status != JobStatus.COMPLETED:
+                            error = result._return_value
+                            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                            failed |= dict.fromkeys(pack, reason)
+                break
         record.write_results(self.folder)
+        if stop.asked:
+            raise KeyboardInterrupt
+        self.failures += [(names[index], reason) for index, reason in failed.items()]
+
+    def _has_ended(self, member: Member) -> bool:
+        return has_ended(self.folder / "runs" / member.run.name(self._axes.common), member)
+
+    def _launcher(self, packs: int) -> Launcher:
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self._hydra_context, task_function=run_pack, config=self._launching(packs)
+        )
 
     def _launching(self, packs: int) -> DictConfig:
         """The configuration to launch with: Joblib starts no process that would have no pack, or no core."""
@@ -200,6 +273,30 @@ class Sweep:
             wanted = config.hydra.launcher.n_jobs
             config.hydra.launcher.n_jobs = min(packs, cores if wanted < 0 else wanted)
         return config
+
+
+class _Stop:
+    """As a context, Ctrl-C asks the workers to save their state and stop; once more, and it interrupts at once."""
+
+    def __init__(self, bar: Bar):
+        self._bar = bar
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        # Signals reach the main thread alone.
+        self._before = signal.signal(signal.SIGINT, self._ask) if current_thread() is main_thread() else None
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._bar.stop()
+        self._bar.print("saving what is trained; Ctrl-C again stops at once")
 
 
 @dataclass(frozen=True)

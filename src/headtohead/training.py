@@ -6,7 +6,7 @@ parameters of one run; x the axes of one input.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,12 +37,15 @@ class Point:
         epoch: the same in passes over the training split.
         progress: the share of all steps.
         values: (R,) for each tag; NaN for runs that have diverged.
+        state: all that `train` needs to go on after this point, as nested tensors and numbers on the host; to be
+            called before the next item is asked for. None at the end, where training is done.
     """
 
     step: int
     epoch: float
     progress: float
     values: dict[str, np.ndarray]
+    state: Callable[[], dict[str, Any]] | None = field(default=None, repr=False, compare=False)
 
     def rows(self) -> list[dict[str, np.floating]]:
         """The values of each run, those that are NaN left out."""
@@ -118,13 +121,17 @@ def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int], s
     return [int(step) for step in points], evaluated, sharpness
 
 
-def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | list[Outcome]]:
+def train(
+    runs: Sequence[Config], pool: Pool, test: bool, state: dict[str, Any] | None = None
+) -> Iterator[Point | list[Outcome]]:
     """Train a pack of runs: yields a Point at each logged step, and at last the Outcome of each run.
 
     Args:
         runs: configurations that differ only as `may_share_a_pack` allows.
         pool: the examples, on the device to train on.
         test: whether the test split is read, after the last step.
+        state: of an earlier training of the same runs, `Point.state`, to go on from there. The points up to it are
+            yielded again, and on the CPU all that follows is bitwise what it would have been.
     """
     config, device = runs[0], pool.inputs.device
     cohort = Cohort(runs, pool)
@@ -150,6 +157,37 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     direction_RP = direction_P.to(device).expand(len(runs), -1)
     points: list[Point] = []
     histograms: dict[str, tuple[Tensor, Tensor]] = {}
+    start = 0
+    if state:
+        start = state["step"]
+        cohort.restore(state["models"])
+        for name, saved in state["optimizer"].items():
+            updater.state[name].copy_(saved)
+        trace_S4R[:start] = state["trace"].to(device)
+        alive_R.copy_(state["alive"])
+        direction_RP = state["direction"].to(device)
+        histograms = {
+            name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
+        }
+        for step, values in state["points"]:
+            points.append(_point(step, {tag: value_R.numpy() for tag, value_R in values.items()}, per_epoch, steps))
+        yield from points
+
+    def current(step: int) -> dict[str, Any]:
+        return _to_cpu(
+            {
+                "step": step,
+                "models": cohort.state(),
+                "optimizer": updater.state,
+                "trace": trace_S4R[:step],
+                "alive": alive_R,
+                "direction": direction_RP,
+                "histograms": histograms,
+                "points": [
+                    (point.step, {tag: torch.from_numpy(v) for tag, v in point.values.items()}) for point in points
+                ],
+            }
+        )
 
     def recent(step: int) -> dict[str, Tensor]:
         """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
@@ -157,11 +195,11 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
         return {f"train/{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
 
     def point(step: int, values: dict[str, Tensor]) -> Point:
-        points.append(Point(step, step / per_epoch, step / steps, _to_host(values, alive_R)))
+        points.append(_point(step, _to_host(values, alive_R), per_epoch, steps))
         return points[-1]
 
-    batches = cohort.batches()
-    for step in range(steps):
+    batches = cohort.batches(start)
+    for step in range(start, steps):
         inputs_VBx, labels_VB = next(batches)
         labels_RB = cohort.spread(labels_VB)
         loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = cohort.differentiate(inputs_VBx, labels_RB)
@@ -188,9 +226,7 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
                 errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
                 seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
                 histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
-            yield point(step, values)
-            if not alive_R.any():
-                break
+            point(step, values)
 
         lr_R1 = lr_SR1[step]
         if clips:
@@ -200,6 +236,11 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
             gradients_RP.masked_fill_(~alive_R.unsqueeze(1), 0)
             lr_R1 = lr_R1 * alive_R.unsqueeze(1)
         updater.step(gradients_RP, lr_R1)
+
+        if step in logged:
+            yield replace(points[-1], state=partial(current, step + 1))
+            if not alive_R.any():
+                break
 
     final, curves = final_metrics(cohort, test)
     if test:
@@ -212,6 +253,19 @@ def train(runs: Sequence[Config], pool: Pool, test: bool) -> Iterator[Point | li
     final |= _of_the_training(points, trace, final["val_nll"], pool.num_classes)
     predicted = predictions(cohort) if test else None
     yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
+
+
+def _point(step: int, values: dict[str, np.ndarray], per_epoch: int, steps: int) -> Point:
+    return Point(step, step / per_epoch, step / steps, values)
+
+
+def _to_cpu(value: Any) -> Any:
+    """A copy of nested tensors in the host's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value
 
 
 def _loss(cohort: Cohort, labels_RB: Tensor, logits_RBK: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """Trains one pack and writes the record of each of its runs. A launcher's job is a call of `run_pack`."""
 
 import ctypes
+import hashlib
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from headtohead import board, data, record
+from headtohead import board, checkpoint, data, record
 from headtohead.compose import Member, compose
 from headtohead.config import resolve_device
 from headtohead.plan import Run
@@ -27,6 +31,7 @@ from headtohead.training import Outcome, Point, train
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "scikit-learn")
 
+CHECKPOINTS = "checkpoints"
 THREADS = torch.get_num_threads()
 # Of glibc's malloc.h, with what is asked of each: freed memory goes back to the system above 2 GiB only, large
 # tensors come from the heap too, and the heap grows by 64 MiB.
@@ -42,16 +47,24 @@ class Job:
         common: the overrides that all runs share.
         phase: of the study: "search", "confirm" or "run".
         chosen_by: who chose the size of the pack: "user", "planner", or "memory" that did not suffice for that.
+        checkpoint_s: the least time between two checkpoints.
     """
 
     study: Path
     common: tuple[str, ...]
     phase: str
     chosen_by: str
+    checkpoint_s: float
+
+
+class Interrupted(Exception):
+    """The study was asked to stop; the state of the pack is saved."""
 
 
 def run_pack(node: DictConfig) -> None:
-    """Train the pack that `node.pack` describes and write its records.
+    """Train the pack that `node.pack` describes, or the rest of it, and write its records.
+
+    Runs that have ended keep their records. A pack that another process trains is waited for.
 
     Args:
         node: the composed configuration, with `pack` as `sweep.pack_override` writes it.
@@ -59,6 +72,9 @@ def run_pack(node: DictConfig) -> None:
     Raises:
         Exception: whatever stopped the pack, after a record with the status "failed" for each run.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A process of a launcher's: the sweep says when to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     hydra = HydraConfig.get()
     common = tuple(item for item in hydra.overrides.task if not item.startswith("+pack="))
     pack = OmegaConf.to_container(node.pack)
@@ -68,35 +84,76 @@ def run_pack(node: DictConfig) -> None:
     ]
     torch.set_num_threads(pack["threads"] or THREADS)
     keep_memory()
-    failure = _run(members, Job(study_folder(members[0]), common, pack["phase"], pack["chosen_by"]))
+    settings = members[0].config.settings
+    job = Job(study_folder(members[0]), common, pack["phase"], pack["chosen_by"], settings.checkpoint_s)
+    failure = _run(members, job)
     if failure:
         raise failure
 
 
 def _run(members: list[Member], job: Job) -> Exception | None:
     """Train and record a pack, or what stopped it. One that does not fit into memory is halved until it does."""
-    folders = [job.study / "runs" / member.run.name(job.common) for member in members]
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    folders = {member.run.name(job.common): member for member in members}
+    digest = hashlib.sha256("\n".join(folders).encode()).hexdigest()[:16]
+    path = job.study / CHECKPOINTS / f"{digest}.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The processes of a sweep that was killed may still be at work.
+    with FileLock(path.with_suffix(".lock")):
+        left = {name: member for name, member in folders.items() if not has_ended(job.study / "runs" / name, member)}
+        notes = Notes(job.study, next(iter(folders)), len(members))
+        failure = _run_the_rest(members, left, job, path, notes) if left else None
+        if not isinstance(failure, Interrupted):
+            checkpoint.remove(path)
+        return failure
+
+
+def _run_the_rest(
+    members: list[Member], left: dict[str, Member], job: Job, path: Path, notes: Notes
+) -> Exception | None:
+    """Train all members, from the last checkpoint if there is one, and record those that have not ended.
+
+    To train the others again would be needless, were it not for rounding: a pack of another size need not give the
+    same bits.
+    """
+    for name in left:
+        shutil.rmtree(job.study / "runs" / name, ignore_errors=True)
     columns = json.loads((job.study / "study.json").read_text(encoding="utf-8"))["hparams"]
-    notes = Notes(job.study, folders[0].name, len(members))
+    place = environment(str(resolve_device(members[0].config.settings.device)))
+    of = json.dumps([job.phase, [[m.run.name(job.common), m.values] for m in members], place], default=str)
+    state, flaws = checkpoint.load(path, of)
+    for flaw in flaws:
+        notes.say(f"{flaw}; not used")
+    started = time.perf_counter() - (state["seconds"] if state else 0.0)
     with ExitStack() as stack:
-        events = [stack.enter_context(board.Events(folder)) for folder in folders]
-        for member, run_events in zip(members, events, strict=True):
-            run_events.add(0, [board.session_start(_row(hyperparameters(member, job.phase), columns))])
-        started = time.perf_counter()
+        events = {name: stack.enter_context(board.Events(job.study / "runs" / name)) for name in left}
+        for name, member in left.items():
+            events[name].add(0, [board.session_start(_row(hyperparameters(member, job.phase), columns))])
+
+        def save(training: dict[str, Any]) -> None:
+            try:
+                checkpoint.save(path, {"of": of, "seconds": time.perf_counter() - started, "training": training})
+            except OSError as error:
+                notes.say(f"{path}: not saved ({error.strerror}); the training goes on")
+
         failure = None
         try:
-            outcomes, histories = _train(members, events, job.phase != "search", notes)
+            trained = [events.get(member.run.name(job.common)) for member in members]
+            outcomes, histories = _train(members, trained, job, notes, state and state["training"], save)
+        except Interrupted as interrupted:
+            return interrupted
         except Exception as error:
             failure = error
         halve = len(members) > 1 and _lacked_memory(failure)
         if failure:
             outcomes = [Outcome(0, None, {}, None, None, None)] * len(members)
             histories = [[]] * len(members)
+        ended = {
+            member.run.name(job.common): (outcome, history)
+            for member, outcome, history in zip(members, outcomes, histories, strict=True)
+        }
         if not halve:
-            for run_events, outcome in zip(events, outcomes, strict=True):
+            for name, run_events in events.items():
+                outcome, _ = ended[name]
                 _finish(run_events, outcome, failure is None and outcome.diverged_at is None)
     if halve:
         middle = len(members) // 2
@@ -109,16 +166,16 @@ def _run(members: list[Member], job: Job) -> Exception | None:
         return next(filter(None, failures), None)
     # A run's share: its pack's time over its runs.
     wall_s = (time.perf_counter() - started) / len(members)
-    for member, folder, outcome, history in zip(members, folders, outcomes, histories, strict=True):
-        status = "failed" if failure else "finished" if outcome.diverged_at is None else "diverged"
+    for name, member in left.items():
+        outcome, history = ended[name]
         description = {
-            "run": folder.name,
+            "run": name,
             "phase": job.phase,
             "arm": member.run.arm,
             "head": member.choices["head"],
             "seed": member.config.settings.seed,
             "lr": member.config.optimizer.lr,
-            "status": status,
+            "status": "failed" if failure else "finished" if outcome.diverged_at is None else "diverged",
             "steps": outcome.steps,
             "wall_s": wall_s,
             "diverged_at": outcome.diverged_at,
@@ -133,10 +190,18 @@ def _run(members: list[Member], job: Job) -> Exception | None:
             },
             "overrides": [*job.common, *member.run.overrides],
             "config": member.values,
-            "environment": environment(str(resolve_device(member.config.settings.device))),
+            "environment": place,
         }
-        record.write_run(folder, description, history, outcome.predictions)
+        record.write_run(job.study / "runs" / name, description, history, outcome.predictions)
     return failure
+
+
+def has_ended(folder: Path, member: Member) -> bool:
+    """Whether the record of a run is there, whole, of this configuration, and not of a failure."""
+    run = record.read_run(folder)
+    return (
+        run is not None and run["status"] != "failed" and not record.differences(run.get("config", {}), member.values)
+    )
 
 
 def _lacked_memory(error: Exception | None) -> bool:
@@ -200,21 +265,36 @@ def _row(values: dict[str, Any], columns: dict[str, list[str | float]]) -> dict[
     return {name: board.cell(values.get(name, board.ABSENT), column) for name, column in columns.items()}
 
 
-def _train(members: list[Member], events: list[board.Events], test: bool, notes: Notes):
-    """The outcome and the history of each run; its events are written as they come."""
+def _train(
+    members: list[Member],
+    events: list[board.Events | None],
+    job: Job,
+    notes: Notes,
+    state: dict[str, Any] | None,
+    save: Callable[[dict[str, Any]], None],
+):
+    """The outcome and the history of each run; its events, if wanted, are written as they come."""
     configs = [member.config for member in members]
     pool = data.load(configs[0].dataset, resolve_device(configs[0].settings.device))
     histories: list[list[dict[str, float]]] = [[] for _ in members]
     outcomes: list[Outcome] = []
-    for item in train(configs, pool, test):
+    saved = time.monotonic()
+    for item in train(configs, pool, job.phase != "search", state):
         if not isinstance(item, Point):
             outcomes = item
             continue
         notes.write(item.progress)
         for row, run_events, history in zip(item.rows(), events, histories, strict=True):
             if row:
-                run_events.add(item.step, board.scalars(row))
                 history.append({"step": item.step, "epoch": item.epoch, **row})
+                if run_events:
+                    run_events.add(item.step, board.scalars(row))
+        stop = notes.stop
+        if item.state and (stop or time.monotonic() - saved >= job.checkpoint_s):
+            save(item.state())
+            saved = time.monotonic()
+            if stop:
+                raise Interrupted
     notes.write(1.0)
     return outcomes, histories
 

@@ -1,15 +1,19 @@
 """Configurations and pools that tests share."""
 
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from headtohead import data
+from headtohead import cli, data
 from headtohead.config import Config, parse
 from headtohead.training import Outcome, Point, train
+
+# Options that make a run take a moment.
+TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "dataset.train_size=64"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +44,35 @@ def run(configs: list[Config], test: bool = True) -> tuple[list[Point], list[Out
     pool = data.load(configs[0].dataset, torch.device("cpu"))
     *points, outcomes = train(configs, pool, test)
     return points, outcomes
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run `headtohead` with some arguments in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        # In this process: Joblib's would keep the folder in which the first of them was started.
+        jobs = ["hydra.launcher.n_jobs=1"]
+        if arguments[0] in cli.COMMANDS or any("n_jobs" in argument for argument in arguments):
+            jobs = []
+        monkeypatch.setattr(sys, "argv", ["headtohead", *arguments, *jobs])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call

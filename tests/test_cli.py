@@ -6,52 +6,18 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import headtohead.configs
 import pandas as pd
 import pytest
+from conftest import TINY
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from headtohead import cli
 from headtohead.record import COLUMNS
 
-TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "dataset.train_size=64"]
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
-
-
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Run `headtohead` with some arguments in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Result:
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        # In this process: Joblib's would keep the folder in which the first of them was started.
-        jobs = ["hydra.launcher.n_jobs=1"]
-        if arguments[0] in cli.COMMANDS or any("n_jobs" in argument for argument in arguments):
-            jobs = []
-        monkeypatch.setattr(sys, "argv", ["headtohead", *arguments, *jobs])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-        captured = capsys.readouterr()
-        return Result(status, captured.out, captured.err)
-
-    return call
 
 
 def tree(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ ANALYSIS = {
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"registry", "report", "viewer"},
+    "cli": {"registry", "report", "reproduce", "viewer"},
     "registry": set(),
     # the training half
     "heads": {"registry"},
@@ -36,6 +36,7 @@ ALLOWED = {
     "plan": {"record", "registry"},
     "compose": {"config", "plan"},
     "worker": {"board", "checkpoint", "compose", "config", "data", "plan", "progress", "record", "training"},
+    "reproduce": {"config", "data", "record", "registry", "training", "worker"},
     "sweep": {
         "board", "claims", "compose", "config", "dashboard", "data", "evaluation", "models", "packing", "plan",
         "predictions", "progress", "record", "registry", "statistics", "study", "training", "worker",

@@ -54,7 +54,24 @@ def board(arguments: Sequence[str]) -> None:
     wait()
 
 
-COMMANDS = {"report": report, "board": board}
+def reproduce(arguments: Sequence[str]) -> None:
+    """`headtohead reproduce FOLDER`: train a recorded run again, alone, and compare; exits with 1 where it differs."""
+    parser = argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce.__doc__)
+    parser.add_argument(
+        "folder", type=Path, help="the folder of a run, such as outputs/digits/runs/head=softmax,seed=0"
+    )
+    folder = parser.parse_args(arguments).folder
+
+    from headtohead.reproduce import print_reproduction
+    from headtohead.reproduce import reproduce as train_again
+
+    found = train_again(folder)
+    print_reproduction(folder, found)
+    if found.different:
+        sys.exit(BROKEN)
+
+
+COMMANDS = {"report": report, "board": board, "reproduce": reproduce}
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for each dotted key whose value differs between two nested configs, as JSON holds them."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
+    """A line for each dotted key, `but` those, whose value differs between two nested configs, as JSON holds them."""
     old, new = (flat(json.loads(to_json(node))) for node in (before, now))
-    keys = [key for key in {**old, **new} if key not in NOT_OF_A_RUN]
+    keys = [key for key in {**old, **new} if key not in but]
     return [
         f"{key}: {old.get(key, 'nothing')}, now {new.get(key, 'nothing')}"
         for key in keys

@@ -153,7 +153,8 @@ class Sweep:
             run = record.read_run(self.folder / "runs" / member.run.name(self._axes.common))
             if run and not lines:
                 before = {key: run.get("environment", {}).get(key) for key in now}
-                lines = record.differences(run.get("config", {}), member.values) + record.differences(before, now)
+                lines = record.differences(run.get("config", {}), member.values, record.NOT_OF_A_RUN)
+                lines += record.differences(before, now)
         if lines:
             more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
             raise ConfigError(

@@ -200,7 +200,9 @@ def has_ended(folder: Path, member: Member) -> bool:
     """Whether the record of a run is there, whole, of this configuration, and not of a failure."""
     run = record.read_run(folder)
     return (
-        run is not None and run["status"] != "failed" and not record.differences(run.get("config", {}), member.values)
+        run is not None
+        and run["status"] != "failed"
+        and not record.differences(run.get("config", {}), member.values, record.NOT_OF_A_RUN)
     )
 
 

@@ -116,7 +116,7 @@ def draw(found: dict[str, np.ndarray]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "growth", "font.size": 9})
+    matplotlib.rcParams.update({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot as plt
 
     figure, grid = plt.subplots(2, len(found), figsize=(11, 5.5), sharex="col", layout="constrained")
@@ -128,7 +128,7 @@ def draw(found: dict[str, np.ndarray]) -> None:
             panel.loglog(values, costs, marker="o")
             panel.set_ylim(costs.min() / 3, costs.max() * 3)
             panel.set_ylabel(unit)
-            panel.annotate(f"slope {slope(values, costs):.2f}", (values[-1], costs[-1]), (-6, 8),
+            panel.annotate(f"slope {slope(values, costs):.2f}", (values[-1], costs[-1]), (-6, 10),
                            textcoords="offset points", ha="right")  # fmt: skip
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(alpha=0.3)

@@ -90,9 +90,8 @@ def start(name, folder):
     if child:
         return child
     os.chdir(folder)
-    said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(said, stream)
+    # The streams of this copy are those of pytest.
+    sys.stdout = sys.stderr = open("said", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["headtohead", *STUDY, f"name={name}"]
     status = 1
@@ -102,6 +101,7 @@ def start(name, folder):
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1 if error.code else 0
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 

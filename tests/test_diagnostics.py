@@ -23,7 +23,8 @@ def test_gradient_norms_add_up_as_autograd_says():
     pack = Pack(modules, torch.device("cpu"), torch.float32)
 
     def loss(logits):
-        return nn.functional.cross_entropy(logits.mT, labels.expand(2, 8), reduction="none")
+        found = nn.functional.cross_entropy(logits.requires_grad_().mT, labels.expand(2, 8), reduction="none")
+        return found.detach(), torch.autograd.grad(found.sum(), logits)[0]
 
     _, _, at_logits, gradients = pack.differentiate(inputs, loss)
     ours = diagnostics.gradient_norms(gradients, pack.columns)

@@ -231,7 +231,7 @@ class Sweep:
         with Bar(self.folder, phase, len(members), done=asked_for) as bar, Live(self.folder), _Stop(bar) as stop:
             for attempt in range(ATTEMPTS):
                 jobs = [
-                    [*common, pack_override([members[index] for index in pack], phase, packings[pack[0]])]
+                    self._job(pack_override([members[index] for index in pack], common, phase, packings[pack[0]]))
                     for pack in packs
                 ]
                 failed = {}
@@ -256,6 +256,10 @@ class Sweep:
         if stop.asked:
             raise KeyboardInterrupt
         self.failures += [(names[index], reason) for index, reason in failed.items()]
+
+    def _job(self, pack: str) -> list[str]:
+        """Overrides for the launcher: `worker.run_pack` composes the runs itself, so that Hydra need not load much."""
+        return [f"name={_quote(self._members[0].config.settings.name)}", "claims=[]", pack]
 
     def _has_ended(self, member: Member) -> bool:
         return has_ended(self.folder / "runs" / member.run.name(self._axes.common), member)
@@ -331,7 +335,7 @@ def choose_packing(config: Config, stackable: bool, num_classes: int) -> Packing
     return Packing(PACK_SIZES.get(device, 16), "planner", threads)
 
 
-def pack_override(members: Sequence[Member], phase: str, packing: Packing) -> str:
+def pack_override(members: Sequence[Member], common: Sequence[str], phase: str, packing: Packing) -> str:
     """The pack as an override in Hydra's grammar, which `worker.run_pack` reads."""
     runs = [
         "[{},[{}],{},{}]".format(
@@ -343,7 +347,7 @@ def pack_override(members: Sequence[Member], phase: str, packing: Packing) -> st
         for member in members
     ]
     how = f"phase:{phase},chosen_by:{packing.chosen_by},threads:{_null(packing.threads)}"
-    return f"+pack={{{how},runs:[{','.join(runs)}]}}"
+    return f"+pack={{{how},common:[{','.join(map(_quote, common))}],runs:[{','.join(runs)}]}}"
 
 
 def _check(members: Sequence[Member]) -> dict[str, tuple[bool, int]]:

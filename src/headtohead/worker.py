@@ -75,12 +75,11 @@ def run_pack(node: DictConfig) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # A process of a launcher's: the sweep says when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    hydra = HydraConfig.get()
-    common = tuple(item for item in hydra.overrides.task if not item.startswith("+pack="))
+    config_name = HydraConfig.get().job.config_name
     pack = OmegaConf.to_container(node.pack)
+    common = tuple(pack["common"])
     members = [
-        compose(hydra.job.config_name, common, Run(arm, tuple(overrides), lr, seed))
-        for arm, overrides, lr, seed in pack["runs"]
+        compose(config_name, common, Run(arm, tuple(overrides), lr, seed)) for arm, overrides, lr, seed in pack["runs"]
     ]
     torch.set_num_threads(pack["threads"] or THREADS)
     keep_memory()
@@ -101,6 +100,8 @@ def _run(members: list[Member], job: Job) -> Exception | None:
     with FileLock(path.with_suffix(".lock")):
         left = {name: member for name, member in folders.items() if not has_ended(job.study / "runs" / name, member)}
         notes = Notes(job.study, next(iter(folders)), len(members))
+        if left and notes.stop:
+            return Interrupted()
         failure = _run_the_rest(members, left, job, path, notes) if left else None
         if not isinstance(failure, Interrupted):
             checkpoint.remove(path)

@@ -5,6 +5,8 @@ editable install, so `headtohead.cli` registers `PackSweeper` itself.
 """
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -35,8 +37,17 @@ class PackSweeper(Sweeper):
         write_dashboard(findings, drawings)
         print_study(findings)
         if study.failures:
-            run, reason = study.failures[0]
-            sys.exit(
-                f"headtohead: {len(study.failures)} runs failed, the first with {reason}\n"
-                f"headtohead: its traceback is in {study.folder / 'runs' / run / 'run.json'}"
-            )
+            sys.exit(_failed(study.folder, study.failures))
+
+
+def _failed(folder: Path, failures: Sequence[tuple[str, str]]) -> str:
+    """How many runs failed, and for each reason the first of them with its log."""
+    reasons: dict[str, list[str]] = {}
+    for run, reason in failures:
+        reasons.setdefault(reason, []).append(run)
+    lines = [f"{len(failures)} runs failed; the same command tries them again"]
+    for reason, runs in reasons.items():
+        log = folder / "runs" / runs[0] / "run.json"
+        where = f", traceback in {log}" if log.exists() else ""
+        lines.append(f"{reason} ({len(runs)} runs, such as {runs[0]}{where})")
+    return "\n".join(f"headtohead: {line}" for line in lines)

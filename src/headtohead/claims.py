@@ -171,7 +171,7 @@ def _rivals(study: Study, head: str) -> list[tuple[str, str]]:
 def _phase(study: Study, phase: str) -> pd.DataFrame:
     """The runs of a phase. In a study without a search all runs are of the phase run, and confirm."""
     phases = ["confirm", "run"] if phase == "confirm" else ["search"]
-    return study.results[study.results.phase.isin(phases)].replace([np.inf, -np.inf], np.nan)
+    return study.finite[study.finite.phase.isin(phases)]
 
 
 # Derived metrics: from a study and the runs of two arms in one phase to a value per run, NaN where it cannot be

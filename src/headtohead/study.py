@@ -46,6 +46,11 @@ class Study:
         return list(self.asked["arms"])
 
     @cached_property
+    def finite(self) -> pd.DataFrame:
+        """The results with NaN for infinities."""
+        return self.results.replace([math.inf, -math.inf], math.nan)
+
+    @cached_property
     def grid(self) -> list[float]:
         return sorted(self.asked["grid"].get("optimizer.lr", []))
 

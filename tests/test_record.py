@@ -1,5 +1,6 @@
 """Records on disk and the tables made of them."""
 
+import errno
 import json
 import math
 
@@ -42,6 +43,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         record.write_atomically(path, "new \ud800")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["study.json"]
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "study.json"
+    record.write_atomically(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*study\.json"):
+        record.write_atomically(path, "new")
+    assert path.read_text() == "old" and len([*tmp_path.iterdir()]) == 1
 
 
 def test_without_run_json_there_is_no_run(tmp_path):

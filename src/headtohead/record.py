@@ -27,7 +27,11 @@ NOT_OF_A_RUN = {"name", "device", "dataset.root", "checkpoint_s", "accept_drift"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: with the path, also where the system names none, as on a full disk.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
@@ -35,8 +39,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -36,64 +36,43 @@ def few(input_shape, num_classes, outputs):
     return model
 
 
-class Breaking(nn.Module):
+class Linear(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.seed = torch.initial_seed()
+        self.classifier = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], num_classes)
+
+    def forward(self, images_BCHW):
+        return self.classifier(images_BCHW.flatten(1))
+
+
+class Breaking(Linear):
     """Breaks in training where it was initialised with seed 1."""
 
-    def __init__(self, features, num_classes):
-        super().__init__()
-        self.breaks = torch.initial_seed() == 1
-        self.classifier = nn.Linear(features, num_classes)
-
     def forward(self, images_BCHW):
-        if self.breaks:
+        if self.seed == 1:
             raise RuntimeError("seed 1")
-        return self.classifier(images_BCHW.flatten(1))
+        return super().forward(images_BCHW)
 
 
-def breaking(input_shape, num_classes):
-    return Breaking(input_shape[0] * input_shape[1] * input_shape[2], num_classes)
-
-
-class Greedy(nn.Module):
+class Greedy(Linear):
     """Asks for memory that it never touches: 45 percent of the machine's for each run that it stands for."""
 
-    def __init__(self, features, num_classes):
-        super().__init__()
-        self.classifier = nn.Linear(features, num_classes)
-        self.numbers = int(0.45 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4)
-
     def forward(self, images_BCHW):
-        features = images_BCHW.flatten(1)
         if self.training and torch.is_grad_enabled():
-            torch.empty_like(features.sum().expand(self.numbers))
-        return self.classifier(features)
+            numbers = int(0.45 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4)
+            torch.empty_like(images_BCHW.sum().expand(numbers))
+        return super().forward(images_BCHW)
 
 
-def greedy(input_shape, num_classes):
-    return Greedy(input_shape[0] * input_shape[1] * input_shape[2], num_classes)
-
-
-def modest(input_shape, num_classes):
-    """As `greedy`, without the greed."""
-    model = greedy(input_shape, num_classes)
-    model.numbers = 0
-    return model
-
-
-class Doomed(nn.Module):
+class Doomed(Linear):
     """Kills its process the first time that it is trained with seed 1; a file in the working directory remembers."""
 
-    def __init__(self, features, num_classes):
-        super().__init__()
-        self.dies = torch.initial_seed() == 1
-        self.classifier = nn.Linear(features, num_classes)
-
     def forward(self, images_BCHW):
-        if self.dies and not Path("died").exists():
+        if self.seed == 1 and not Path("died").exists():
             Path("died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.classifier(images_BCHW.flatten(1))
+        return super().forward(images_BCHW)
 
 
-def doomed(input_shape, num_classes):
-    return Doomed(input_shape[0] * input_shape[1] * input_shape[2], num_classes)
+modest, breaking, greedy, doomed = Linear, Breaking, Greedy, Doomed

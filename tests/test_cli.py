@@ -210,6 +210,17 @@ def test_a_study_does_not_go_on_as_another(command, tmp_path):
     assert json.loads(path.read_text())["environment"]["versions"]["torch"] == "1.0"
 
 
+def test_a_confirmed_run_does_not_stand_in_for_a_searched_one(command, tmp_path):
+    arguments = ["-m", "name=p", "head=softmax,sigmoid", "optimizer.lr=0.01,0.1,1.0", "protocol.confirm_seeds=1"]
+    assert command(*arguments, "seed=0", *TINY).status == 0
+    table = pd.read_csv(tmp_path / "outputs/p/results.csv")
+    assert set(table[table.phase == "confirm"].seed) == {1}
+    assert command(*arguments, "seed=0,1", *TINY).status == 0
+    table = pd.read_csv(tmp_path / "outputs/p/results.csv")
+    assert set(table[table.phase == "confirm"].seed) == {2}
+    assert table[table.seed < 2].phase.eq("search").all() and table[table.seed < 2].test_accuracy.isna().all()
+
+
 def test_a_second_process_on_a_study_is_refused(command, tmp_path):
     (tmp_path / "outputs/x").mkdir(parents=True)
     with FileLock(tmp_path / "outputs/x/.lock"):

@@ -32,7 +32,7 @@ ALLOWED = {
     "evaluation": {"cohort", "data", "datasets", "metrics", "registry"},
     "training": {"cohort", "config", "data", "diagnostics", "evaluation", "metrics", "optimizers"},
     "progress": set(),
-    "checkpoint": set(),
+    "checkpoint": {"record"},
     "plan": {"record", "registry"},
     "compose": {"config", "plan"},
     "worker": {"board", "checkpoint", "compose", "config", "data", "plan", "progress", "record", "training"},

@@ -5,11 +5,12 @@ A file is a line that names the format, the SHA-256 of what follows, and what `t
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from headtohead.record import write_atomically
 
 MAGIC = b"headtohead checkpoint 1\n"
 
@@ -22,21 +23,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     sink = io.BytesIO()
     torch.save(state, sink)
-    content = sink.getbuffer()
-    partial = path.with_name(f"{path.name}.partial")
+    content = sink.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:
-            file.write(MAGIC + hashlib.sha256(content).digest())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            path.replace(_before(path))
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    newest = path.with_name(f"{path.name}.newest")
+    write_atomically(newest, MAGIC + hashlib.sha256(content).digest() + content)
+    if path.exists():
+        path.replace(_before(path))
+    newest.replace(path)
 
 
 def load(path: Path, of: Any) -> tuple[dict[str, Any] | None, list[str]]:

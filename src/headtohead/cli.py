@@ -91,8 +91,8 @@ def main() -> None:
         command()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_print_error(describe(error), WRONG_REQUEST))
-    except KeyboardInterrupt:
-        sys.exit(_print_error("interrupted; the same command goes on where it stopped", INTERRUPTED))
+    except KeyboardInterrupt as interrupt:
+        sys.exit(_print_error("; ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED))
     except Exception as error:
         sys.exit(_print_error(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
     finally:

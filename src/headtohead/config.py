@@ -81,7 +81,7 @@ class Settings:
         precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
         pack_size: the most runs trained at once; None lets the planner choose.
         checkpoint_s: the least time in seconds between two checkpoints of a pack.
-        accept_drift: whether a study goes on with runs that were made by other versions, or to be asked otherwise.
+        accept_drift: whether a study goes on although its configuration, code or libraries are not those of its runs.
     """
 
     name: str

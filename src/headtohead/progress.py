@@ -4,9 +4,10 @@ The notes are files, one per pack, so that processes, other machines on a shared
 """
 
 import shutil
+import signal
 import threading
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 FOLDER = ".progress"
 SAID = ".said"
 STOP = ".stop"
+GO_ON = "the same command goes on where it stopped"
 
 
 class Notes:
@@ -100,3 +102,29 @@ class Bar:
                 self._shown.add(path)
                 self.print(text)
         self._progress.update(self._task, completed=round(done, 2))
+
+
+class Stop:
+    """As a context, Ctrl-C asks the workers to save their state and stop; once more, and it interrupts at once."""
+
+    def __init__(self, bar: Bar):
+        self._bar = bar
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        # Signals reach the main thread alone.
+        self._before = (
+            signal.signal(signal.SIGINT, self._ask) if threading.current_thread() is threading.main_thread() else None
+        )
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt(GO_ON)
+        self.asked = True
+        self._bar.stop()
+        self._bar.print("saving what is trained; Ctrl-C again stops at once")

@@ -3,14 +3,11 @@
 import copy
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from threading import current_thread, main_thread
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
@@ -30,7 +27,7 @@ from headtohead.models import checked_build
 from headtohead.packing import is_stackable
 from headtohead.plan import Run, confirm, into_packs, named, next_rate, read_axes, search
 from headtohead.predictions import most_ambiguous, same_examples
-from headtohead.progress import Bar
+from headtohead.progress import GO_ON, Bar, Stop
 from headtohead.registry import ConfigError, build, require
 from headtohead.statistics import best_learning_rates
 from headtohead.study import read_study
@@ -225,10 +222,10 @@ class Sweep:
             size=lambda index: packings[index].size,
         )
         # A pack that has ended in part is handed on whole: in one of another size its runs would round otherwise.
-        packs = [pack for pack in everything if not all(self._has_ended(members[index]) for index in pack)]
-        asked_for = len(members) - sum(map(len, packs))
+        packs = [pack for pack in everything if not self._have_ended([members[index] for index in pack], phase)]
+        done = len(members) - sum(map(len, packs))
         failed: dict[int, str] = {}
-        with Bar(self.folder, phase, len(members), done=asked_for) as bar, Live(self.folder), _Stop(bar) as stop:
+        with Bar(self.folder, phase, len(members), done) as bar, Live(self.folder), Stop(bar) as stop:
             for attempt in range(ATTEMPTS):
                 jobs = [
                     self._job(pack_override([members[index] for index in pack], common, phase, packings[pack[0]]))
@@ -240,7 +237,7 @@ class Sweep:
                 except Exception as error:
                     # Whatever a launcher raises where one of its processes was killed.
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                    packs = [pack for pack in packs if not all(self._has_ended(members[index]) for index in pack)]
+                    packs = [pack for pack in packs if not self._have_ended([members[index] for index in pack], phase)]
                     failed = {index: reason for pack in packs for index in pack}
                     if attempt + 1 < ATTEMPTS and not stop.asked:
                         bar.print(f"{reason}; trying its {len(failed)} runs again")
@@ -254,15 +251,16 @@ class Sweep:
                 break
         record.write_results(self.folder)
         if stop.asked:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(GO_ON)
         self.failures += [(names[index], reason) for index, reason in failed.items()]
 
     def _job(self, pack: str) -> list[str]:
         """Overrides for the launcher: `worker.run_pack` composes the runs itself, so that Hydra need not load much."""
         return [f"name={_quote(self._members[0].config.settings.name)}", "claims=[]", pack]
 
-    def _has_ended(self, member: Member) -> bool:
-        return has_ended(self.folder / "runs" / member.run.name(self._axes.common), member)
+    def _have_ended(self, members: Sequence[Member], phase: str) -> bool:
+        folders = [self.folder / "runs" / member.run.name(self._axes.common) for member in members]
+        return all(has_ended(folder, member, phase) for folder, member in zip(folders, members, strict=True))
 
     def _launcher(self, packs: int) -> Launcher:
         return Plugins.instance().instantiate_launcher(
@@ -278,30 +276,6 @@ class Sweep:
             wanted = config.hydra.launcher.n_jobs
             config.hydra.launcher.n_jobs = min(packs, cores if wanted < 0 else wanted)
         return config
-
-
-class _Stop:
-    """As a context, Ctrl-C asks the workers to save their state and stop; once more, and it interrupts at once."""
-
-    def __init__(self, bar: Bar):
-        self._bar = bar
-        self.asked = False
-
-    def __enter__(self) -> Self:
-        # Signals reach the main thread alone.
-        self._before = signal.signal(signal.SIGINT, self._ask) if current_thread() is main_thread() else None
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._bar.stop()
-        self._bar.print("saving what is trained; Ctrl-C again stops at once")
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,11 @@ def train(
     direction_RP = direction_P.to(device).expand(len(runs), -1)
     points: list[Point] = []
     histograms: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def point(step: int, values: dict[str, np.ndarray]) -> Point:
+        points.append(Point(step, step / per_epoch, step / steps, values))
+        return points[-1]
+
     start = 0
     if state:
         start = state["step"]
@@ -170,7 +175,7 @@ def train(
             name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
         }
         for step, values in state["points"]:
-            points.append(_point(step, {tag: value_R.numpy() for tag, value_R in values.items()}, per_epoch, steps))
+            point(step, {tag: value_R.numpy() for tag, value_R in values.items()})
         yield from points
 
     def current(step: int) -> dict[str, Any]:
@@ -193,10 +198,6 @@ def train(
         """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
         since = points[-1].step if points else 0
         return {f"train/{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
-
-    def point(step: int, values: dict[str, Tensor]) -> Point:
-        points.append(_point(step, _to_host(values, alive_R), per_epoch, steps))
-        return points[-1]
 
     batches = cohort.batches(start)
     for step in range(start, steps):
@@ -226,7 +227,7 @@ def train(
                 errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
                 seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
                 histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
-            point(step, values)
+            point(step, _to_host(values, alive_R))
 
         lr_R1 = lr_SR1[step]
         if clips:
@@ -249,14 +250,10 @@ def train(
     alive_R &= final["val_nll"].isfinite()
     values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
     values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
-    yield point(steps, recent(steps) | values)
+    yield point(steps, _to_host(recent(steps) | values, alive_R))
     final |= _of_the_training(points, trace, final["val_nll"], pool.num_classes)
     predicted = predictions(cohort) if test else None
     yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
-
-
-def _point(step: int, values: dict[str, np.ndarray], per_epoch: int, steps: int) -> Point:
-    return Point(step, step / per_epoch, step / steps, values)
 
 
 def _to_cpu(value: Any) -> Any:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def run_pack(node: DictConfig) -> None:
     Raises:
         Exception: whatever stopped the pack, after a record with the status "failed" for each run.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread():
         # A process of a launcher's: the sweep says when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     config_name = HydraConfig.get().job.config_name
@@ -98,7 +99,11 @@ def _run(members: list[Member], job: Job) -> Exception | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The processes of a sweep that was killed may still be at work.
     with FileLock(path.with_suffix(".lock")):
-        left = {name: member for name, member in folders.items() if not has_ended(job.study / "runs" / name, member)}
+        left = {
+            name: member
+            for name, member in folders.items()
+            if not has_ended(job.study / "runs" / name, member, job.phase)
+        }
         notes = Notes(job.study, next(iter(folders)), len(members))
         if left and notes.stop:
             return Interrupted()
@@ -197,12 +202,13 @@ def _run_the_rest(
     return failure
 
 
-def has_ended(folder: Path, member: Member) -> bool:
-    """Whether the record of a run is there, whole, of this configuration, and not of a failure."""
+def has_ended(folder: Path, member: Member, phase: str) -> bool:
+    """Whether the record of a run is there, whole, of this configuration and phase, and not of a failure."""
     run = record.read_run(folder)
     return (
         run is not None
         and run["status"] != "failed"
+        and run["phase"] == phase
         and not record.differences(run.get("config", {}), member.values, record.NOT_OF_A_RUN)
     )
 

@@ -37,15 +37,12 @@ BLOCKS, WARM_UP = 6, 2
 
 def child(axis: str, value: int) -> None:
     """Print the microseconds per step and run of each block, and the peak memory in MiB beyond that of the imports."""
-    import torch
-
-    torch.set_num_threads(1)
     from cases import Case
 
     from headtohead.training import train
-    from headtohead.worker import keep_memory
+    from headtohead.worker import prepare
 
-    keep_memory()
+    prepare(1)
     lrs = tuple(0.01 + 0.0001 * i for i in range(max(1, value // 2) if axis == "runs" else 4))
     if axis == "runs":
         case = Case(("dataset=digits", "model=mlp"), lrs, 1, max(10, 2_000 // value))

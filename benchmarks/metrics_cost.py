@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_module
 
 from headtohead import data, metrics, training
 from headtohead.config import parse
+from headtohead.worker import prepare
 
 REPEATS = 5
 
@@ -59,7 +60,7 @@ def seconds(runs, pool, test: bool, with_metrics: bool) -> float:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    prepare(1)
     for phase in ("search", "confirm"):
         runs = pack(phase == "confirm")
         pool = data.load(runs[0].dataset, torch.device("cpu"))

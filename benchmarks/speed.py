@@ -48,9 +48,9 @@ def child(way: str, case: str, threads: int) -> None:
     from peers import WAYS
 
     if way == "headtohead":
-        from headtohead.worker import keep_memory
+        from headtohead.worker import prepare
 
-        keep_memory()
+        prepare(threads)
     print(json.dumps([*WAYS[way](CASES[case], BLOCKS)][WARM_UP:]))
 
 

@@ -8,9 +8,9 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from headtohead.worker import keep_memory
+from headtohead.worker import prepare
 if sys.argv[1] == "keep":
-    keep_memory()
+    prepare(1)
 before = 0
 for turn in range(12):
     if turn == 2:
@@ -28,3 +28,9 @@ def test_freed_tensors_are_not_faulted_in_again():
 
     # Ten tensors of 40 MB are about 100,000 pages of 4 KiB.
     assert faults("keep") < faults("default") / 5
+
+
+def test_numbers_below_the_normal_range_become_zero():
+    said = "import torch; from headtohead.worker import prepare; prepare(2)"
+    said += "; print(float(torch.ones(100_000).mul(1e-40).sum()))"
+    assert float(subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout) == 0

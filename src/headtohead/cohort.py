@@ -106,8 +106,12 @@ class Cohort:
         """Mean loss of the batch (R,), logits, their gradient, and that of all parameters: `Pack.differentiate`."""
 
         def loss(logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
+            gradient_RBK = torch.empty_like(logits_RBK)
             with self._of_loss:
-                return self.by_head(lambda head, *batch: head.loss_and_gradient(*batch), logits_RBK, labels_RB)
+                loss_RB = self.by_head(
+                    lambda head, *batch: head.loss_and_gradient(*batch), logits_RBK, labels_RB, gradient_RBK
+                )
+            return loss_RB, gradient_RBK
 
         with self._of_model:
             return self.pack.differentiate(self.spread(inputs_VBx), loss)
@@ -127,15 +131,13 @@ class Cohort:
         self.pack.train(True)
         return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
-    def by_head(self, function: Callable, logits_RBK: Tensor, labels_RB: Tensor):
-        """`function(head, logits, labels)` for each stretch of runs with equal heads, put together again."""
+    def by_head(self, function: Callable, *tensors_Rx: Tensor):
+        """`function(head, *tensors)` for each stretch of runs with equal heads, put together again."""
         stretches = [(head, len([*group])) for head, group in groupby(run.head for run in self.runs)]
         heads, sizes = zip(*stretches, strict=True)
-        parts = [*map(function, heads, logits_RBK.split(sizes), labels_RB.split(sizes))]
+        parts = [*map(function, heads, *(tensor_Rx.split(sizes) for tensor_Rx in tensors_Rx))]
         if len(parts) == 1:
             return parts[0]
         if isinstance(parts[0], dict):
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if isinstance(parts[0], tuple):
-            return tuple(map(torch.cat, zip(*parts, strict=True)))
         return torch.cat(parts)

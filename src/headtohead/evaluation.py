@@ -16,6 +16,7 @@ from headtohead import data, metrics
 from headtohead.cohort import Cohort
 from headtohead.data import Dataset
 from headtohead.datasets import DATASETS
+from headtohead.heads import top_class
 from headtohead.registry import nearest, require
 
 # At most so many examples are needed to tell inputs of the distribution from others.
@@ -122,8 +123,8 @@ def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
         with torch.no_grad():
             logits_RnK = cohort.logits(inputs_Vnx)
             labels_Rn = cohort.spread(labels_Vn)
-            activations_RnK = cohort.by_head(lambda head, logits, _: head.activations(logits), logits_RnK, labels_Rn)
-        parts.append((labels_Rn, logits_RnK.argmax(-1), activations_RnK.float()))
+            activations_RnK = cohort.by_head(lambda head, logits: head.activations(logits), logits_RnK)
+        parts.append((labels_Rn, top_class(logits_RnK), activations_RnK.float()))
     cohort.pack.train(True)
     names = ("label", "prediction", "activations")
     return {name: torch.cat(part, 1).cpu().numpy() for name, part in zip(names, zip(*parts, strict=True), strict=True)}
@@ -148,8 +149,7 @@ def _log_probabilities(cohort: Cohort, inputs_Vnx: Tensor) -> Tensor:
     cohort.pack.train(False)
     with torch.no_grad():
         logits_RnK = cohort.logits(inputs_Vnx)
-        labels_Rn = logits_RnK.new_zeros(logits_RnK.shape[:2], dtype=torch.long)
-        found_RnK = cohort.by_head(lambda head, logits, labels: head.log_probabilities(logits), logits_RnK, labels_Rn)
+        found_RnK = cohort.by_head(lambda head, logits: head.log_probabilities(logits), logits_RnK)
     cohort.pack.train(True)
     return found_RnK
 
@@ -189,7 +189,7 @@ def _certainty(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tenso
     parts = []
     for inputs_Vnx, _ in chunks:
         log_q_RnK = _log_probabilities(cohort, inputs_Vnx)
-        others_RnK = log_q_RnK.scatter(-1, log_q_RnK.argmax(-1, keepdim=True), -torch.inf)
+        others_RnK = log_q_RnK.scatter(-1, top_class(log_q_RnK).unsqueeze(-1), -torch.inf)
         parts.append(-others_RnK.logsumexp(-1))
     return torch.cat(parts, 1)
 

@@ -17,6 +17,8 @@ from headtohead.registry import require
 
 # PyTorch's kernel for softmax over the last axis is slow where that is shorter than a vector register.
 SHORT = 16
+# Classes that are searched at once for the largest logit.
+BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,16 @@ class Head(ABC):
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         """Training loss of each example, of shape x, in nats."""
 
-    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor) -> tuple[Tensor, Tensor]:
-        """`loss` and its gradient at the logits, of shape xK, which the caller may overwrite.
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
+        """`loss`, with its gradient at the logits written to `gradient_xK`.
 
         A head may have a closed form, which saves what autograd spends on small tensors and keeps of large ones.
         """
         with torch.enable_grad():
             leaf_xK = logits_xK.detach().requires_grad_()
             loss_x = self.loss(leaf_xK, labels_x)
-            (gradient_xK,) = torch.autograd.grad(loss_x.sum(), leaf_xK)
-        return loss_x.detach(), gradient_xK
+            gradient_xK.copy_(torch.autograd.grad(loss_x.sum(), leaf_xK)[0])
+        return loss_x.detach()
 
     @abstractmethod
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
@@ -82,15 +84,14 @@ class Head(ABC):
                 floor = prior_K[prior_K > 0].min() / 2
                 return self._prior_logits(prior_K.clamp(floor, 1 - floor))
 
-    def _minus_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, labels_x: Tensor) -> Tensor:
-        """`outputs_xK` minus the smoothed targets, in place; `at_target_x1` is the output of the target minus one."""
+    def _subtract_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, labels_x: Tensor) -> None:
+        """Subtract the smoothed targets in place; `at_target_x1` is the output of the target minus one."""
         target_x1 = labels_x.unsqueeze(-1)
         # Close to one the output is rounded, and the difference from one would be lost.
         outputs_xK.scatter_(-1, target_x1, at_target_x1)
         if self.label_smoothing:
             outputs_xK.sub_(self.label_smoothing / outputs_xK.shape[-1])
             outputs_xK.scatter_add_(-1, target_x1, outputs_xK.new_tensor(self.label_smoothing).expand(target_x1.shape))
-        return outputs_xK
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,11 @@ class Softmax(Head):
     def loss(self, logits_xK, labels_x):
         return self._loss(log_softmax(logits_xK), labels_x)
 
-    def loss_and_gradient(self, logits_xK, labels_x):
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
         log_q_xK = log_softmax(logits_xK)
-        loss_x = self._loss(log_q_xK, labels_x)
         at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
-        return loss_x, self._minus_targets(log_q_xK.exp_(), at_target_x1, labels_x)
+        self._subtract_targets(torch.exp(log_q_xK, out=gradient_xK), at_target_x1, labels_x)
+        return self._loss(log_q_xK, labels_x)
 
     def _loss(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
         loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
@@ -137,23 +138,22 @@ class Sigmoid(Head):
         super().__post_init__()
         require(self.reduction in ("sum", "mean"), "head.reduction", self.reduction, "accepted: sum, mean")
 
-    def loss_and_gradient(self, logits_xK, labels_x):
-        at_target_x1 = logits_xK.gather(-1, labels_x.unsqueeze(-1)).neg_().sigmoid_().neg_()
-        gradient_xK = self._minus_targets(logits_xK.sigmoid(), at_target_x1, labels_x)
-        if self.reduction == "mean":
-            gradient_xK.div_(logits_xK.shape[-1])
-        return self.loss(logits_xK, labels_x), gradient_xK
-
     def loss(self, logits_xK, labels_x):
-        # Binary cross-entropy is -log sigma(z) at the target and -log sigma(-z) elsewhere: no cancellation.
+        # Binary cross-entropy is softplus(-z) at the target and softplus(z) elsewhere: no cancellation.
         target_x1 = labels_x.unsqueeze(-1)
-        sign_xK = torch.full_like(logits_xK, -1).scatter_(-1, target_x1, 1)
-        loss_x = -F.logsigmoid(logits_xK * sign_xK).sum(-1)
+        at_target_x1 = logits_xK.gather(-1, target_x1)
+        loss_x = _softplus(logits_xK).scatter(-1, target_x1, _softplus(-at_target_x1)).sum(-1)
         if self.label_smoothing:
             # The loss is linear in the targets y, through -y z.
-            target_logits_x = logits_xK.gather(-1, target_x1).squeeze(-1)
-            loss_x = loss_x + self.label_smoothing * (target_logits_x - logits_xK.mean(-1))
+            loss_x = loss_x + self.label_smoothing * (at_target_x1.squeeze(-1) - logits_xK.mean(-1))
         return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        at_target_x1 = logits_xK.gather(-1, labels_x.unsqueeze(-1)).neg_().sigmoid_().neg_()
+        self._subtract_targets(torch.sigmoid(logits_xK, out=gradient_xK), at_target_x1, labels_x)
+        if self.reduction == "mean":
+            gradient_xK.div_(logits_xK.shape[-1])
+        return self.loss(logits_xK, labels_x)
 
     def log_probabilities(self, logits_xK):
         # sigma / sum(sigma), which stays finite where every sigma underflows.
@@ -171,6 +171,27 @@ def log_softmax(logits_xK: Tensor) -> Tensor:
     if logits_xK.shape[-1] < SHORT:
         return logits_xK.movedim(-1, 0).log_softmax(0).movedim(0, -1)
     return logits_xK.log_softmax(-1)
+
+
+def top_class(logits_xK: Tensor) -> Tensor:
+    """`logits_xK.argmax(-1)`, of shape x, fast for many classes too."""
+    num_classes = logits_xK.shape[-1]
+    if num_classes < 2 * BLOCK:
+        return logits_xK.argmax(-1)
+    # PyTorch's kernel for amax is many times as fast: find the first block that has the largest logit, and it therein.
+    starts = [*range(0, num_classes - BLOCK, BLOCK), num_classes - BLOCK]
+    whole = num_classes // BLOCK
+    tops_xT = logits_xK[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)
+    if whole < len(starts):
+        tops_xT = torch.cat([tops_xT, logits_xK[..., starts[-1] :].amax(-1, keepdim=True)], -1)
+    start_x1 = torch.tensor(starts, device=logits_xK.device)[tops_xT.argmax(-1)].unsqueeze(-1)
+    block_xB = logits_xK.gather(-1, start_x1 + torch.arange(BLOCK, device=logits_xK.device))
+    return start_x1.squeeze(-1) + block_xB.argmax(-1)
+
+
+def _softplus(z: Tensor) -> Tensor:
+    # Beyond the threshold it is z, which would be wrong in double precision from the default threshold on.
+    return F.softplus(z, threshold=40)
 
 
 HEADS: dict[str, type[Head]] = {"softmax": Softmax, "sigmoid": Sigmoid}

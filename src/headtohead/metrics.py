@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headtohead.heads import Head
+from headtohead.heads import Head, top_class
 
 # An activation above this counts as the head's claim that the class is present.
 ACTIVE = 0.5
@@ -37,7 +37,7 @@ def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
     probabilities_RNK = log_probabilities_RNK.exp()
     activations_RNK = head.activations(logits_RNK)
     first_RN, second_RN = activations_RNK.topk(2, dim=-1).values.unbind(-1)
-    prediction_RN = logits_RNK.argmax(-1)
+    prediction_RN = top_class(logits_RNK)
     return {
         "label": labels_RN,
         "prediction": prediction_RN,

@@ -204,7 +204,10 @@ class _Link(ABC):
 
     @abstractmethod
     def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        """The gradient at the inputs, None where they do not require it; those at the leaves are written to `into`."""
+        """The gradient at the inputs, None where they do not require it; those at the leaves are written to `into`.
+
+        May overwrite `gradient`.
+        """
 
 
 class _Linear(_Link):
@@ -233,7 +236,7 @@ class _ReLU(_Link):
         return x_RBx.relu()
 
     def backward(self, before, after, gradient, into):
-        return torch.ops.aten.threshold_backward(gradient, after, 0)
+        return torch.ops.aten.threshold_backward.grad_input(gradient, after, 0, grad_input=gradient)
 
 
 class _Chain(_Link):

@@ -82,8 +82,7 @@ def run_pack(node: DictConfig) -> None:
     members = [
         compose(config_name, common, Run(arm, tuple(overrides), lr, seed)) for arm, overrides, lr, seed in pack["runs"]
     ]
-    torch.set_num_threads(pack["threads"] or THREADS)
-    keep_memory()
+    prepare(pack["threads"])
     settings = members[0].config.settings
     job = Job(study_folder(members[0]), common, pack["phase"], pack["chosen_by"], settings.checkpoint_s)
     failure = _run(members, job)
@@ -219,8 +218,15 @@ def _lacked_memory(error: Exception | None) -> bool:
     return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def keep_memory() -> None:
-    """Let this process keep what tensors free: by default glibc returns it, and every step faults it in again."""
+def prepare(threads: int | None) -> None:
+    """Set up this process to train: so many threads, or all.
+
+    Numbers below the normal range become zero: a processor takes a hundred times as long for each of them, and
+    momentum decays to them wherever a gradient stays zero. And the process keeps what tensors free: by default
+    glibc returns it, and every step faults it in again.
+    """
+    torch.set_num_threads(threads or THREADS)
+    torch.set_flush_denormal(True)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for name, value in MALLOPT.values():

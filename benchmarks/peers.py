@@ -26,7 +26,8 @@ def headtohead(case: Case, blocks: int) -> Iterator[float]:
     """One pack, as large as a study packs such runs."""
     module = case.runs[0].model.build(case.pool.input_shape, case.pool.num_classes)
     packing = choose_packing(case.runs[0], is_stackable(module), case.pool.num_classes)
-    runs = case.lasting(blocks)[: packing.size]
+    runs = case.lasting(blocks)
+    runs = runs[:: max(1, len(runs) // packing.size)][: packing.size]  # of both heads alike
     before = None
     for point in islice(train(runs, case.pool, test=False), blocks):
         now = time.perf_counter()

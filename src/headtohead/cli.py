@@ -4,6 +4,7 @@ torch is imported only once there is something to train, so that `--help` and `-
 """
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def report(arguments: Sequence[str]) -> None:
 
     from headtohead.report import print_study, write_report
 
+    # statsmodels collects garbage at every correction, and would look through all that was imported.
+    gc.freeze()
     findings, _ = write_report(folder)
     print_study(findings)
 

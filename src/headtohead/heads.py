@@ -142,7 +142,7 @@ class Sigmoid(Head):
         # Binary cross-entropy is softplus(-z) at the target and softplus(z) elsewhere: no cancellation.
         target_x1 = labels_x.unsqueeze(-1)
         at_target_x1 = logits_xK.gather(-1, target_x1)
-        loss_x = _softplus(logits_xK).scatter(-1, target_x1, _softplus(-at_target_x1)).sum(-1)
+        loss_x = _softplus(logits_xK).scatter_(-1, target_x1, _softplus(-at_target_x1)).sum(-1)
         if self.label_smoothing:
             # The loss is linear in the targets y, through -y z.
             loss_x = loss_x + self.label_smoothing * (at_target_x1.squeeze(-1) - logits_xK.mean(-1))

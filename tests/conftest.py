@@ -17,8 +17,11 @@ TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "mod
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Short operations lose more to threads than they gain, above all beside other work."""
+def fresh_process():
+    """Of what a command sets for its process: subnormal numbers exist, and one thread, as short operations lose more
+    to threads than they gain, above all beside other work.
+    """
+    torch.set_flush_denormal(False)
     torch.set_num_threads(1)
 
 

@@ -40,9 +40,9 @@ def child(axis: str, value: int) -> None:
     from cases import Case
 
     from headtohead.training import train
-    from headtohead.worker import prepare
+    from headtohead.worker import prepare_process
 
-    prepare(1)
+    prepare_process(1)
     lrs = tuple(0.01 + 0.0001 * i for i in range(max(1, value // 2) if axis == "runs" else 4))
     if axis == "runs":
         case = Case(("dataset=digits", "model=mlp"), lrs, 1, max(10, 2_000 // value))

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_module
 
 from headtohead import data, metrics, training
 from headtohead.config import parse
-from headtohead.worker import prepare
+from headtohead.worker import prepare_process
 
 REPEATS = 5
 
@@ -60,7 +60,7 @@ def seconds(runs, pool, test: bool, with_metrics: bool) -> float:
 
 
 def main() -> None:
-    prepare(1)
+    prepare_process(1)
     for phase in ("search", "confirm"):
         runs = pack(phase == "confirm")
         pool = data.load(runs[0].dataset, torch.device("cpu"))

@@ -48,9 +48,9 @@ def child(way: str, case: str, threads: int) -> None:
     from peers import WAYS
 
     if way == "headtohead":
-        from headtohead.worker import prepare
+        from headtohead.worker import prepare_process
 
-        prepare(threads)
+        prepare_process(threads)
     print(json.dumps([*WAYS[way](CASES[case], BLOCKS)][WARM_UP:]))
 
 

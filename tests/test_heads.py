@@ -8,7 +8,7 @@ import torch
 from torch.func import grad, jacrev
 from torch.testing import assert_close
 
-from headtohead.heads import HEADS, Head, Sigmoid, Softmax, top_class
+from headtohead.heads import HEADS, Head, Sigmoid, Softmax
 
 CLASSES = (2, 3, 10, 100, 1000)
 PLAIN = {"label_smoothing": 0.0, "prior_bias": "none"}
@@ -214,15 +214,6 @@ def test_the_closed_form_is_what_autograd_finds(head, smoothing):
     ours, theirs = torch.empty_like(logits), torch.empty_like(logits)
     close(head.loss_and_gradient(logits, labels, ours), Head.loss_and_gradient(head, logits, labels, theirs))
     close(ours, theirs)
-
-
-@pytest.mark.parametrize("K", [2, 255, 256, 300, 1000, 1024])
-def test_the_top_class_is_the_first_of_the_largest(K):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randint(40, (3, 50, K), generator=generator).float()
-    logits[0, 0] = 0
-    logits[0, 1, -1] = 99
-    assert torch.equal(top_class(logits), logits.argmax(-1))
 
 
 def test_a_sure_sigmoid_keeps_the_digits_of_its_gradient():

@@ -8,9 +8,9 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from headtohead.worker import prepare
+from headtohead.worker import prepare_process
 if sys.argv[1] == "keep":
-    prepare(1)
+    prepare_process(1)
 before = 0
 for turn in range(12):
     if turn == 2:
@@ -31,6 +31,6 @@ def test_freed_tensors_are_not_faulted_in_again():
 
 
 def test_numbers_below_the_normal_range_become_zero():
-    said = "import torch; from headtohead.worker import prepare; prepare(2)"
+    said = "import torch; from headtohead.worker import prepare_process; prepare_process(2)"
     said += "; print(float(torch.ones(100_000).mul(1e-40).sum()))"
     assert float(subprocess.run([sys.executable, "-c", said], capture_output=True, text=True).stdout) == 0

@@ -16,7 +16,6 @@ from headtohead import data, metrics
 from headtohead.cohort import Cohort
 from headtohead.data import Dataset
 from headtohead.datasets import DATASETS
-from headtohead.heads import top_class
 from headtohead.registry import nearest, require
 
 # At most so many examples are needed to tell inputs of the distribution from others.
@@ -124,7 +123,7 @@ def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
             logits_RnK = cohort.logits(inputs_Vnx)
             labels_Rn = cohort.spread(labels_Vn)
             activations_RnK = cohort.by_head(lambda head, logits: head.activations(logits), logits_RnK)
-        parts.append((labels_Rn, top_class(logits_RnK), activations_RnK.float()))
+        parts.append((labels_Rn, metrics.top_class(logits_RnK), activations_RnK.float()))
     cohort.pack.train(True)
     names = ("label", "prediction", "activations")
     return {name: torch.cat(part, 1).cpu().numpy() for name, part in zip(names, zip(*parts, strict=True), strict=True)}
@@ -189,7 +188,7 @@ def _certainty(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tenso
     parts = []
     for inputs_Vnx, _ in chunks:
         log_q_RnK = _log_probabilities(cohort, inputs_Vnx)
-        others_RnK = log_q_RnK.scatter(-1, top_class(log_q_RnK).unsqueeze(-1), -torch.inf)
+        others_RnK = log_q_RnK.scatter(-1, metrics.top_class(log_q_RnK).unsqueeze(-1), -torch.inf)
         parts.append(-others_RnK.logsumexp(-1))
     return torch.cat(parts, 1)
 

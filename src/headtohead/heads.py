@@ -17,8 +17,6 @@ from headtohead.registry import require
 
 # PyTorch's kernel for softmax over the last axis is slow where that is shorter than a vector register.
 SHORT = 16
-# Classes that are searched at once for the largest logit.
-BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -171,22 +169,6 @@ def log_softmax(logits_xK: Tensor) -> Tensor:
     if logits_xK.shape[-1] < SHORT:
         return logits_xK.movedim(-1, 0).log_softmax(0).movedim(0, -1)
     return logits_xK.log_softmax(-1)
-
-
-def top_class(logits_xK: Tensor) -> Tensor:
-    """`logits_xK.argmax(-1)`, of shape x, fast for many classes too."""
-    num_classes = logits_xK.shape[-1]
-    if num_classes < 2 * BLOCK:
-        return logits_xK.argmax(-1)
-    # PyTorch's kernel for amax is many times as fast: find the first block that has the largest logit, and it therein.
-    starts = [*range(0, num_classes - BLOCK, BLOCK), num_classes - BLOCK]
-    whole = num_classes // BLOCK
-    tops_xT = logits_xK[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)
-    if whole < len(starts):
-        tops_xT = torch.cat([tops_xT, logits_xK[..., starts[-1] :].amax(-1, keepdim=True)], -1)
-    start_x1 = torch.tensor(starts, device=logits_xK.device)[tops_xT.argmax(-1)].unsqueeze(-1)
-    block_xB = logits_xK.gather(-1, start_x1 + torch.arange(BLOCK, device=logits_xK.device))
-    return start_x1.squeeze(-1) + block_xB.argmax(-1)
 
 
 def _softplus(z: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 `per_example` turns logits into what each example contributes; everything else is computed from that, so that
 memory grows with the number of examples, not with examples x classes.
 
-Shape suffixes: R runs, N examples, K classes, T thresholds.
+Shape suffixes: R runs, N examples, K classes, T thresholds; x any leading axes.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headtohead.heads import Head, top_class
+from headtohead.heads import Head
 
 # An activation above this counts as the head's claim that the class is present.
 ACTIVE = 0.5
@@ -21,6 +21,8 @@ THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 # An output p with p(1 - p) below this hardly answers its logit.
 SATURATED = 0.01
 BINS = 15
+# Classes of a block, when the largest logit of many is searched for.
+BLOCK = 128
 
 Examples = dict[str, Tensor]
 
@@ -135,6 +137,22 @@ def fit_temperature(log_probabilities_RNK: Tensor, labels_RN: Tensor, iterations
         step_R = gradient_R / curvature_R.clamp(min=1e-12)
         beta_R = (beta_R - step_R).clamp(beta_R / 2, beta_R * 2).clamp(1 / 20, 20)
     return (1 / beta_R).to(log_probabilities_RNK.dtype)
+
+
+def top_class(logits_xK: Tensor) -> Tensor:
+    """`logits_xK.argmax(-1)`, of shape x, fast for many classes too."""
+    num_classes = logits_xK.shape[-1]
+    if num_classes < 2 * BLOCK:
+        return logits_xK.argmax(-1)
+    # PyTorch's kernel for amax is many times as fast: find the first block that has the largest logit, and it therein.
+    blocks, rest = divmod(num_classes, BLOCK)
+    tops_xT = logits_xK[..., : blocks * BLOCK].unflatten(-1, (blocks, BLOCK)).amax(-1)
+    if rest:
+        tops_xT = torch.cat([tops_xT, logits_xK[..., -rest:].amax(-1, keepdim=True)], -1)
+    # The last block may begin within the one before: all are of one size.
+    start_x1 = (tops_xT.argmax(-1, keepdim=True) * BLOCK).clamp(max=num_classes - BLOCK)
+    block_xB = logits_xK.gather(-1, start_x1 + torch.arange(BLOCK, device=logits_xK.device))
+    return start_x1.squeeze(-1) + block_xB.argmax(-1)
 
 
 def calibration_error(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:

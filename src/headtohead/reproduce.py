@@ -14,7 +14,7 @@ from headtohead import data, record
 from headtohead.config import parse, resolve_device
 from headtohead.registry import ConfigError
 from headtohead.training import train
-from headtohead.worker import environment, prepare
+from headtohead.worker import environment, prepare_process
 
 # How far a run in a pack may be from the run alone, relative to the value or, below 1, absolute.
 BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 5e-2}
@@ -62,7 +62,7 @@ def reproduce(folder: Path) -> Reproduction:
         raise ConfigError(f"{folder}: {'its run failed' if run else 'no record of a run'}; accepted: {accepted}")
     config = parse(OmegaConf.create(run["config"]))
     device = resolve_device(config.settings.device)
-    prepare(run["pack"]["threads"])
+    prepare_process(run["pack"]["threads"])
     *_, (outcome,) = train([config], data.load(config.dataset, device), run["phase"] != "search")
     names = [*dict.fromkeys([*run["metrics"], *outcome.metrics])]
     before, now = ({name: _number(values.get(name)) for name in names} for values in (run["metrics"], outcome.metrics))

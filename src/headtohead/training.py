@@ -20,7 +20,6 @@ from headtohead.cohort import Cohort
 from headtohead.config import Config, Training
 from headtohead.data import Pool
 from headtohead.evaluation import final_metrics, predictions
-from headtohead.heads import top_class
 from headtohead.optimizers import column
 
 # The Hessian is measured at these shares of the evaluations, warm-started, on so many examples of the batch.
@@ -209,7 +208,7 @@ def train(
         norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, pack.backbone.stop :], dim=1))
 
         alive_R &= (loss_R + norm_R).isfinite()
-        accuracy_R = (top_class(logits_RBK) == labels_RB).to(dtype).mean(1)
+        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(dtype).mean(1)
         seen_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
         torch.where(alive_R, seen_4R, nan, out=trace_S4R[step])
 
@@ -230,17 +229,16 @@ def train(
                 histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
             point(step, _to_host(values, alive_R))
 
-        lr_R1 = lr_SR1[step]
         if clips:
             gradients_RP.mul_((clip_R1 / (norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
-        # To ask which are alive costs nothing on the CPU; a GPU would have to be waited for.
-        if device.type != "cpu":
-            gradients_RP.masked_fill_(~alive_R.unsqueeze(1), 0)
-            lr_R1 = lr_R1 * alive_R.unsqueeze(1)
-        elif not alive_R.all():
+        # Runs that have diverged stay where they are. On the CPU a mask costs more than all else of the update; a GPU
+        # would have to be waited for to learn which they are.
+        if device.type == "cpu":
             for run in (~alive_R).nonzero().flatten().tolist():
                 gradients_RP[run].zero_()
-            lr_R1 = lr_R1 * alive_R.unsqueeze(1)
+        else:
+            gradients_RP.masked_fill_(~alive_R.unsqueeze(1), 0)
+        lr_R1 = lr_SR1[step] * alive_R.unsqueeze(1)
         updater.step(gradients_RP, lr_R1)
 
         if step in logged:

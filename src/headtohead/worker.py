@@ -82,7 +82,7 @@ def run_pack(node: DictConfig) -> None:
     members = [
         compose(config_name, common, Run(arm, tuple(overrides), lr, seed)) for arm, overrides, lr, seed in pack["runs"]
     ]
-    prepare(pack["threads"])
+    prepare_process(pack["threads"])
     settings = members[0].config.settings
     job = Job(study_folder(members[0]), common, pack["phase"], pack["chosen_by"], settings.checkpoint_s)
     failure = _run(members, job)
@@ -218,10 +218,10 @@ def _lacked_memory(error: Exception | None) -> bool:
     return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def prepare(threads: int | None) -> None:
+def prepare_process(threads: int | None) -> None:
     """Set up this process to train: so many threads, or all.
 
-    Numbers below the normal range become zero: a processor takes a hundred times as long for each of them, and
+    Numbers below the normal range become zero: a processor can take tens of times as long for each of them, and
     momentum decays to them wherever a gradient stays zero. And the process keeps what tensors free: by default
     glibc returns it, and every step faults it in again.
     """

@@ -32,7 +32,7 @@ class Cohort:
     """
 
     def __init__(self, runs: Sequence[Config], pool: Pool):
-        self.runs, self.pool, self.device = runs, pool, pool.inputs.device
+        self.runs, self.pool, self.device = runs, pool, pool.device
         precision = runs[0].settings.precision
         self.dtype = PRECISIONS[precision]
         # Autocast is for the model, never for the loss; even switched off, to enter it costs time at every step.

@@ -10,9 +10,10 @@ W width.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import tee
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headtohead.files import ImageFiles
 from headtohead.registry import require
 
 # Upper bound of what one evaluation chunk holds, in numbers per layer: 32 MiB as float32.
@@ -32,9 +34,9 @@ CHUNK_EXAMPLES = 1024
 
 
 class Examples(NamedTuple):
-    """What a dataset's source holds, on the CPU."""
+    """What a dataset's source holds, on the CPU or in files."""
 
-    inputs: Tensor  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
+    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) integers in [0, K)
     test: Tensor  # (N_test,) indices of the test split, the same for every seed
     classes: tuple[str, ...]  # K names
@@ -81,13 +83,17 @@ class Dataset(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """All examples of a dataset on one device, shared by every run."""
+    """All examples of a dataset on one device, or read onto it from files, shared by every run."""
 
-    inputs: Tensor  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
+    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) int64
     test: Tensor  # (N_test,) indices; no seed trains or validates on any of them
     rest: Tensor  # (N_rest,) indices of all other examples
     classes: tuple[str, ...]  # K names
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
 
     @property
     def num_classes(self) -> int:
@@ -100,7 +106,7 @@ class Pool:
 
     @property
     def is_image(self) -> bool:
-        return self.inputs.ndim == 4
+        return len(self.inputs.shape) == 4
 
     @cached_property
     def rest_labels(self) -> Tensor:
@@ -115,9 +121,23 @@ class View:
     train: Tensor  # (N_train,) indices into the pool
     train_labels: Tensor  # (N_train,) int64, after label noise
     val: Tensor  # (N_val,) indices into the pool; their labels are the pool's
-    mean: Tensor  # float64, of the training inputs: (D,) for tables, (C, 1, 1) for images
-    std: Tensor  # as `mean`; 1 where the training inputs are constant
     prior: Tensor  # (K,) float64, class frequencies of `train_labels`
+    inputs: Tensor | ImageFiles  # the pool's
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the training inputs, float64: (D,) for tables, (C, 1, 1) for images."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> Tensor:
+        """As `mean`; 1 where the training inputs are constant."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        # Once they are needed: of files they take reading all.
+        return _moments(self.inputs, self.train)
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
@@ -165,9 +185,9 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
 def _load(source: Dataset, device: torch.device) -> Pool:
     inputs, labels, test, classes = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
-    sizes = f"{len(inputs)} inputs, {len(labels)} labels, {len(test)} test indices"
+    sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {len(test)} test indices"
     require(
-        len(inputs) == len(labels) > len(test) > 0,
+        inputs.shape[0] == len(labels) > len(test) > 0,
         "dataset",
         sizes,
         "a label per input, and a non-empty test split",
@@ -175,12 +195,16 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
-    broken = (~inputs.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
-    require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
+    if isinstance(inputs, ImageFiles):
+        inputs = inputs.on(device)
+    else:
+        broken = (~inputs.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
+        require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
+        inputs = inputs.contiguous().to(device)
     is_test_N = torch.zeros(len(labels), dtype=torch.bool)
     is_test_N[test] = True
     return Pool(
-        inputs=inputs.contiguous().to(device),
+        inputs=inputs,
         labels=labels.long().to(device),
         test=is_test_N.nonzero().flatten().to(device),
         rest=(~is_test_N).nonzero().flatten().to(device),
@@ -208,14 +232,12 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
     labels = pool.rest_labels[train]
     labels = _with_noise(labels, pool.num_classes, dataset.label_noise, generator(seed, "noise"))
     train = pool.rest[train.to(pool.rest.device)]
-    mean, std = _moments(pool.inputs[train])
     return View(
         train=train,
         train_labels=labels.to(train.device),
         val=pool.rest[val.to(pool.rest.device)],
-        mean=mean,
-        std=std,
         prior=(labels.bincount(minlength=pool.num_classes).double() / len(labels)).to(train.device),
+        inputs=pool.inputs,
     )
 
 
@@ -245,7 +267,7 @@ def batches(
     Yields:
         inputs (V, B, ...) of `dtype` and labels (V, B), where B = min(batch_size, N_train).
     """
-    count, device = len(views[0].train), pool.inputs.device
+    count, device = len(views[0].train), pool.device
     steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
     augmented = dataset.crop_padding > 0 or dataset.flip
     scaling = _scaling(views, dtype)
@@ -263,21 +285,30 @@ def batches(
             torch.randperm(count, generator=order_stream)
             if augmented:
                 _moves(count, dataset, augmentation_stream)
-    first = start % steps
-    while True:
-        orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
-        index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
-        labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
-        if augmented:
-            moves_S3VB = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
-        for step in range(first, steps):
-            inputs = _gather(pool.inputs, index_SVB[step])
+
+    def plan() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Endlessly of each step the examples (V, B), their labels (V, B), and how they are moved (3, V, B)."""
+        first = start % steps
+        while True:
+            orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
+            index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
+            labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
+            moves = [None] * steps
             if augmented:
-                top, left, flip = moves_S3VB[step].flatten(1)
-                moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
-                inputs = moved.view(inputs.shape)
-            yield _standardised(inputs, *scaling), labels_SVB[step]
-        first = 0
+                moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
+            for step in range(first, steps):
+                yield index_SVB[step], labels_SVB[step], moves[step]
+            first = 0
+
+    # Of files, the inputs are read ahead.
+    ahead, now = tee(plan())
+    read = _gathered(pool.inputs, (index_VB for index_VB, _, _ in ahead))
+    for inputs, (_, labels_VB, moves_3VB) in zip(read, now, strict=False):
+        if moves_3VB is not None:
+            top, left, flip = moves_3VB.flatten(1)
+            moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
+            inputs = moved.view(inputs.shape)
+        yield _standardised(inputs, *scaling), labels_VB
 
 
 def evaluation_chunks(
@@ -308,8 +339,9 @@ def evaluation_chunks(
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)
     size = max(1, min(CHUNK_EXAMPLES, CHUNK_NUMBERS // (width * runs)))
-    for index_Vn, labels_Vn in zip(index_VN.split(size, dim=1), labels_VN.split(size, dim=1), strict=True):
-        yield _standardised(_gather(pool.inputs, index_Vn), *scaling), labels_Vn
+    read = _gathered(pool.inputs, index_VN.split(size, dim=1))
+    for inputs, labels_Vn in zip(read, labels_VN.split(size, dim=1), strict=True):
+        yield _standardised(inputs, *scaling), labels_Vn
 
 
 def crop_and_flip(images_BCHW: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor, padding: int) -> Tensor:
@@ -400,18 +432,22 @@ def _with_noise(labels_N: Tensor, num_classes: int, share: float, stream: torch.
     return noisy_N % num_classes
 
 
-def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, float64: per feature (D,) of a table, per channel (C, 1, 1) of images."""
-    if inputs.ndim == 4:
+    if len(inputs.shape) == 4:
         # A histogram of bytes is exact, and needs an eighth of the memory of float64 pixels.
-        level = torch.arange(256, device=inputs.device).double()
-        count_C256 = torch.stack([channel.flatten().bincount(minlength=256) for channel in inputs.unbind(1)])
+        level = torch.arange(256, device=index_N.device).double()
+        pieces = inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else [index_N]
+        count_C256 = sum(
+            torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+            for images in _gathered(inputs, pieces)
+        )
         share_C256 = count_C256.double() / count_C256[0].sum()
         mean_C1 = (share_C256 * level).sum(1, keepdim=True)
         std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()
         mean, std = mean_C1[..., None], std_C1[..., None]
     else:
-        std, mean = torch.std_mean(inputs.double(), dim=0, correction=0)
+        std, mean = torch.std_mean(inputs[index_N].double(), dim=0, correction=0)
     return mean, std.where(std > 0, 1.0)
 
 
@@ -428,6 +464,11 @@ def _standardised(gathered: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor
     return gathered.to(mean.dtype).sub_(mean).mul_(inverse_std)
 
 
-def _gather(inputs: Tensor, index_VB: Tensor) -> Tensor:
-    # index_select copies whole examples; indexing with [] would copy number by number.
-    return inputs.index_select(0, index_VB.flatten()).view(*index_VB.shape, *inputs.shape[1:])
+def _gathered(inputs: Tensor | ImageFiles, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The inputs of each index, one after another."""
+    if isinstance(inputs, ImageFiles):
+        yield from inputs.stream(indices)
+        return
+    for index_x in indices:
+        # index_select copies whole examples; indexing with [] would copy number by number.
+        yield inputs.index_select(0, index_x.flatten()).view(*index_x.shape, *inputs.shape[1:])

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from headtohead.data import Dataset, Examples, generator, stratified_order
+from headtohead.files import ImageFiles
 from headtohead.registry import ConfigError, nearest, require
 
 # Of the synthetic datasets: a pack's logits grow with runs x batch x classes.
@@ -38,7 +39,7 @@ class WithoutTestSplit(Dataset):
             "strictly between 0 and 1",
         )
 
-    def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
+    def _split(self, inputs: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...]) -> Examples:
         size = round(self.test_fraction * len(labels))
         require(
             0 < size < len(labels),
@@ -258,19 +259,23 @@ class ImageFolder(WithoutTestSplit):
 
     size: int  # pixels along each side
     grayscale: bool  # one channel instead of three
+    stream: bool | None  # read files anew at every epoch; None: if they would take over a quarter of the memory
+    workers: int  # processes that read files; 0: the one that trains
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.size >= 1, "dataset.size", self.size, "1 or more pixels")
+        require(self.workers >= 0, "dataset.workers", self.workers, "0 or more processes")
 
     def read(self) -> Examples:
         root = Path(self.root)
         require(root.is_dir(), "dataset.root", self.root, "an existing folder, with a folder of images per class")
         held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if held_out is None or not (root / "train").is_dir():
-            return self._split(*self._images(root))
-        inputs, labels, classes = self._images(root / "train")
-        test_inputs, test_labels, test_classes = self._images(held_out)
+            paths, labels, classes = self._files(root)
+            return self._split(self._images(paths), labels, classes)
+        paths, labels, classes = self._files(root / "train")
+        test_paths, test_labels, test_classes = self._files(held_out)
         require(
             classes == test_classes,
             f"dataset.root={held_out}: classes",
@@ -278,9 +283,9 @@ class ImageFolder(WithoutTestSplit):
             f"those of train: {', '.join(classes)}",
         )
         test = torch.arange(len(labels), len(labels) + len(test_labels))
-        return Examples(torch.cat([inputs, test_inputs]), torch.cat([labels, test_labels]), test, classes)
+        return Examples(self._images(paths + test_paths), torch.cat([labels, test_labels]), test, classes)
 
-    def _images(self, folder: Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    def _files(self, folder: Path) -> tuple[list[str], Tensor, tuple[str, ...]]:
         from torchvision import datasets  # here, since the import costs a second
 
         readable = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
@@ -288,11 +293,12 @@ class ImageFolder(WithoutTestSplit):
             files = datasets.ImageFolder(folder, is_valid_file=lambda path: path.lower().endswith(readable))
         except FileNotFoundError as error:
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
-        channels = 1 if self.grayscale else 3
-        images = torch.empty(len(files), channels, self.size, self.size, dtype=torch.uint8)
-        for image, (path, _) in zip(images, files.samples, strict=True):
-            image[:] = self._pixels(path).view(self.size, self.size, channels).permute(2, 0, 1)
-        return images, torch.tensor(files.targets), tuple(files.classes)
+        return [path for path, _ in files.samples], torch.tensor(files.targets), tuple(files.classes)
+
+    def _images(self, paths: list[str]) -> ImageFiles:
+        shape = (1 if self.grayscale else 3, self.size, self.size)
+        keep = None if self.stream is None else not self.stream
+        return ImageFiles(paths, shape, self._pixels, keep, self.workers)
 
     def _pixels(self, path: str) -> Tensor:
         try:
@@ -300,7 +306,8 @@ class ImageFolder(WithoutTestSplit):
                 image = file.convert("L" if self.grayscale else "RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ConfigError(f"dataset.root={self.root}: cannot read {path}: {error}") from error
-        return torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
+        pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
+        return pixels.view(self.size, self.size, -1).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)

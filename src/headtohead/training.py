@@ -133,7 +133,7 @@ def train(
         state: of an earlier training of the same runs, `Point.state`, to go on from there. The points up to it are
             yielded again, and on the CPU all that follows is bitwise what it would have been.
     """
-    config, device = runs[0], pool.inputs.device
+    config, device = runs[0], pool.device
     cohort = Cohort(runs, pool)
     pack, dtype = cohort.pack, cohort.dtype
     # Dropout alone draws from the global generator.

@@ -14,10 +14,19 @@ import pytest
 from conftest import TINY
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_datasets import DOWNLOADED, Made
 
 from headtohead.record import COLUMNS
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
+# What makes an experiment tiny, where it is not 128 examples.
+SIZES = {
+    "tabular": ["dataset.train_size=64"],
+    "fashion_mnist": ["dataset.train_size=20", "training.batch_size=8"],
+    "imbalance": ["dataset.train_size=512"],
+    "classes": ["dataset.train_size=128", "dataset.examples=2000"],
+    "ladder_classes": ["dataset.train_size=128", "dataset.examples=2000", "optimizer.lr=0.01,0.1,1"],
+}
 
 
 def tree(folder: Path) -> list[str]:
@@ -280,7 +289,13 @@ def test_the_pack_size_can_be_set_by_hand(command, tmp_path):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, experiment):
-    result = command(f"experiment={experiment}", "seed=0,1", "training.epochs=1", "dataset.train_size=128")
+    result = command(
+        f"experiment={experiment}",
+        "seed=0,1",
+        "training.epochs=1",
+        "dataset.train_size=128",
+        "protocol.confirm_seeds=2",
+    )
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / f"outputs/{experiment}/results.csv")
     study = json.loads((tmp_path / f"outputs/{experiment}/study.json").read_text())

@@ -6,9 +6,21 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.func import grad, jacrev
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.testing import assert_close
 
-from headtohead.heads import HEADS, Head, Sigmoid, Softmax
+from headtohead.heads import (
+    HEADS,
+    Head,
+    Sigmoid,
+    SigmoidFocal,
+    SigmoidNormalised,
+    SigmoidSquared,
+    Softmax,
+    SoftmaxLogitNormalised,
+    SoftmaxSquared,
+)
+from headtohead.registry import ConfigError
 
 CLASSES = (2, 3, 10, 100, 1000)
 PLAIN = {"label_smoothing": 0.0, "prior_bias": "none"}
@@ -16,19 +28,25 @@ SOFTMAX = Softmax(**PLAIN)
 BCE_SUM = Sigmoid(**PLAIN, reduction="sum")
 BCE_MEAN = Sigmoid(**PLAIN, reduction="mean")
 BCE_PRIOR = Sigmoid(label_smoothing=0.0, prior_bias="uniform", reduction="sum")
+NORMALISED = SigmoidNormalised(label_smoothing=0.0, prior_bias="uniform")
+FOCAL = SigmoidFocal(**PLAIN, gamma=2.0)
+SIGMOID_SQUARED, SOFTMAX_SQUARED = SigmoidSquared(**PLAIN), SoftmaxSquared(**PLAIN)
+LOGIT_NORMALISED = SoftmaxLogitNormalised(**PLAIN, temperature=0.04)
+# The options that a head has beside those of all: each combination is tried.
+OPTIONS = {
+    Sigmoid: [{"reduction": "sum"}, {"reduction": "mean"}],
+    SigmoidFocal: [{"gamma": 2.0}, {"gamma": 0.5}],
+    SoftmaxLogitNormalised: [{"temperature": 0.04}],
+}
 
 
 def all_heads(**options) -> list[Head]:
-    """Every head of the registry, with each reduction that it has."""
-    heads = []
-    for cls in HEADS.values():
-        reductions = ("sum", "mean") if "reduction" in cls.__dataclass_fields__ else (None,)
-        heads += [cls(**PLAIN | options | ({"reduction": r} if r else {})) for r in reductions]
-    return heads
+    """Every head of the registry, with each of its OPTIONS."""
+    return [cls(**PLAIN | options | own) for cls in HEADS.values() for own in OPTIONS.get(cls, [{}])]
 
 
 def name(head: Head) -> str:
-    return type(head).__name__.lower() + f"_{getattr(head, 'reduction', '')}"
+    return "_".join([type(head).__name__.lower(), *(str(value) for value in list(vars(head).values())[2:])])
 
 
 def close(actual, expected):
@@ -129,13 +147,28 @@ def test_label_smoothing_is_a_change_of_targets(examples):
     logits, labels = examples
     K = logits.shape[1]
     targets = 0.8 * onehot(*examples) + 0.2 / K
+    elementwise = bce(logits, targets, reduction="none")
+    present, absent = -logits.sigmoid().log(), -(-logits).sigmoid().log()
+    expected = {
+        Softmax: -(targets * logits.log_softmax(-1)).sum(-1),
+        Sigmoid: elementwise.sum(-1),
+        SigmoidNormalised: -(targets * BCE_SUM.probabilities(logits).log()).sum(-1),
+        SigmoidSquared: (logits.sigmoid() - targets).square().sum(-1),
+        SoftmaxSquared: (logits.softmax(-1) - targets).square().sum(-1),
+    }
     for head in all_heads(label_smoothing=0.2):
-        if isinstance(head, Softmax):
-            expected = -(targets * logits.log_softmax(-1)).sum(-1)
-        else:
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-            expected = loss.sum(-1) if head.reduction == "sum" else loss.mean(-1)
-        close(head.loss(logits, labels), expected)
+        match head:
+            case SigmoidFocal(gamma=gamma):
+                ours = targets * present * (-logits).sigmoid() ** gamma
+                expected_x = (ours + (1 - targets) * absent * logits.sigmoid() ** gamma).sum(-1)
+            case SoftmaxLogitNormalised(temperature=temperature):
+                scaled = logits / logits.norm(dim=-1, keepdim=True) / temperature
+                expected_x = -(targets * scaled.log_softmax(-1)).sum(-1)
+            case Sigmoid(reduction="mean"):
+                expected_x = expected[Sigmoid] / K
+            case _:
+                expected_x = expected[type(head)]
+        close(head.loss(logits, labels), expected_x)
 
 
 def test_shift_of_the_logits_matters_to_sigmoid_alone(examples):
@@ -163,7 +196,10 @@ def test_two_class_softmax_is_one_logistic_unit(examples):
 
 def test_sigmoid_probabilities_are_normalised_activations(examples):
     activations = BCE_SUM.activations(examples[0])
-    close(BCE_SUM.probabilities(examples[0]), activations / activations.sum(-1, keepdim=True))
+    shares = activations / activations.sum(-1, keepdim=True)
+    for head in (BCE_SUM, NORMALISED, SIGMOID_SQUARED, FOCAL):
+        close(head.probabilities(examples[0]), shares)
+    close(NORMALISED.activations(examples[0]), shares)
 
 
 @pytest.mark.parametrize("head", all_heads(prior_bias="frequencies"), ids=name)
@@ -174,13 +210,25 @@ def test_at_the_prior_bias_probabilities_are_the_prior_and_the_bias_rests(head, 
     bias = head.initial_bias(prior)
     close(head.probabilities(bias), prior)
     gradients = torch.stack([loss_and_gradient(head, bias, label)[1] for label in range(K)])
-    close(prior @ gradients, torch.zeros(K))
+    if isinstance(head, SigmoidFocal):
+        # Not proper: it draws every sigma towards one half.
+        assert ((prior @ gradients).sign() == (prior - 0.5).sign()).all()
+    else:
+        close(prior @ gradients, torch.zeros(K))
 
 
 @pytest.mark.parametrize("head", all_heads(prior_bias="frequencies"), ids=name)
 @pytest.mark.parametrize("prior", [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], ids=str)
 def test_prior_bias_is_finite_where_a_class_is_absent(head, prior):
     assert head.initial_bias(torch.tensor(prior)).isfinite().all()
+
+
+def test_logits_of_one_length_come_as_near_to_the_prior_as_they_can():
+    prior = torch.tensor([0.9, 0.1 - 1e-9, 1e-9], dtype=torch.float64)
+    head = SoftmaxLogitNormalised(label_smoothing=0.0, prior_bias="frequencies", temperature=0.2)
+    nearest = head.loss(head.initial_bias(prior).expand(3, 3), torch.arange(3)) @ prior
+    assert head.initial_bias(prior).argsort().tolist() == prior.argsort().tolist()
+    assert nearest < SOFTMAX.loss(torch.zeros(3, 3, dtype=torch.float64), torch.arange(3)) @ prior
 
 
 @pytest.mark.parametrize("head", all_heads() + all_heads(label_smoothing=0.1), ids=name)
@@ -221,3 +269,93 @@ def test_a_sure_sigmoid_keeps_the_digits_of_its_gradient():
     gradient = torch.empty_like(logits)
     BCE_SUM.loss_and_gradient(logits, label, gradient)
     assert gradient[0, 0].item() == pytest.approx(-math.exp(-30), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("head", all_heads(), ids=name)
+def test_the_gradient_is_that_of_finite_differences(head, smoothing):
+    head = replace(head, label_smoothing=smoothing)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.randint(5, (4,), generator=generator)
+    assert torch.autograd.gradcheck(lambda z: head.loss(z, labels), logits)
+    assert torch.autograd.gradgradcheck(lambda z: head.loss(z, labels), logits)
+
+
+@pytest.mark.parametrize("K", CLASSES)
+def test_the_other_heads_at_their_start(K):
+    """Loss and norm of the logit gradient of one example, at zero logits unless the head has a prior bias."""
+    expected = {
+        NORMALISED: (math.log(K), (1 - 1 / K) ** 1.5),
+        SIGMOID_SQUARED: (K / 4, math.sqrt(K) / 4),
+        SOFTMAX_SQUARED: (1 - 1 / K, 2 / K * math.sqrt(1 - 1 / K)),
+        FOCAL: (K * math.log(2) / 4, math.sqrt(K) * (1 + 2 * math.log(2)) / 8),
+    }
+    for head, (loss, norm) in expected.items():
+        found, gradient = loss_and_gradient(head, start(head, K), 0)
+        close(found, loss)
+        close(gradient.norm(), norm)
+    uniform = replace(LOGIT_NORMALISED, prior_bias="uniform")
+    found, gradient = loss_and_gradient(uniform, start(uniform, K), 0)
+    close(found, math.log(K))
+    close(gradient.norm(), 25 * math.sqrt(1 - 1 / K))
+
+
+def test_normalised_sigmoid_starts_with_the_direction_of_the_sigmoid_that_starts_at_the_prior():
+    ours, sigmoid = (loss_and_gradient(head, start(head, 10), 3)[1] for head in (NORMALISED, BCE_PRIOR))
+    close(ours, 0.9 * sigmoid)
+
+
+def test_normalised_sigmoid_competes_and_is_softmax_of_logsigmoid(examples):
+    logits, labels = examples
+    close(NORMALISED.loss(logits, labels), SOFTMAX.loss(-torch.log1p(torch.exp(-logits)), labels))
+    close(gradient(NORMALISED, logits, labels),
+          (NORMALISED.probabilities(logits) - onehot(*examples)) * (-logits).sigmoid())  # fmt: skip
+    # Where every sigma is small it is softmax.
+    close(gradient(NORMALISED, logits - 60, labels), gradient(SOFTMAX, logits, labels))
+
+
+def test_squared_error_vanishes_where_the_sigmoid_is_sure_and_wrong():
+    """Through sigma', which neither cross-entropy has (DESIGN, section 3)."""
+    labels = torch.tensor([0])
+    for z in (5.0, 10.0, 20.0):
+        logits = torch.tensor([[-z, z]], dtype=torch.float64)
+        slope = logits.sigmoid() * (-logits).sigmoid()
+        close(gradient(SIGMOID_SQUARED, logits, labels), 2 * (logits.sigmoid() - onehot(logits, labels)) * slope)
+        assert gradient(SIGMOID_SQUARED, logits, labels).abs().max() < 3 * math.exp(-z)
+        assert gradient(SOFTMAX_SQUARED, logits, labels).abs().max() < 5 * math.exp(-2 * z)
+        for head in (BCE_SUM, SOFTMAX):
+            assert gradient(head, logits, labels).abs().min() > 1 - 2 * math.exp(-z)
+
+
+def test_focal_loss_without_focus_is_binary_cross_entropy(examples):
+    close(replace(FOCAL, gamma=0.0).loss(*examples), BCE_SUM.loss(*examples))
+
+
+def test_focal_loss_equals_that_of_torchvision(examples):
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, labels = examples
+    close(FOCAL.loss(logits, labels), sigmoid_focal_loss(logits, onehot(*examples), alpha=-1, gamma=2).sum(-1))
+
+
+def test_the_length_of_normalised_logits_means_nothing(examples):
+    logits, labels = examples
+    close(LOGIT_NORMALISED.loss(7 * logits, labels), LOGIT_NORMALISED.loss(logits, labels))
+    close((gradient(LOGIT_NORMALISED, logits, labels) * logits).sum(-1), torch.zeros(len(labels)))
+    close(7 * gradient(LOGIT_NORMALISED, 7 * logits, labels), gradient(LOGIT_NORMALISED, logits, labels))
+    unit = logits / logits.norm(dim=-1, keepdim=True)
+    close(LOGIT_NORMALISED.probabilities(logits), (25 * unit).softmax(-1))
+
+
+def test_no_logits_at_all_are_the_uniform_guess():
+    logits, labels = torch.zeros(1, 5), torch.tensor([2])
+    assert_close(LOGIT_NORMALISED.probabilities(logits), torch.full((1, 5), 0.2))
+    assert gradient(LOGIT_NORMALISED, logits, labels).isfinite().all()
+
+
+def test_options_out_of_range_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r"head\.gamma=-1\.0"):
+        SigmoidFocal(**PLAIN, gamma=-1.0)
+    with pytest.raises(ConfigError, match=r"head\.temperature=0\.0"):
+        SoftmaxLogitNormalised(**PLAIN, temperature=0.0)

@@ -64,7 +64,10 @@ class Head(ABC):
 
     @abstractmethod
     def _prior_logits(self, prior_K: Tensor) -> Tensor:
-        """The constant logits that minimise the expected loss where classes have the frequencies `prior_K`."""
+        """Constant logits at which `probabilities` are the class frequencies `prior_K`.
+
+        Where the loss is proper they also minimise the expected loss.
+        """
 
     def probabilities(self, logits_xK: Tensor) -> Tensor:
         """Class probabilities, comparable across heads: rows sum to one. Of shape xK."""
@@ -82,6 +85,13 @@ class Head(ABC):
                 floor = prior_K[prior_K > 0].min() / 2
                 return self._prior_logits(prior_K.clamp(floor, 1 - floor))
 
+    def _cross_entropy(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
+        """Of each example, of shape x, from log-probabilities to the smoothed targets."""
+        loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
+        if self.label_smoothing:
+            loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
+        return loss_x
+
     def _subtract_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, labels_x: Tensor) -> None:
         """Subtract the smoothed targets in place; `at_target_x1` is the output of the target minus one."""
         target_x1 = labels_x.unsqueeze(-1)
@@ -97,19 +107,13 @@ class Softmax(Head):
     """Softmax with cross-entropy."""
 
     def loss(self, logits_xK, labels_x):
-        return self._loss(log_softmax(logits_xK), labels_x)
+        return self._cross_entropy(log_softmax(logits_xK), labels_x)
 
     def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
         log_q_xK = log_softmax(logits_xK)
         at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
         self._subtract_targets(torch.exp(log_q_xK, out=gradient_xK), at_target_x1, labels_x)
-        return self._loss(log_q_xK, labels_x)
-
-    def _loss(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
-        loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
-        if self.label_smoothing:
-            loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
-        return loss_x
+        return self._cross_entropy(log_q_xK, labels_x)
 
     def log_probabilities(self, logits_xK):
         return log_softmax(logits_xK)
@@ -154,14 +158,191 @@ class Sigmoid(Head):
         return self.loss(logits_xK, labels_x)
 
     def log_probabilities(self, logits_xK):
-        # sigma / sum(sigma), which stays finite where every sigma underflows.
-        return log_softmax(F.logsigmoid(logits_xK))
+        return log_shares(logits_xK)
 
     def activations(self, logits_xK):
         return logits_xK.sigmoid()
 
     def _prior_logits(self, prior_K):
         return prior_K.logit()
+
+
+@dataclass(frozen=True)
+class SigmoidNormalised(Head):
+    """One sigmoid per class, normalised to probabilities q and trained by their negative log-likelihood.
+
+    What separates it from the sigmoid is competition alone, and from softmax the link: the gradient is
+    (q - y) * (1 - sigma), so that it vanishes where every sigma nears one.
+    """
+
+    def loss(self, logits_xK, labels_x):
+        return self._cross_entropy(log_shares(logits_xK), labels_x)
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        log_q_xK = log_shares(logits_xK)
+        at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
+        self._subtract_targets(torch.exp(log_q_xK, out=gradient_xK), at_target_x1, labels_x)
+        gradient_xK.mul_(torch.sigmoid(-logits_xK))
+        return self._cross_entropy(log_q_xK, labels_x)
+
+    def log_probabilities(self, logits_xK):
+        return log_shares(logits_xK)
+
+    def activations(self, logits_xK):
+        # Only the ratios of the sigmoids are trained: none has a meaning of its own.
+        return log_shares(logits_xK).exp()
+
+    def _prior_logits(self, prior_K):
+        # Of the many with these shares those of the sigmoid head, where the shares are the sigmoids.
+        return prior_K.logit()
+
+
+@dataclass(frozen=True)
+class SigmoidSquared(Head):
+    """One sigmoid per class with the squared error to its target, summed over classes.
+
+    Its gradient 2 (sigma - y) sigma' vanishes where the sigmoid is sure, and wrong: what is often said of
+    binary cross-entropy.
+    """
+
+    def loss(self, logits_xK, labels_x):
+        return self._errors(logits_xK, labels_x).square().sum(-1)
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        errors_xK = self._errors(logits_xK, labels_x)
+        # As a product: 1 - sigma would be rounded where sigma nears one.
+        slope_xK = torch.sigmoid(-logits_xK).mul_(torch.sigmoid(logits_xK))
+        torch.mul(errors_xK, slope_xK, out=gradient_xK).mul_(2)
+        return errors_xK.square().sum(-1)
+
+    def _errors(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
+        at_target_x1 = -torch.sigmoid(-logits_xK.gather(-1, labels_x.unsqueeze(-1)))
+        # A copy, since autograd keeps the outputs.
+        errors_xK = logits_xK.sigmoid().clone()
+        self._subtract_targets(errors_xK, at_target_x1, labels_x)
+        return errors_xK
+
+    def log_probabilities(self, logits_xK):
+        return log_shares(logits_xK)
+
+    def activations(self, logits_xK):
+        return logits_xK.sigmoid()
+
+    def _prior_logits(self, prior_K):
+        return prior_K.logit()
+
+
+@dataclass(frozen=True)
+class SigmoidFocal(Head):
+    """One sigmoid per class with the focal loss, summed over classes (Lin et al. 2017, "Focal loss for dense
+    object detection"), without its weights of classes.
+
+    The loss is not proper: its minimum draws sigma from the class frequency towards one half. The prior bias
+    is that of the paper's section 3.3, at which sigma is the frequency. A smoothed target weighs the losses of
+    a present and an absent class, as in binary cross-entropy.
+
+    Options:
+        gamma: a class whose target has the probability p counts by (1 - p) ** gamma; 0 is binary cross-entropy.
+    """
+
+    gamma: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.gamma >= 0, "head.gamma", self.gamma, "must not be below 0")
+
+    def loss(self, logits_xK, labels_x):
+        share = self.label_smoothing / logits_xK.shape[-1]
+        targets_xK = torch.full_like(logits_xK, share)
+        targets_xK = targets_xK.scatter(-1, labels_x.unsqueeze(-1), 1 - self.label_smoothing + share)
+        return torch.lerp(self._if_present(-logits_xK), self._if_present(logits_xK), targets_xK).sum(-1)
+
+    def _if_present(self, logits: Tensor) -> Tensor:
+        """The loss of a class that is present; of one that is absent it is that of -z."""
+        # (1 - sigma) ** gamma as exp, whose gradient stays finite where 1 - sigma underflows.
+        return torch.exp(-self.gamma * _softplus(logits)) * _softplus(-logits)
+
+    def log_probabilities(self, logits_xK):
+        return log_shares(logits_xK)
+
+    def activations(self, logits_xK):
+        return logits_xK.sigmoid()
+
+    def _prior_logits(self, prior_K):
+        return prior_K.logit()
+
+
+@dataclass(frozen=True)
+class SoftmaxSquared(Head):
+    """Softmax with the squared error to the targets, summed over classes: the Brier score."""
+
+    def loss(self, logits_xK, labels_x):
+        return self._errors(log_softmax(logits_xK), labels_x).square().sum(-1)
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        log_p_xK = log_softmax(logits_xK)
+        errors_xK = self._errors(log_p_xK, labels_x)
+        p_xK = log_p_xK.exp()
+        mean_x1 = (p_xK * errors_xK).sum(-1, keepdim=True)
+        torch.sub(errors_xK, mean_x1, out=gradient_xK).mul_(p_xK).mul_(2)
+        return errors_xK.square().sum(-1)
+
+    def _errors(self, log_p_xK: Tensor, labels_x: Tensor) -> Tensor:
+        at_target_x1 = log_p_xK.gather(-1, labels_x.unsqueeze(-1)).expm1()
+        # A copy, since autograd keeps the outputs.
+        errors_xK = log_p_xK.exp().clone()
+        self._subtract_targets(errors_xK, at_target_x1, labels_x)
+        return errors_xK
+
+    def log_probabilities(self, logits_xK):
+        return log_softmax(logits_xK)
+
+    def activations(self, logits_xK):
+        return logits_xK.softmax(-1)
+
+    def _prior_logits(self, prior_K):
+        return prior_K.log()
+
+
+@dataclass(frozen=True)
+class SoftmaxLogitNormalised(Head):
+    """Softmax with cross-entropy on z / (temperature * ||z||) (Kornblith et al. 2021, "Why do better loss
+    functions lead to less transferable features?").
+
+    The length of the logits means nothing: the loss is not defined at zero logits, and its gradient falls as
+    they grow.
+
+    Options:
+        temperature: above zero; the lower, the surer the probabilities can be.
+    """
+
+    temperature: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.temperature > 0, "head.temperature", self.temperature, "must be above 0")
+
+    def loss(self, logits_xK, labels_x):
+        return self._cross_entropy(self.log_probabilities(logits_xK), labels_x)
+
+    def log_probabilities(self, logits_xK):
+        return log_softmax(F.normalize(logits_xK, dim=-1) / self.temperature)
+
+    def activations(self, logits_xK):
+        return self.probabilities(logits_xK)
+
+    def _prior_logits(self, prior_K):
+        # log(prior) * temperature, shifted to length one. Frequencies that vary too much are out of reach;
+        # then without a shift it is the nearest direction.
+        log_prior_K = prior_K.log()
+        centred_K = (log_prior_K - log_prior_K.mean()) * self.temperature
+        shift = (1 - centred_K.square().sum()).clamp(min=0) / len(prior_K)
+        return centred_K + shift.sqrt()
+
+
+def log_shares(logits_xK: Tensor) -> Tensor:
+    """Logarithm of sigma / sum(sigma), finite where every sigma underflows."""
+    return log_softmax(F.logsigmoid(logits_xK))
 
 
 def log_softmax(logits_xK: Tensor) -> Tensor:
@@ -176,4 +357,12 @@ def _softplus(z: Tensor) -> Tensor:
     return F.softplus(z, threshold=40)
 
 
-HEADS: dict[str, type[Head]] = {"softmax": Softmax, "sigmoid": Sigmoid}
+HEADS: dict[str, type[Head]] = {
+    "softmax": Softmax,
+    "sigmoid": Sigmoid,
+    "sigmoid_normalised": SigmoidNormalised,
+    "sigmoid_squared": SigmoidSquared,
+    "sigmoid_focal": SigmoidFocal,
+    "softmax_squared": SoftmaxSquared,
+    "softmax_logit_normalised": SoftmaxLogitNormalised,
+}

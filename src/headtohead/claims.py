@@ -52,6 +52,8 @@ class Verdict:
         claim: its id; the next five repeat what it asks.
         arm: the side that the article favours.
         versus: the other arm.
+        head, versus_head: of the two arms.
+        context: the overrides that both share, and that tell them from other arms.
         seeds: pairs of runs.
         mean_arm, mean_versus: over these pairs.
         difference: `arm` minus `versus` in the metric's unit, with `lower` and `upper` of its 95 % interval.
@@ -72,6 +74,9 @@ class Verdict:
     margin: float
     arm: str
     versus: str
+    head: str = ""
+    versus_head: str = ""
+    context: tuple[str, ...] = ()
     seeds: int = 0
     mean_arm: float = math.nan
     mean_versus: float = math.nan
@@ -248,9 +253,10 @@ def _column(runs: pd.DataFrame, metric: str) -> pd.Series:
 def _compare(study: Study, key: str, claim: Claim, arm: str, versus: str) -> tuple[Verdict, np.ndarray]:
     """A verdict with all that one pair of arms says by itself, and the differences, (seeds,), behind it."""
     asked = {name: getattr(claim, name) for name in ("sentence", "metric", "phase", "direction", "margin")}
-    open_verdict = Verdict(key, **asked, arm=arm, versus=versus)
+    heads = {"head": _head(study, arm), "versus_head": _head(study, versus), "context": _context(study, arm)}
+    open_verdict = Verdict(key, **asked, arm=arm, versus=versus, **heads)
     try:
-        pairs, note = _paired(study, claim, arm, versus)
+        pairs, note = by_seed(study, claim, [arm, versus])
     except Unjudged as reason:
         return replace(open_verdict, note=f"not judged: {reason}"), np.empty(0)
     differences = (pairs[arm] - pairs[versus]).to_numpy()
@@ -270,23 +276,26 @@ def _compare(study: Study, key: str, claim: Claim, arm: str, versus: str) -> tup
     return judged, differences
 
 
-def _paired(study: Study, claim: Claim, arm: str, versus: str) -> tuple[pd.DataFrame, str | None]:
-    """The claim's metric of two arms, a row per seed and a column per arm, and a note.
+def by_seed(study: Study, claim: Claim, arms: Sequence[str]) -> tuple[pd.DataFrame, str | None]:
+    """The claim's metric, a row per seed that all `arms` share and a column per arm, and a note.
 
-    In the search a seed's value is the mean over those learning rates at which both arms have one.
+    In the search a seed's value is the mean over those learning rates at which all arms have one.
+
+    Raises:
+        Unjudged: the runs do not hold it.
     """
     runs = _phase(study, claim.phase)
     if runs.empty:
         raise Unjudged(f"the study has no runs of the phase {claim.phase}")
-    runs = runs[runs.arm.isin([arm, versus])]
+    runs = runs[runs.arm.isin(arms)]
     if runs.empty:
-        raise Unjudged(f"neither arm has a run of the phase {claim.phase}")
+        raise Unjudged(f"no arm has a run of the phase {claim.phase}")
     derive = DERIVED.get(claim.metric, lambda _, runs: (_column(runs, claim.metric), None))
     values, note = derive(study, runs)
     runs = runs.assign(value=values.where(runs.status != "failed"))
     # In the phase confirm each arm has a learning rate of its own.
     cell = ["seed", "lr"] if claim.phase == "search" else ["seed"]
-    table = runs.groupby([*cell, "arm"]).value.mean().unstack("arm").reindex(columns=[arm, versus])
+    table = runs.groupby([*cell, "arm"]).value.mean().unstack("arm").reindex(columns=list(arms))
     measured = table.dropna()
     notes = [note] if note else []
     if len(measured) < len(table):

@@ -30,17 +30,27 @@ def app(config: DictConfig) -> None:
 
 
 def report(arguments: Sequence[str]) -> None:
-    """`headtohead report FOLDER`: rebuild a study's report from its records and print its short form."""
+    """`headtohead report FOLDER`: rebuild a study's report from its records and print its short form.
+
+    With --to, also write what is committed of it, and the matrix of all studies in the folder above.
+    """
     parser = argparse.ArgumentParser(prog="headtohead report", description=report.__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
+    options = parser.parse_args(arguments)
 
     from headtohead.report import print_study, write_report
 
     # statsmodels collects garbage at every correction, and would look through all that was imported.
     gc.freeze()
-    findings, _ = write_report(folder)
+    findings, drawings = write_report(options.folder)
+    if options.to:
+        from headtohead.publication import publish
+
+        publish(findings, drawings, options.to)
     print_study(findings)
+    if options.to:
+        print(f"published:   {options.to / 'README.md'}, {options.to.parent / 'matrix.md'}")
 
 
 def board(arguments: Sequence[str]) -> None:

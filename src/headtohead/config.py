@@ -61,13 +61,19 @@ class Protocol:
     Options:
         confirm_seeds: fresh seeds on which each arm's best learning rate is trained; None takes as many
             as the search has, 0 leaves the confirm phase out.
+        ladder: labels of arms, in order: the report splits the difference between the first and the last into
+            the steps from one to the next.
     """
 
     confirm_seeds: int | None
+    ladder: tuple[str, ...] | None
 
     def __post_init__(self):
         seeds = self.confirm_seeds
         require(seeds is None or seeds >= 0, "protocol.confirm_seeds", seeds, "must not be below 0")
+        rungs = self.ladder
+        climbs = rungs is None or len(set(rungs)) == len(rungs) > 1
+        require(climbs, "protocol.ladder", list(rungs or ()), "null, or two arms or more, none of them twice")
 
 
 @dataclass(frozen=True)

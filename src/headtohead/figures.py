@@ -9,8 +9,9 @@ S steps, R runs (one per seed).
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -117,16 +118,19 @@ class Drawing:
 
 def draw(evidence: Evidence) -> list[Drawing]:
     """Every figure that the study has the records for."""
-    drawings = []
-    for make in FIGURES:
-        with mpl.rc_context():
-            _set_style()
-            drawn = make(evidence)
-            if drawn is not None:
-                figure, caption = drawn
-                name, title = make.__name__, figure.get_suptitle()
-                drawings.append(Drawing(name, title, caption, _svg(figure, name), figure))
-    return drawings
+    drawings = [drawing(make.__name__, partial(make, evidence)) for make in FIGURES]
+    return [drawn for drawn in drawings if drawn is not None]
+
+
+def drawing(name: str, make: Callable[[], tuple[Figure, str] | None]) -> Drawing | None:
+    """What `make` draws, a figure and its caption, in the style of all."""
+    with mpl.rc_context():
+        _set_style()
+        drawn = make()
+        if drawn is None:
+            return None
+        figure, caption = drawn
+        return Drawing(name, figure.get_suptitle(), caption, _svg(figure, name), figure)
 
 
 def _set_style() -> None:
@@ -254,9 +258,11 @@ def seeds(evidence: Evidence) -> tuple[Figure, str] | None:
         if len(learned):
             room = 0.15 * (np.ptp(learned) or abs(learned.iloc[0]) or 1)
             axis.set_ylim(learned.min() - room, learned.max() + room)
-        narrow = max(len(_short(arm, 24)) for arm in table) * len(places) > 34
+        # Of many arms the legend tells which is which.
+        names = [short(arm, 24) if len(places) <= 6 else "" for arm in table]
+        narrow = max(map(len, names)) * len(places) > 34
         angle = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if narrow else {}
-        axis.set_xticks(places, [_short(arm, 24) for arm in table], **angle)
+        axis.set_xticks(places, names, **angle)
         axis.grid(False, axis="x")
         axis.set(title=title, ylabel=label, xlim=(-0.5, len(places) - 0.5))
     return figure, (
@@ -326,7 +332,7 @@ def time_to_target(evidence: Evidence) -> tuple[Figure, str] | None:
         look = style(evidence.arms, arm)
         shares = np.r_[0, share, share[-1:] if len(share) else 0]
         axis.step(np.r_[0, first, last], shares, where="post", markevery=[len(shares) - 1], clip_on=False, **look)
-        text = f"{_short(arm, 20)}: {len(first)} of {table.shape[1]}"
+        text = f"{short(arm, 20)}: {len(first)} of {table.shape[1]}"
         axis.annotate(text, (1.04, 0.95 - place * min(0.1, 1 / len(tables))), xycoords="axes fraction")
     axis.set(xlabel="step", ylabel="seeds that have reached it, %", ylim=(-3, 103), xlim=(0, last))
     _counts(axis)
@@ -342,7 +348,7 @@ def confusion(evidence: Evidence) -> tuple[Figure, str] | None:
     shape = next(iter(runs.values()))[0].activations.shape if runs else (0, 0)
     if not runs or shape[1] > MOST_CLASSES:
         return None
-    names = [_short(_class(evidence, index), 9) for index in range(shape[1])]
+    names = [short(_class(evidence, index), 9) for index in range(shape[1])]
     columns = min(len(runs), 2)
     rows = -(-len(runs) // columns)
     side = (WIDTH - 0.3) / 2
@@ -372,7 +378,7 @@ def confusion(evidence: Evidence) -> tuple[Figure, str] | None:
         axis.set_xticks(range(shape[1]), names, rotation=90, fontsize=6)
         axis.set_yticks(range(shape[1]), names, fontsize=6)
         axis.grid(False)
-        axis.set_title(_short(arm, 36), color=style(evidence.arms, arm)["color"], fontweight="bold")
+        axis.set_title(short(arm, 36), color=style(evidence.arms, arm)["color"], fontweight="bold")
         axis.set_xlabel("predicted", fontsize=7, labelpad=1)
         axis.set_ylabel("label", fontsize=7, labelpad=1)
     return figure, (
@@ -411,7 +417,7 @@ def ambiguous_examples(evidence: Evidence) -> tuple[Figure, str] | None:
             axis.plot(np.arange(len(classes)) + aside, mean_K[classes], **look)
         axis.axhline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
         axis.set(ylim=(-0.04, 1.04), xlim=(-0.5, len(classes) - 0.5))
-        axis.set_xticks(range(len(classes)), [_short(_class(evidence, index), 9) for index in classes], fontsize=7)
+        axis.set_xticks(range(len(classes)), [short(_class(evidence, index), 9) for index in classes], fontsize=7)
         axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"] if order % 4 == 0 else [], fontsize=7)
         axis.grid(False, axis="x")
         if max(len(_class(evidence, index)) for index in classes) > 3:
@@ -535,7 +541,7 @@ def _panels(
     count: int, title: str, arms: Sequence[str], right: float = 0.1, below: float = 0.46
 ) -> tuple[Figure, list[Axes]]:
     """Panels side by side under their title and the legend of the arms; `right` and `below` stay free, in inches."""
-    labels = [_short(arm, 36) for arm in arms]
+    labels = [short(arm, 36) for arm in arms]
     columns = max(1, min(len(arms), 110 // (9 + max(map(len, labels), default=0))))
     rows = -(-len(arms) // columns)
     above = 0.64 + 0.19 * rows
@@ -585,7 +591,7 @@ def _counts(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 

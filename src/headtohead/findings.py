@@ -11,6 +11,7 @@ import pandas as pd
 
 from headtohead.claims import ALPHA, Verdict, write_verdicts
 from headtohead.doubts import Doubt, doubts
+from headtohead.ladder import Climb, climbs
 from headtohead.statistics import Interval, equivalence_p, more_seeds, sign_flip_p, t_interval
 from headtohead.study import Study, is_number, read_study
 from headtohead.wording import listed, plus_minus
@@ -50,6 +51,7 @@ class Findings:
     arms: pd.DataFrame
     answer: Answer
     doubts: list[Doubt]
+    climbs: list[Climb]
 
 
 def find(folder: Path) -> Findings:
@@ -60,7 +62,9 @@ def find(folder: Path) -> Findings:
     """
     study = read_study(folder)
     verdicts = write_verdicts(study)
-    return Findings(study, verdicts, summarise_arms(study), answer(study, verdicts), doubts(study, verdicts))
+    return Findings(
+        study, verdicts, summarise_arms(study), answer(study, verdicts), doubts(study, verdicts), climbs(study)
+    )
 
 
 def summarise_arms(study: Study) -> pd.DataFrame:

@@ -15,8 +15,11 @@ from headtohead.record import folder_name
 from headtohead.registry import ConfigError, require
 
 SEED, LR = "seed", "optimizer.lr"
-# These say where and how to run, not what: they are no part of a run's name.
-UNNAMED = ("name", "experiment", "device", "pack_size", "dataset.root", "checkpoint_s", "accept_drift")
+# These say where and how to run, or what to report, not what runs: they are no part of a run's name.
+UNNAMED = (
+    "name", "experiment", "device", "pack_size", "dataset.root", "dataset.stream", "dataset.workers", "checkpoint_s",
+    "accept_drift", "protocol.ladder",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

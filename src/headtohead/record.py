@@ -13,6 +13,7 @@ import os
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,26 @@ import pandas as pd
 # The first columns of results.csv; the final metrics follow.
 COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
 
+# What else a record of a run needs or may have, with its type.
+KINDS = {
+    **dict.fromkeys(("run", "phase", "arm", "head"), str),
+    **dict.fromkeys(("seed", "lr", "steps", "wall_s"), int | float),
+    **dict.fromkeys(("metrics", "config", "environment", "pack"), dict),
+}
+STATUSES = ("finished", "diverged", "failed")
+
 # Of a run's config: what says how a study goes on or where, and not what a run is.
-NOT_OF_A_RUN = {"name", "device", "dataset.root", "checkpoint_s", "accept_drift", "protocol.confirm_seeds"}
+NOT_OF_A_RUN = {
+    "name", "device", "dataset.root", "dataset.stream", "dataset.workers", "checkpoint_s", "accept_drift",
+    "protocol.confirm_seeds", "protocol.ladder",
+}  # fmt: skip
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part.
 
     Raises:
-        OSError: with the path, also where the system names none, as on a full disk.
+        OSError: with the path, also where the system names another or none, as on a full disk.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -40,8 +52,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -49,10 +62,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def folder_name(text: str) -> str:
     """The name of a folder for a run or an arm, from what tells it from others."""
     name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"
-    if len(name) <= 200:
+    if len(name.encode()) <= 200:
         return name
     # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
-    return f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return f"{name.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def to_json(value: Any) -> str:
@@ -94,7 +107,9 @@ def write_run(
 def read_run(folder: Path) -> dict[str, Any] | None:
     """The record of a run, or None where there is none or it is broken."""
     run = read_json(folder / "run.json") or {}
-    whole = run.get("run") == folder.name and {*COLUMNS, "metrics"} <= {*run}
+    whole = run.get("run") == folder.name and {*COLUMNS, "metrics"} <= {*run} and run["status"] in STATUSES
+    whole = whole and all(isinstance(run[key], kind) for key, kind in KINDS.items() if key in run)
+    whole = whole and all(isinstance(value, int | float | None) for value in run["metrics"].values())
     return run if whole and (folder / "history.csv").exists() else None
 
 

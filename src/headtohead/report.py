@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from headtohead import method
 from headtohead.claims import Verdict
 from headtohead.figures import Drawing, Evidence, draw
 from headtohead.findings import Comparison, Findings, find
+from headtohead.ladder import Climb, draw_ladder
 from headtohead.record import write_atomically
 from headtohead.statistics import Interval
 from headtohead.study import Study
@@ -48,21 +49,23 @@ def write_report(study: Path) -> tuple[Findings, list[Drawing]]:
     """
     findings = find(study)
     drawings = draw(evidence(findings.study))
+    stairs = draw_ladder(findings.study, findings.climbs)
+    drawings += [stairs] if stairs else []
     folder = study / "figures"
     folder.mkdir(exist_ok=True)
     for drawing in drawings:
         write_atomically(folder / f"{drawing.name}.svg", drawing.svg)
     for stale in set(folder.glob("*.svg")) - {folder / f"{drawing.name}.svg" for drawing in drawings}:
         stale.unlink()
-    content = _content(findings, drawings)
-    for name, environment in (("report.html", _html()), ("report.md", _markdown())):
-        write_atomically(study / name, environment.get_template(f"{name}.j2").render(content))
+    shown = content(findings, drawings)
+    for name, environment in (("report.html", _html()), ("report.md", markdown())):
+        write_atomically(study / name, environment.get_template(f"{name}.j2").render(shown))
     return findings, drawings
 
 
 def verdicts_in_markdown(findings: Findings) -> str:
     """The answer and one table of all verdicts."""
-    return _markdown().get_template("verdicts.md.j2").render(_content(findings, []))
+    return markdown().get_template("verdicts.md.j2").render(content(findings, []))
 
 
 def print_study(study: Path | Findings, console: Console | None = None) -> None:
@@ -147,7 +150,7 @@ def evidence(study: Study) -> Evidence:
     )
 
 
-def _content(findings: Findings, drawings: list[Drawing]) -> dict[str, Any]:
+def content(findings: Findings, drawings: list[Drawing]) -> dict[str, Any]:
     """What the templates show: text and numbers, not yet escaped."""
     study = findings.study
     differing, shared = method.differing_settings(study)
@@ -160,6 +163,8 @@ def _content(findings: Findings, drawings: list[Drawing]) -> dict[str, Any]:
         "groups": _groups(findings.verdicts),
         "arms": _arm_rows(findings),
         "any_on_edge": bool(findings.arms.on_edge.any()),
+        "ladder": [f"{before} → {arm}" for before, arm in pairwise(study.ladder)],
+        "climbs": [_climb(climb) for climb in findings.climbs],
         "drawings": drawings,
         "warnings": [doubt.text for doubt in findings.doubts if doubt.kind == "warning"],
         "remarks": [doubt.text for doubt in findings.doubts if doubt.kind == "remark"],
@@ -246,6 +251,22 @@ def _verdict(row: Verdict) -> dict[str, Any]:
     }
 
 
+def _climb(climb: Climb) -> dict[str, Any]:
+    metric = climb.asks.metric
+    factor = 100 if percent(metric) else 1
+    intervals = [*climb.steps, climb.total]
+    # The same decimals in a row, so that a reader can add.
+    digits = decimals(factor * max(step.half_width for step in intervals), factor * max(abs(s.mean) for s in intervals))
+    return {
+        "claim": climb.claim,
+        "metric": f"{metric}, points" if percent(metric) else metric,
+        "margin": f"{factor * climb.asks.margin:g}",
+        "seeds": climb.seeds,
+        "steps": [difference(metric, step, digits) for step in climb.steps],
+        "total": difference(metric, climb.total, digits),
+    }
+
+
 def _p(value: float) -> str:
     if not math.isfinite(value):
         return "-"
@@ -262,7 +283,7 @@ def _html() -> Environment:
     return environment
 
 
-def _markdown() -> Environment:
+def markdown() -> Environment:
     """Markdown has no escaping of its own in jinja2: every value passes through `_escape_markdown`."""
     environment = _environment(autoescape=False, finalize=_escape_markdown)
     environment.filters["code"] = lambda text: Markup("\n".join(f"    {line}" for line in str(text).splitlines()))

@@ -60,7 +60,8 @@ def reproduce(folder: Path) -> Reproduction:
     if run is None or run["status"] == "failed":
         accepted = "the folder of a run that ended, such as outputs/digits/runs/head=softmax,seed=0"
         raise ConfigError(f"{folder}: {'its run failed' if run else 'no record of a run'}; accepted: {accepted}")
-    config = parse(OmegaConf.create(run["config"]))
+    # Records of older versions lack what only the study asks for.
+    config = parse(OmegaConf.merge({"protocol": {"ladder": None}}, run["config"]))
     device = resolve_device(config.settings.device)
     prepare_process(run["pack"]["threads"])
     *_, (outcome,) = train([config], data.load(config.dataset, device), run["phase"] != "search")

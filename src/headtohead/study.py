@@ -18,7 +18,10 @@ from headtohead.statistics import best_learning_rates, target_accuracy
 from headtohead.wording import listed
 
 # Of a run's config: what differs between the runs of one arm by design, or says where it ran and not what.
-NOT_OF_AN_ARM = {"seed", "optimizer.lr", "name", "device", "pack_size", "dataset.root", "protocol.confirm_seeds"}
+NOT_OF_AN_ARM = {
+    "seed", "optimizer.lr", "name", "device", "pack_size", "dataset.root", "dataset.stream", "dataset.workers",
+    "protocol.confirm_seeds", "protocol.ladder",
+}  # fmt: skip
 REMEDY = "delete it: the report writes it anew from the records of the runs"
 
 
@@ -44,6 +47,11 @@ class Study:
     @cached_property
     def arms(self) -> list[str]:
         return list(self.asked["arms"])
+
+    @cached_property
+    def ladder(self) -> list[str]:
+        """The arms of `protocol.ladder`; none where the study names no ladder."""
+        return list(self.asked["protocol"].get("ladder") or [])
 
     @cached_property
     def finite(self) -> pd.DataFrame:
@@ -241,6 +249,10 @@ def _problem_of_study(asked: Any) -> str | None:
         }
         for key in ("search_seeds", "confirm_seeds"):
             accepted[f"protocol.{key}"] = _are_numbers(protocol.get(key) or [])
+        ladder = protocol.get("ladder") or []
+        accepted["protocol.ladder"] = isinstance(ladder, list) and all(
+            isinstance(arm, str) and arm in asked["arms"] for arm in ladder
+        )
     refused = [key for key, holds in accepted.items() if not holds]
     return f"it has no valid {listed(refused)}" if refused else None
 

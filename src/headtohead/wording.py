@@ -35,11 +35,15 @@ def decimals(half_width: float, value: float) -> int:
     return min(max(min(digits, most), 0), 6)
 
 
-def difference(metric: str, interval: Interval) -> str:
-    """A signed difference with its interval: `+0.21 [−0.05, +0.47]`, of a share in points."""
+def difference(metric: str, interval: Interval, digits: int | None = None) -> str:
+    """A signed difference with its interval: `+0.21 [−0.05, +0.47]`, of a share in points.
+
+    Args:
+        digits: decimals; as many as the interval supports unless given.
+    """
     factor = 100 if percent(metric) else 1
     mean, lower, upper = (math.nan if bound is None else factor * bound for bound in interval)
-    digits = decimals((upper - lower) / 2, abs(mean))
+    digits = decimals((upper - lower) / 2, abs(mean)) if digits is None else digits
     if math.isnan(lower):
         return number(mean, digits, signed=True)
     bounds = ", ".join(number(bound, digits, signed=True) for bound in (lower, upper))

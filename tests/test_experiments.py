@@ -1,0 +1,101 @@
+"""The committed studies: their tables and verdicts are those of their results.csv, computed here anew."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+STUDIES = sorted(path.parent for path in EXPERIMENTS.glob("*/results.csv"))
+COLUMNS = {"val_accuracy": (3, 100), "test_accuracy": (4, 100), "test_nll": (5, 1)}
+
+study = pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
+
+
+def test_there_are_studies():
+    assert STUDIES
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of a study: all, and those that its arms are compared by."""
+    runs = pd.read_csv(folder / "results.csv")
+    ended = runs[runs.status != "failed"]
+    if (runs.phase == "confirm").any():
+        return runs, ended[ended.phase == "confirm"]
+    means = ended.groupby(["arm", "lr"])[["val_accuracy", "val_nll"]].mean().reset_index()
+    best = means.sort_values(["val_accuracy", "val_nll"], ascending=[False, True]).groupby("arm").first().lr
+    return runs, ended[ended.lr == ended.arm.map(best)]
+
+
+def arms(folder: Path) -> dict[str, list[str]]:
+    """The table of arms in the README, cells by arm; the first of each is empty."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| arm | best learning rate |") :].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in table]
+    return {re.sub(r"\\(.)", r"\1", row[1]): row for row in rows}
+
+
+@study
+def test_the_table_of_arms(folder):
+    runs, final = read(folder)
+    rows = arms(folder)
+    assert set(rows) == set(runs.arm)
+    for arm, cells in rows.items():
+        of_arm = final[final.arm == arm]
+        assert cells[6] == str(len(of_arm))
+        assert cells[7] == f"{((runs.arm == arm) & (runs.status == 'diverged')).sum()}/{(runs.arm == arm).sum()}"
+        assert of_arm.lr.to_numpy() == pytest.approx(float(cells[2].rstrip("*")), rel=1e-5)
+        for metric, (place, scale) in COLUMNS.items():
+            values = scale * of_arm[metric].dropna()
+            digits = len(cells[place].split()[0].partition(".")[2])
+            # Of the rounding to the digits shown, and of results.csv itself.
+            room = 0.5 * 10**-digits + 1e-4
+            mean, _, half = cells[place].partition(" ± ")
+            assert float(mean.replace("−", "-")) == pytest.approx(values.mean(), abs=room), (arm, metric)
+            expected = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+            if len(values) > 1 and values.std() > 0:
+                assert float(half) == pytest.approx((expected[1] - expected[0]) / 2, abs=room), (arm, metric)
+
+
+@study
+def test_the_differences_of_the_verdicts(folder):
+    runs, _ = read(folder)
+    ended = runs[runs.status != "failed"].replace([math.inf, -math.inf], math.nan)
+    checked = 0
+    for row in json.loads((folder / "verdicts.json").read_text())["claims"]:
+        if row["metric"] not in runs or not row["seeds"]:
+            continue
+        phases = ["search"] if row["phase"] == "search" else ["confirm", "run"]
+        of_phase = ended[ended.phase.isin(phases)]
+        cell = ["seed", "lr"] if row["phase"] == "search" else ["seed"]
+        table = of_phase.pivot_table(index=cell, columns="arm", values=row["metric"])
+        pairs = table[[row["arm"], row["versus"]]].dropna().groupby("seed").mean()
+        assert len(pairs) == row["seeds"]
+        difference = pairs[row["arm"]] - pairs[row["versus"]]
+        room = 1e-5 * max(pairs.abs().max().max(), 1)
+        assert row["difference"] == pytest.approx(difference.mean(), abs=room), row["claim"]
+        if difference.std() > 1e-9:
+            expected = stats.ttest_rel(pairs[row["arm"]], pairs[row["versus"]]).confidence_interval(0.95)
+            assert (row["lower"], row["upper"]) == pytest.approx((expected.low, expected.high), abs=room), row["claim"]
+        checked += 1
+    assert checked
+
+
+@study
+def test_the_readme_links_what_lies_beside_it(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((figures/[^)]+)\)", text))
+    assert linked == {f"figures/{path.name}" for path in (folder / "figures").iterdir()}
+    assert not re.search(r"/(home|root|work|tmp|Users)/", text)
+    remarks = folder / "remarks.md"
+    assert not remarks.is_file() or text.endswith(remarks.read_text(encoding="utf-8"))
+
+
+def test_the_matrix_shows_every_study():
+    text = (EXPERIMENTS / "matrix.md").read_text(encoding="utf-8")
+    header = next(line for line in text.splitlines() if line.startswith("| claim |"))
+    assert all(folder.name in header for folder in STUDIES)

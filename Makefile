@@ -33,7 +33,7 @@ format: setup  ## fix style and format
 lock:  ## resolve the newest dependencies into requirements.lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install -q uv
-	build/lock/bin/uv pip compile -q pyproject.toml --extra dev \
+	build/lock/bin/uv pip compile -q pyproject.toml --extra dev --extra ray --extra submitit \
 		--universal --fork-strategy fewest --upgrade --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" -o requirements.lock
 

@@ -66,11 +66,16 @@ class Greedy(Linear):
 
 
 class Doomed(Linear):
-    """Kills its process the first time that it is trained with seed 1; a file in the working directory remembers."""
+    """Kills its process the first times that it is trained with seed 1; files in the working directory remember."""
+
+    def __init__(self, input_shape, num_classes, deaths=1):
+        super().__init__(input_shape, num_classes)
+        self.deaths = deaths
 
     def forward(self, images_BCHW):
-        if self.seed == 1 and not Path("died").exists():
-            Path("died").touch()
+        died = len([*Path().glob("died*")])
+        if self.seed == 1 and died < self.deaths:
+            Path(f"died{died}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images_BCHW)
 

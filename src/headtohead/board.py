@@ -33,6 +33,8 @@ ABSENT = "-"
 class Events:
     """A new event file in a folder, as a context. Steps may be written in any order, each tag's own upwards.
 
+    The file is open only while it is written: a pack has as many as runs, and a process may open few at once.
+
     Args:
         folder: of the run, made if missing.
         replace: write where TensorBoard does not look, and on leaving show the whole file in the place of those before
@@ -44,18 +46,16 @@ class Events:
         self._old = sorted(folder.glob("*tfevents*"))[:-KEPT] if replace else []
         self._path = folder / f"events.out.tfevents.{time.time_ns()}.headtohead"
         self._aside = folder / f".{time.time_ns()}.partial" if replace else self._path
-        self._file = self._aside.open("wb")
-        self._writer = RecordWriter(self._file)
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        self._write(Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
+        self._write(
+            Event(wall_time=time.time(), file_version="brain.Event:2"),
+            Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)),
+        )
 
     def add(self, step: int, values: Iterable[Value]) -> None:
         """Write the values of one step and let readers see them."""
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-        self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
         if self._aside != self._path:
             self._aside.replace(self._path)
             for path in self._old:
@@ -66,22 +66,26 @@ class Events:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None and self._aside != self._path:
-            self._writer.close()
             self._aside.unlink(missing_ok=True)
         else:
             self.close()
 
-    def _write(self, event: Event) -> None:
-        self._writer.write(event.SerializeToString())
+    def _write(self, *events: Event) -> None:
+        _append(self._aside, *events)
 
 
 def append(folder: Path, values: Iterable[Value]) -> None:
     """Add values to a folder's last event file, if it has one; what readers have read of it stays."""
     files = sorted(folder.glob("*tfevents*"))
     if files:
-        with files[-1].open("ab") as file:
-            event = Event(wall_time=time.time(), summary=Summary(value=values))
-            RecordWriter(file).write(event.SerializeToString())
+        _append(files[-1], Event(wall_time=time.time(), summary=Summary(value=values)))
+
+
+def _append(path: Path, *events: Event) -> None:
+    with path.open("ab") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())
 
 
 def scalars(values: Mapping[str, float]) -> list[Value]:

@@ -6,6 +6,7 @@ The notes are files, one per pack, so that processes, other machines on a shared
 import shutil
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -20,7 +21,7 @@ GO_ON = "the same command goes on where it stopped"
 
 
 class Notes:
-    """What a worker says of its pack.
+    """What a worker says of its pack. What cannot be written is left unsaid: no training stops for it.
 
     Args:
         study: the folder of the study.
@@ -31,11 +32,13 @@ class Notes:
     def __init__(self, study: Path, pack: str, runs: int):
         self._path = study / FOLDER / pack
         self._runs = runs
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, share: float) -> None:
         """Note that this share of the pack has been trained."""
-        self._path.write_text(f"{self._runs * share:.4f}")
+        with suppress(OSError):
+            self._path.write_text(f"{self._runs * share:.4f}")
 
     @property
     def stop(self) -> bool:
@@ -44,7 +47,8 @@ class Notes:
 
     def say(self, line: str) -> None:
         """Show a line above the bar."""
-        self._path.with_name(f"{self._path.name}{SAID}").write_text(line, encoding="utf-8")
+        with suppress(OSError):
+            self._path.with_name(f"{self._path.name}{SAID}").write_text(line, encoding="utf-8")
 
 
 class Bar:
@@ -88,9 +92,12 @@ class Bar:
         (self._folder / STOP).touch()
 
     def _follow(self) -> None:
-        while not self._left.wait(0.2):
-            self._read()
-        self._read()
+        left = False
+        while not left:
+            left = self._left.wait(0.2)
+            # Notes may vanish with the study's folder, and a process may run out of file handles.
+            with suppress(OSError):
+                self._read()
 
     def _read(self) -> None:
         done = float(self._done)

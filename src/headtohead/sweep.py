@@ -14,7 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from headtohead import board, data, record
 from headtohead.claims import Claim
@@ -28,7 +28,7 @@ from headtohead.packing import is_stackable
 from headtohead.plan import Run, confirm, into_packs, named, next_rate, read_axes, search
 from headtohead.predictions import most_ambiguous, same_examples
 from headtohead.progress import GO_ON, Bar, Stop
-from headtohead.registry import ConfigError, build, require
+from headtohead.registry import ConfigError, build, nearest, require
 from headtohead.statistics import best_learning_rates
 from headtohead.study import read_study
 from headtohead.training import may_share_a_pack
@@ -71,11 +71,22 @@ class Sweep:
         self._config, self._hydra_context = config, hydra_context
         self._axes = read_axes(arguments, config.hydra.sweeper.params)
         self._members = self._compose(search(self._axes))
+        ladder = self._members[0].config.protocol.ladder
+        arms = {member.run.arm for member in self._members}
+        strangers = [arm for arm in ladder or () if arm not in arms]
+        if strangers:
+            raise ConfigError(f"protocol.ladder: {strangers[0]} is no arm; {nearest(strangers[0], arms)}; or null")
         self._networks = _check(self._members)
         self.failures: list[tuple[str, str]] = []
+        self._hindered = False
 
         first = self._members[0].config
         self.folder = study_folder(self._members[0])
+        # Hydra makes these folders.
+        places = {"sweep.dir": [str(self.folder)], "sweep.subdir": [".", os.getcwd()], "output_subdir": [None]}
+        for key, accepted in places.items():
+            found = OmegaConf.select(config.hydra, key)
+            require(found in accepted, f"hydra.{key}", found, "cannot be chosen; name= names the folder in outputs/")
         self._grid = sorted(self._axes.lrs)
         self._tuned = len(self._grid) > 1
         seeds = sorted({member.config.settings.seed for member in self._members})
@@ -100,6 +111,7 @@ class Sweep:
                 "confirm_seeds": fresh,
                 "selected_by": "val_accuracy",
                 "extended": {"below": 0, "above": 0},
+                "ladder": list(ladder or ()),
             },
             "runs": {},
             "hparams": self._hparams(fresh),
@@ -114,21 +126,25 @@ class Sweep:
 
         Raises:
             ConfigError: another process is at work on the study.
+            OSError: its folder cannot be made or written, or vanished.
             KeyboardInterrupt: interrupted, with the state of its packs saved.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                self._run()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0).acquire()
         except Timeout:
             raise ConfigError(f"{self.folder}: another process is at work on it; accepted: another name=") from None
+        except OSError as error:
+            raise OSError(f"{self.folder}: cannot be made or written ({error.strerror})") from error
+        with lock:
+            self._run()
 
     def _run(self) -> None:
         if self._tuned:
             self._train(self._members, "search")
             self._extend_the_grid()
             fresh = self._asked["protocol"]["confirm_seeds"]
-            if fresh:
+            if fresh and not self._hindered:
                 arms = {member.run.arm: member.run.overrides for member in self._members}
                 self._train(self._compose(confirm(arms, self._best(), fresh)), "confirm")
         else:
@@ -140,12 +156,14 @@ class Sweep:
     def _refuse_drift(self) -> None:
         """A study goes on only as what it was: with the same configuration, code and libraries."""
         now = {key: self._asked["environment"][key] for key in ("python", "versions", "commit")}
-        asked = record.read_json(self.folder / "study.json")
+        asked = record.read_json(self.folder / "study.json") or {}
+        common, claims = asked.get("common"), asked.get("claims")
         lines: list[str] = []
-        if asked:
-            lines = [f"{item}, now not" for item in asked["common"] if item not in self._axes.common and named(item)]
-            lines += [f"now {item}" for item in self._axes.common if item not in asked["common"] and named(item)]
-            lines += record.differences({"claims": asked["claims"]}, {"claims": self._asked["claims"]})
+        # A study.json that is broken is written anew; the runs have records of their own.
+        if isinstance(common, list) and all(isinstance(item, str) for item in common) and isinstance(claims, dict):
+            lines = [f"{item}, now not" for item in common if item not in self._axes.common and named(item)]
+            lines += [f"now {item}" for item in self._axes.common if item not in common and named(item)]
+            lines += record.differences({"claims": claims}, {"claims": self._asked["claims"]})
         for member in self._members:
             run = record.read_run(self.folder / "runs" / member.run.name(self._axes.common))
             if run and not lines:
@@ -186,6 +204,8 @@ class Sweep:
         """Where the best rate of an arm lies on the grid's edge, all arms get a rate beyond it, at most twice."""
         extended = self._asked["protocol"]["extended"]
         for _ in range(2 * EXTENSIONS):
+            if self._hindered:
+                return
             best = set(self._best().values())
             beyond = []
             if self._grid[0] in best and extended["below"] < EXTENSIONS:
@@ -237,6 +257,7 @@ class Sweep:
                 except Exception as error:
                     # Whatever a launcher raises where one of its processes was killed.
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    self._hindered |= isinstance(error, OSError)
                     packs = [pack for pack in packs if not self._have_ended([members[index] for index in pack], phase)]
                     failed = {index: reason for pack in packs for index in pack}
                     if attempt + 1 < ATTEMPTS and not stop.asked:
@@ -248,10 +269,18 @@ class Sweep:
                             error = result._return_value
                             reason = f"{type(error).__name__}: {error}".splitlines()[0]
                             failed |= dict.fromkeys(pack, reason)
+                            # No fault of the runs: no rate is chosen by what a full disk has left of them.
+                            self._hindered |= isinstance(error, OSError)
                 break
-        record.write_results(self.folder)
+        if not (self.folder / "study.json").exists():
+            raise OSError(f"{self.folder}: has vanished; the same command trains again what is gone")
+        table = record.write_results(self.folder)
         if stop.asked:
             raise KeyboardInterrupt(GO_ON)
+        recorded = {*table.run}
+        gone = [index for index, name in enumerate(names) if index not in failed and name not in recorded]
+        failed |= dict.fromkeys(gone, "its record has vanished")
+        self._hindered |= bool(gone)
         self.failures += [(names[index], reason) for index, reason in failed.items()]
 
     def _job(self, pack: str) -> list[str]:
@@ -334,7 +363,7 @@ def _check(members: Sequence[Member]) -> dict[str, tuple[bool, int]]:
             data.view(pool, config.dataset, config.settings.seed)
             strange = outliers(config.dataset)
             if strange is not None:
-                shape = data.load(strange, pool.inputs.device).input_shape
+                shape = data.load(strange, pool.device).input_shape
                 accepted = f"inputs of shape {pool.input_shape}, not {shape}"
                 require(shape == pool.input_shape, "dataset.ood", config.dataset.ood, accepted)
             splits.add(config.dataset)

@@ -10,7 +10,6 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -107,7 +106,8 @@ def _run(members: list[Member], job: Job) -> Exception | None:
         if left and notes.stop:
             return Interrupted()
         failure = _run_the_rest(members, left, job, path, notes) if left else None
-        if not isinstance(failure, Interrupted):
+        # What a full disk or a vanished folder has stopped goes on from its last checkpoint.
+        if not isinstance(failure, Interrupted | OSError):
             checkpoint.remove(path)
         return failure
 
@@ -129,37 +129,36 @@ def _run_the_rest(
     for flaw in flaws:
         notes.say(f"{flaw}; not used")
     started = time.perf_counter() - (state["seconds"] if state else 0.0)
-    with ExitStack() as stack:
-        events = {name: stack.enter_context(board.Events(job.study / "runs" / name)) for name in left}
-        for name, member in left.items():
-            events[name].add(0, [board.session_start(_row(hyperparameters(member, job.phase), columns))])
+    events = {name: board.Events(job.study / "runs" / name) for name in left}
+    for name, member in left.items():
+        events[name].add(0, [board.session_start(_row(hyperparameters(member, job.phase), columns))])
 
-        def save(training: dict[str, Any]) -> None:
-            try:
-                checkpoint.save(path, {"of": of, "seconds": time.perf_counter() - started, "training": training})
-            except OSError as error:
-                notes.say(f"{path}: not saved ({error.strerror}); the training goes on")
-
-        failure = None
+    def save(training: dict[str, Any]) -> None:
         try:
-            trained = [events.get(member.run.name(job.common)) for member in members]
-            outcomes, histories = _train(members, trained, job, notes, state and state["training"], save)
-        except Interrupted as interrupted:
-            return interrupted
-        except Exception as error:
-            failure = error
-        halve = len(members) > 1 and _lacked_memory(failure)
-        if failure:
-            outcomes = [Outcome(0, None, {}, None, None, None)] * len(members)
-            histories = [[]] * len(members)
-        ended = {
-            member.run.name(job.common): (outcome, history)
-            for member, outcome, history in zip(members, outcomes, histories, strict=True)
-        }
-        if not halve:
-            for name, run_events in events.items():
-                outcome, _ = ended[name]
-                _finish(run_events, outcome, failure is None and outcome.diverged_at is None)
+            checkpoint.save(path, {"of": of, "seconds": time.perf_counter() - started, "training": training})
+        except OSError as error:
+            notes.say(f"{path}: not saved ({error.strerror}); the training goes on")
+
+    failure = None
+    try:
+        trained = [events.get(member.run.name(job.common)) for member in members]
+        outcomes, histories = _train(members, trained, job, notes, state and state["training"], save)
+    except Interrupted as interrupted:
+        return interrupted
+    except Exception as error:
+        failure = error
+    halve = len(members) > 1 and _lacked_memory(failure)
+    if failure:
+        outcomes = [Outcome(0, None, {}, None, None, None)] * len(members)
+        histories = [[]] * len(members)
+    ended = {
+        member.run.name(job.common): (outcome, history)
+        for member, outcome, history in zip(members, outcomes, histories, strict=True)
+    }
+    if not halve:
+        for name, run_events in events.items():
+            outcome, _ = ended[name]
+            _finish(run_events, outcome, failure is None and outcome.diverged_at is None)
     if halve:
         middle = len(members) // 2
         notes.say(f"{len(members)} runs do not fit into memory at once: {middle} and {len(members) - middle} instead")

@@ -4,6 +4,7 @@ Hydra imports this file whenever it starts, so it imports nothing heavy. Discove
 editable install, so `headtohead.cli` registers `PackSweeper` itself.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,12 +42,16 @@ class PackSweeper(Sweeper):
 
 
 def _failed(folder: Path, failures: Sequence[tuple[str, str]]) -> str:
-    """How many runs failed, and for each reason the first of them with its log."""
-    reasons: dict[str, list[str]] = {}
+    """How many runs failed, and for each reason the first of them with its log.
+
+    Reasons are one if they differ only in what they quote, such as the path of a file.
+    """
+    reasons: dict[str, list[tuple[str, str]]] = {}
     for run, reason in failures:
-        reasons.setdefault(reason, []).append(run)
+        reasons.setdefault(re.sub(r"'[^']*'", "", reason), []).append((run, reason))
     lines = [f"{len(failures)} runs failed; the same command tries them again"]
-    for reason, runs in reasons.items():
+    for group in reasons.values():
+        runs, (reason, *_) = zip(*group, strict=True)
         log = folder / "runs" / runs[0] / "run.json"
         where = f", traceback in {log}" if log.exists() else ""
         lines.append(f"{reason} ({len(runs)} runs, such as {runs[0]}{where})")

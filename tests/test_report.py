@@ -272,6 +272,22 @@ def test_better_probabilities_are_mentioned(tmp_path):
     assert "The probabilities of sigmoid are better (lower NLL): prefer it where they matter." in sentences
 
 
+def test_every_setting_of_the_heads_has_an_answer(tmp_path):
+    arms = {
+        f"{head},dropout={share}": [f"head={head}", f"model.dropout={share}"]
+        for share in (0.0, 0.5)
+        for head in ("softmax", "sigmoid")
+    }
+    worse, better = ({"val_accuracy": change, "test_accuracy": change} for change in (-0.03, 0.03))
+    effects = {"softmax,dropout=0.0": worse, "softmax,dropout=0.5": better}
+    answer = find(small(tmp_path / "study", seeds=10, arms=arms, effects=effects)).answer
+    assert answer.headline == "An answer for each of 2 settings."
+    for sentence, share, head in zip(answer.sentences, ("0.0", "0.5"), ("sigmoid", "softmax"), strict=True):
+        best = f"Use {head},dropout={share} at learning rate 0.1: it is better than every other arm."
+        assert sentence == f"model.dropout={share}: {best}"
+    assert [item.verdict for item in answer.comparisons] == ["better", "better"]
+
+
 # What could be wrong
 
 

@@ -156,7 +156,7 @@ def read_claims(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Claim]:
     return claims
 
 
-def _context(study: Study, arm: str) -> tuple[str, ...]:
+def context(study: Study, arm: str) -> tuple[str, ...]:
     """What an arm is besides its head."""
     return tuple(item for item in study.asked["arms"][arm] if not item.startswith("head="))
 
@@ -170,7 +170,7 @@ def _rivals(study: Study, head: str) -> list[tuple[str, str]]:
     """Pairs of arms that differ in nothing but the head: one of `head` and one of another."""
     favoured = [arm for arm in study.arms if _head(study, arm) == head]
     others = [arm for arm in study.arms if _head(study, arm) != head]
-    return [(arm, other) for arm in favoured for other in others if _context(study, arm) == _context(study, other)]
+    return [(arm, other) for arm in favoured for other in others if context(study, arm) == context(study, other)]
 
 
 def _phase(study: Study, phase: str) -> pd.DataFrame:
@@ -211,7 +211,7 @@ def _seed_spread(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | Non
 
 def _time_to_target(unit: str, study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
     """First reach of a share of the best arm's accuracy, in the history's column `unit`."""
-    arms = [arm for arm in study.arms if _context(study, arm) == _context(study, runs.arm.iloc[0])]
+    arms = [arm for arm in study.arms if context(study, arm) == context(study, runs.arm.iloc[0])]
     tuning = study.results[study.results.arm.isin(arms) & (study.results.phase != "confirm")]
     _column(tuning, "val_accuracy")
     target = statistics.target_accuracy(tuning)
@@ -253,7 +253,7 @@ def _column(runs: pd.DataFrame, metric: str) -> pd.Series:
 def _compare(study: Study, key: str, claim: Claim, arm: str, versus: str) -> tuple[Verdict, np.ndarray]:
     """A verdict with all that one pair of arms says by itself, and the differences, (seeds,), behind it."""
     asked = {name: getattr(claim, name) for name in ("sentence", "metric", "phase", "direction", "margin")}
-    heads = {"head": _head(study, arm), "versus_head": _head(study, versus), "context": _context(study, arm)}
+    heads = {"head": _head(study, arm), "versus_head": _head(study, versus), "context": context(study, arm)}
     open_verdict = Verdict(key, **asked, arm=arm, versus=versus, **heads)
     try:
         pairs, note = by_seed(study, claim, [arm, versus])

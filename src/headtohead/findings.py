@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from headtohead.claims import ALPHA, Verdict, write_verdicts
+from headtohead.claims import ALPHA, Verdict, context, write_verdicts
 from headtohead.doubts import Doubt, doubts
 from headtohead.ladder import Climb, climbs
 from headtohead.statistics import Interval, equivalence_p, more_seeds, sign_flip_p, t_interval
@@ -121,10 +121,25 @@ def compare(study: Study, verdicts: Sequence[Verdict], arm: str, metric: str) ->
 
 
 def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
-    """Which head to use, at which learning rate, and how sure that is.
+    """Which head to use, at which learning rate, and how sure that is; in each context, where there are several.
 
     The arm is chosen by validation (mean accuracy, then NLL) and compared by test accuracy.
     """
+    contexts: dict[tuple[str, ...], dict[str, Any]] = {}
+    for arm, overrides in study.asked["arms"].items():
+        contexts.setdefault(context(study, arm), {})[arm] = overrides
+    if len(contexts) == 1 or max(map(len, contexts.values())) == 1:
+        return _answer(study, verdicts)
+    headlines, comparisons = [], []
+    for shared, arms in contexts.items():
+        part = replace(study, asked={**study.asked, "arms": arms}, results=study.results[study.results.arm.isin(arms)])
+        found = _answer(part, verdicts)
+        headlines.append(f"{', '.join(shared) or 'otherwise'}: {found.headline}")
+        comparisons += found.comparisons
+    return Answer(f"An answer for each of {len(contexts)} settings.", tuple(headlines), tuple(comparisons))
+
+
+def _answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
     final = study.final
     if final.empty or not {"val_accuracy", "val_nll"} <= set(final):
         return Answer("There is no answer yet: no run has ended well.", (), ())

@@ -255,7 +255,9 @@ def _certainty(comparisons: list[Comparison]) -> str:
         if verdict == "undecided":
             known = max((count for count in needed if count), default=None)
             text += (
-                f" (about {known} more seeds would decide)" if known and all(needed) else " (no seeds in reach decide)"
+                f" (about {known} more {'seed' if known == 1 else 'seeds'} would decide)"
+                if known and all(needed)
+                else " (no seeds in reach decide)"
             )
         parts.append(text)
     return f"How sure: by {unit}, paired by seed, it is {'; '.join(parts)}."

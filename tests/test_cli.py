@@ -19,13 +19,14 @@ from test_datasets import DOWNLOADED, Made
 from headtohead.record import COLUMNS
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
-# What makes an experiment tiny, where it is not 128 examples.
+# What makes an experiment tiny, where 128 training examples do not.
 SIZES = {
     "tabular": ["dataset.train_size=64"],
     "fashion_mnist": ["dataset.train_size=20", "training.batch_size=8"],
     "imbalance": ["dataset.train_size=512"],
-    "classes": ["dataset.train_size=128", "dataset.examples=2000"],
-    "ladder_classes": ["dataset.train_size=128", "dataset.examples=2000", "optimizer.lr=0.01,0.1,1"],
+    "noise": ["dataset.train_size=128", "dataset.label_noise=0.0,0.4"],
+    "classes": ["dataset.classes=2,20", "dataset.examples=400"],
+    "ladder_classes": ["dataset.classes=20", "dataset.examples=400"],
 }
 
 
@@ -288,14 +289,11 @@ def test_the_pack_size_can_be_set_by_hand(command, tmp_path):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, experiment):
-    result = command(
-        f"experiment={experiment}",
-        "seed=0,1",
-        "training.epochs=1",
-        "dataset.train_size=128",
-        "protocol.confirm_seeds=2",
-    )
+def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, monkeypatch, experiment):
+    if experiment in DOWNLOADED:
+        Made(monkeypatch, experiment).write(tmp_path / "data")
+    size = SIZES.get(experiment, ["dataset.train_size=128"])
+    result = command(f"experiment={experiment}", "seed=0,1", "training.epochs=1", "protocol.confirm_seeds=2", *size)
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / f"outputs/{experiment}/results.csv")
     study = json.loads((tmp_path / f"outputs/{experiment}/study.json").read_text())

@@ -184,7 +184,7 @@ def make_study(
         "runs": names,
         "claims": configured_claims() if claims is None else dict(claims),
         "environment": ENVIRONMENT,
-        "num_classes": CLASSES,
+        "num_classes": dict.fromkeys(arms, CLASSES),
     }
     record.write_atomically(folder / "study.json", record.to_json(study))
     if records:

@@ -403,3 +403,15 @@ def test_a_known_effect_is_found_as_often_as_its_power(tmp_path):
         (verdict,) = judge(study)
         found += verdict.verdict == "supported"
     assert found / 60 == pytest.approx(0.8, abs=0.1)
+
+
+def test_the_loss_of_a_guess_is_that_of_the_arms_own_classes(tmp_path):
+    study = table_of(tmp_path / "s", claims=claims("lr_sensitivity", phase="search"))
+    edit(study / "study.json", lambda content: content | {"num_classes": {"softmax": 10, "sigmoid": 2}})
+    edit(study / "results.csv", lambda table: table.assign(val_nll=table.val_nll + 0.6))
+    (verdict,) = judge(study)
+    table = pd.read_csv(study / "results.csv")
+    for arm, count, found in (("softmax", 10, verdict.mean_arm), ("sigmoid", 2, verdict.mean_versus)):
+        nll = table[(table.phase == "search") & (table.arm == arm)].pivot(index="seed", columns="lr", values="val_nll")
+        capped = nll.clip(upper=math.log(count))
+        assert found == pytest.approx((capped.mean(axis=1) - capped.min(axis=1)).mean())

@@ -192,12 +192,12 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
     rates = runs.lr.nunique()
     if rates < 2:
         raise Unjudged("lr_sensitivity needs a grid of learning rates: its phase must be search")
-    num_classes = study.asked.get("num_classes")
-    if num_classes is None:
+    if not {*runs.arm} <= {*study.num_classes}:
         raise Unjudged("lr_sensitivity needs num_classes, which study.json lacks")
 
     def sensitivity(nll: pd.Series) -> float:
         complete = nll.count() == rates
+        num_classes = study.num_classes[runs.arm[nll.index[0]]]
         return statistics.learning_rate_sensitivity(nll.to_numpy(), num_classes) if complete else math.nan
 
     return _column(runs, "val_nll").groupby([runs.arm, runs.seed]).transform(sensitivity), None

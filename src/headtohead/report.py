@@ -142,7 +142,7 @@ def evidence(study: Study) -> Evidence:
         final=study.final,
         history=study.history,
         curves={run: study.records.get(run, {}).get("curves") for run in study.final.run},
-        num_classes=study.asked.get("num_classes"),
+        num_classes=study.common_num_classes,
         target=study.target,
         predictions=study.predictions,
         picked=study.picked,

@@ -49,6 +49,18 @@ class Study:
         return list(self.asked["arms"])
 
     @cached_property
+    def num_classes(self) -> dict[str, int]:
+        """Of each arm the classes that it tells apart, as far as the study tells."""
+        found = self.asked.get("num_classes") or {}
+        return dict(found) if isinstance(found, dict) else dict.fromkeys(self.arms, found)
+
+    @cached_property
+    def common_num_classes(self) -> int | None:
+        """The classes that all arms tell apart; None where they differ or the study does not tell."""
+        found = {*self.num_classes.values()}
+        return found.pop() if len(found) == 1 and {*self.num_classes} == {*self.arms} else None
+
+    @cached_property
     def ladder(self) -> list[str]:
         """The arms of `protocol.ladder`; none where the study names no ladder."""
         return list(self.asked["protocol"].get("ladder") or [])
@@ -245,7 +257,9 @@ def _problem_of_study(asked: Any) -> str | None:
             "classes": isinstance(asked.get("classes") or [], list)
             and all(isinstance(name, str) for name in asked.get("classes") or []),
             "hparams": _is_table(asked.get("hparams") or {}, lambda values: isinstance(values, list)),
-            "num_classes": asked.get("num_classes") is None or is_number(asked["num_classes"]),
+            "num_classes": asked.get("num_classes") is None
+            or is_number(asked["num_classes"])
+            or _is_table(asked["num_classes"], is_number),
         }
         for key in ("search_seeds", "confirm_seeds"):
             accepted[f"protocol.{key}"] = _are_numbers(protocol.get(key) or [])

@@ -93,15 +93,16 @@ class Sweep:
         wanted = first.protocol.confirm_seeds
         fresh = [seeds[-1] + 1 + i for i in range(len(seeds) if wanted is None else wanted)] if self._tuned else []
         device = resolve_device(first.settings.device)
-        pool = data.load(first.dataset, device)
-        classes = [*{data.load(member.config.dataset, device).classes for member in self._members}]
-        claims = {name: build(Claim, node, f"claims.{name}") for name, node in config.claims.items()}
+        classes_of = {member.run.arm: data.load(member.config.dataset, device).classes for member in self._members}
+        classes = [*set(classes_of.values())]
+        counts = {arm: len(names) for arm, names in classes_of.items()}
+        claims = {name: build(Claim, node, f"claims.{name}") for name, node in (config.get("claims") or {}).items()}
         self._asked: dict[str, Any] = {
             "name": first.settings.name,
             "command": ["headtohead", *sys.argv[1:]],
             "common": list(self._axes.common),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "num_classes": pool.num_classes,
+            "num_classes": counts,
             # Arms on different datasets have no names of classes in common.
             "classes": list(classes[0]) if len(classes) == 1 else [],
             "arms": {member.run.arm: list(member.run.overrides) for member in self._members},

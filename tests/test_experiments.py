@@ -48,7 +48,7 @@ def test_the_table_of_arms(folder):
         of_arm = final[final.arm == arm]
         assert cells[6] == str(len(of_arm))
         assert cells[7] == f"{((runs.arm == arm) & (runs.status == 'diverged')).sum()}/{(runs.arm == arm).sum()}"
-        assert of_arm.lr.to_numpy() == pytest.approx(float(cells[2].rstrip("*")), rel=1e-5)
+        assert of_arm.lr.to_numpy() == pytest.approx(float(cells[2].rstrip("\\*")), rel=1e-5)
         for metric, (place, scale) in COLUMNS.items():
             values = scale * of_arm[metric].dropna()
             digits = len(cells[place].split()[0].partition(".")[2])

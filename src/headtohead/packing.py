@@ -28,6 +28,8 @@ _Tape = list[tuple["_Link", Tensor, Tensor]]
 
 # Outputs of a layer from which on the loss, which reads them example by example, would wait for a transposition.
 WIDE = 256
+# Inputs of a wide layer below which the product that is its weights' gradient is slow on the CPU the plain way.
+NARROW = 32
 ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
 
 
@@ -217,17 +219,25 @@ class _Linear(_Link):
 
     def __call__(self, x_RBI):
         if self.weight_ROI.shape[1] > WIDE:
-            bias_R1O = 0 if self.bias_RO is None else self.bias_RO.unsqueeze(1)
-            return torch.baddbmm(bias_R1O, x_RBI, self.weight_ROI.mT)
+            # Not baddbmm, which would spread the bias over the outputs first: a pass over all of them more.
+            outputs_RBO = torch.bmm(x_RBI, self.weight_ROI.mT)
+            return outputs_RBO if self.bias_RO is None else outputs_RBO.add_(self.bias_RO.unsqueeze(1))
         # Outputs (R, O, B) in memory: the layout in which batch norm need not copy them.
         if self.bias_RO is None:
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
 
     def backward(self, before, after, gradient, into):
-        torch.bmm(gradient.mT, before, out=into[0])
-        if self.bias_RO is not None:
-            torch.sum(gradient, 1, out=into[1])
+        inputs, outputs = before.shape[2], gradient.shape[2]
+        if outputs > WIDE and inputs < NARROW and self.bias_RO is not None:
+            # A product with long rows, which an input that is always one gives the bias's gradient too.
+            product_RIO = torch.bmm(F.pad(before, (0, 1), value=1).mT, gradient)
+            into[0].copy_(product_RIO[:, :-1].mT)
+            into[1].copy_(product_RIO[:, -1])
+        else:
+            torch.bmm(gradient.mT, before, out=into[0])
+            if self.bias_RO is not None:
+                torch.sum(gradient, 1, out=into[1])
         return torch.bmm(self.weight_ROI.mT, gradient.mT).mT if before.requires_grad else None
 
 

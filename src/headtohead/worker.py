@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import json
+import os
 import platform
 import shutil
 import signal
@@ -221,9 +222,11 @@ def prepare_process(threads: int | None) -> None:
     """Set up this process to train: so many threads, or all.
 
     Numbers below the normal range become zero: a processor can take tens of times as long for each of them, and
-    momentum decays to them wherever a gradient stays zero. And the process keeps what tensors free: by default
-    glibc returns it, and every step faults it in again.
+    momentum decays to them wherever a gradient stays zero. The process keeps what tensors free: by default
+    glibc returns it, and every step faults it in again. And tensors of 2 MiB and more lie in pages of that size,
+    where Linux gives them to who asks: PyTorch reads the variable when it first allocates so much.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     torch.set_num_threads(threads or THREADS)
     torch.set_flush_denormal(True)
     libc = ctypes.CDLL(None)

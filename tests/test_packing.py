@@ -8,7 +8,7 @@ from conftest import run, vary
 from torch import nn
 
 from headtohead.heads import HEADS
-from headtohead.packing import Pack
+from headtohead.packing import NARROW, WIDE, Pack
 
 FAMILIES = {
     "linear": ["dataset=wine", "model=linear"],
@@ -108,3 +108,27 @@ def test_gradients_by_hand_are_those_of_autograd(first, bias):
     torch.testing.assert_close(logits_RBK, logits.detach())
     torch.testing.assert_close(logit_gradient_RBK, at_logits)
     torch.testing.assert_close(gradients_RP, torch.cat([part.flatten(1) for part in expected], 1))
+
+
+@pytest.mark.parametrize("inputs", [NARROW - 1, NARROW])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_of_wide_layers_are_those_of_autograd(inputs, bias):
+    torch.manual_seed(0)
+    layers = [OrderedDict(flatten=nn.Flatten(), classifier=nn.Linear(inputs, WIDE + 1, bias=bias)) for _ in range(2)]
+    pack = Pack([nn.Sequential(layer) for layer in layers], torch.device("cpu"), torch.float64)
+    x, labels = torch.randn(2, 9, inputs).double(), torch.randint(WIDE + 1, (2, 9))
+
+    def loss(logits):
+        return nn.functional.cross_entropy(logits.mT, labels, reduction="none")
+
+    def loss_and_gradient(logits):
+        leaf = logits.detach().requires_grad_()
+        found = loss(leaf)
+        return found.detach(), torch.autograd.grad(found.sum(), leaf)[0]
+
+    assert pack.mode == "stacked"
+    expected = torch.autograd.grad(loss(pack(x)).mean(1).sum(), pack.leaves)
+    *_, gradients_RP = pack.differentiate(x, loss_and_gradient)
+    torch.testing.assert_close(gradients_RP, torch.cat([part.flatten(1) for part in expected], 1))
+    for index, layer in enumerate(layers):
+        torch.testing.assert_close(pack(x)[index], layer["classifier"].double()(x[index]))

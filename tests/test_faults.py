@@ -262,6 +262,24 @@ def test_a_record_with_something_else_in_a_place_is_trained_again(command, tmp_p
         assert (run["metrics"] if key == "val_nll" else run)[key] != "x"
 
 
+@pytest.mark.parametrize("torn", ["*tfevents*", "history.csv", "predictions.npz"])
+def test_a_run_whose_files_are_torn_is_trained_again_and_no_other(command, tmp_path, torn):
+    arguments = ["-m", *SHORT, "name=x", "seed=range(2)", "pack_size=1"]
+    assert command(*arguments).status == 0
+    (one, other), results = sorted((tmp_path / X).glob("runs/*")), table(tmp_path / X)
+    (path,) = one.glob(torn)
+    whole = path.stat().st_size
+    os.truncate(path, whole // 2)
+    made = [(folder / "run.json").stat().st_mtime_ns for folder in (one, other)]
+    result = command(*arguments)
+    assert result.status == 0, result.err
+    again = [(folder / "run.json").stat().st_mtime_ns for folder in (one, other)]
+    assert again[0] > made[0] and again[1] == made[1]
+    (path,) = one.glob(torn)
+    assert path.stat().st_size >= whole
+    pd.testing.assert_frame_equal(table(tmp_path / X), results)
+
+
 MENDED = """
 from pathlib import Path
 from factories import Linear

@@ -27,7 +27,7 @@ COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall
 KINDS = {
     **dict.fromkeys(("run", "phase", "arm", "head"), str),
     **dict.fromkeys(("seed", "lr", "steps", "wall_s"), int | float),
-    **dict.fromkeys(("metrics", "config", "environment", "pack"), dict),
+    **dict.fromkeys(("metrics", "config", "environment", "pack", "bytes"), dict),
 }
 STATUSES = ("finished", "diverged", "failed")
 
@@ -87,7 +87,8 @@ def write_run(
     history: Sequence[Mapping[str, float]],
     predictions: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write the record of one run. `run.json` comes last: where it lies, the run is complete.
+    """Write the record of one run. `run.json` comes last: where it lies, the run is complete. It also tells how many
+    `bytes` each file beside it has.
 
     Args:
         folder: of the run, made if missing.
@@ -101,7 +102,8 @@ def write_run(
     write_atomically(folder / "history.csv", _csv(lines))
     if predictions is not None:
         write_arrays(folder / "predictions.npz", predictions)
-    write_atomically(folder / "run.json", to_json(run))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "run.json"}
+    write_atomically(folder / "run.json", to_json({**run, "bytes": sizes}))
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -111,6 +113,12 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     whole = whole and all(isinstance(run[key], kind) for key, kind in KINDS.items() if key in run)
     whole = whole and all(isinstance(value, int | float | None) for value in run["metrics"].values())
     return run if whole and (folder / "history.csv").exists() else None
+
+
+def torn(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    """The files beside a `run.json` that have lost bytes since it was written. Event files may have grown."""
+    sizes = run.get("bytes") or {}
+    return [name for name, size in sizes.items() if (path := folder / name).exists() and path.stat().st_size < size]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -208,6 +208,7 @@ def has_ended(folder: Path, member: Member, phase: str) -> bool:
         run is not None
         and run["status"] != "failed"
         and run["phase"] == phase
+        and not record.torn(folder, run)
         and not record.differences(run.get("config", {}), member.values, record.NOT_OF_A_RUN)
     )
 

@@ -19,6 +19,7 @@ from headtohead.heads import (
     Softmax,
     SoftmaxLogitNormalised,
     SoftmaxSquared,
+    exp,
 )
 from headtohead.registry import ConfigError
 
@@ -359,3 +360,13 @@ def test_options_out_of_range_are_refused_by_name():
         SigmoidFocal(**PLAIN, gamma=-1.0)
     with pytest.raises(ConfigError, match=r"head\.temperature=0\.0"):
         SoftmaxLogitNormalised(**PLAIN, temperature=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exp_is_exp_and_never_leaves_the_normal_range(dtype):
+    log_p = torch.linspace(-60, 0, 100, dtype=dtype)
+    assert torch.equal(exp(log_p), log_p.exp())
+    batch = 1024
+    assert (exp(torch.tensor([-1e2, -1e3, -1e5, -torch.inf], dtype=dtype)) / batch > 0).all()
+    assert (exp(log_p.new_tensor([-1e3, -torch.inf])) / batch >= torch.finfo(dtype).tiny).all()
+    assert exp(log_p.new_tensor([torch.nan])).isnan().all()

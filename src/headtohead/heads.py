@@ -6,6 +6,7 @@ A head is small, stateless and final. To add one, write a class here, name it in
 YAML file in configs/head; the tests that run over HEADS specify the rest.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class Head(ABC):
 
     def probabilities(self, logits_xK: Tensor) -> Tensor:
         """Class probabilities, comparable across heads: rows sum to one. Of shape xK."""
-        return self.log_probabilities(logits_xK).exp()
+        return exp(self.log_probabilities(logits_xK))
 
     def initial_bias(self, prior_K: Tensor) -> Tensor:
         """Initial bias of the classifier, of shape (K,), for the training split's class frequencies."""
@@ -92,6 +93,13 @@ class Head(ABC):
             loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
         return loss_x
 
+    def _cross_entropy_and_gradient(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
+        """`_cross_entropy`, with q less the smoothed targets written over `log_q_xK`."""
+        loss_x = self._cross_entropy(log_q_xK, labels_x)
+        at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
+        self._subtract_targets(exp(log_q_xK, out=log_q_xK), at_target_x1, labels_x)
+        return loss_x
+
     def _subtract_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, labels_x: Tensor) -> None:
         """Subtract the smoothed targets in place; `at_target_x1` is the output of the target minus one."""
         target_x1 = labels_x.unsqueeze(-1)
@@ -110,10 +118,7 @@ class Softmax(Head):
         return self._cross_entropy(log_softmax(logits_xK), labels_x)
 
     def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
-        log_q_xK = log_softmax(logits_xK)
-        at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
-        self._subtract_targets(torch.exp(log_q_xK, out=gradient_xK), at_target_x1, labels_x)
-        return self._cross_entropy(log_q_xK, labels_x)
+        return self._cross_entropy_and_gradient(log_softmax(logits_xK, out=gradient_xK), labels_x)
 
     def log_probabilities(self, logits_xK):
         return log_softmax(logits_xK)
@@ -179,18 +184,16 @@ class SigmoidNormalised(Head):
         return self._cross_entropy(log_shares(logits_xK), labels_x)
 
     def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
-        log_q_xK = log_shares(logits_xK)
-        at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
-        self._subtract_targets(torch.exp(log_q_xK, out=gradient_xK), at_target_x1, labels_x)
+        loss_x = self._cross_entropy_and_gradient(log_shares(logits_xK, out=gradient_xK), labels_x)
         gradient_xK.mul_(torch.sigmoid(-logits_xK))
-        return self._cross_entropy(log_q_xK, labels_x)
+        return loss_x
 
     def log_probabilities(self, logits_xK):
         return log_shares(logits_xK)
 
     def activations(self, logits_xK):
         # Only the ratios of the sigmoids are trained: none has a meaning of its own.
-        return log_shares(logits_xK).exp()
+        return exp(log_shares(logits_xK))
 
     def _prior_logits(self, prior_K):
         # Of the many with these shares those of the sigmoid head, where the shares are the sigmoids.
@@ -260,7 +263,7 @@ class SigmoidFocal(Head):
     def _if_present(self, logits: Tensor) -> Tensor:
         """The loss of a class that is present; of one that is absent it is that of -z."""
         # (1 - sigma) ** gamma as exp, whose gradient stays finite where 1 - sigma underflows.
-        return torch.exp(-self.gamma * _softplus(logits)) * _softplus(-logits)
+        return exp(-self.gamma * _softplus(logits)) * _softplus(-logits)
 
     def log_probabilities(self, logits_xK):
         return log_shares(logits_xK)
@@ -282,7 +285,7 @@ class SoftmaxSquared(Head):
     def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
         log_p_xK = log_softmax(logits_xK)
         errors_xK = self._errors(log_p_xK, labels_x)
-        p_xK = log_p_xK.exp()
+        p_xK = exp(log_p_xK)
         mean_x1 = (p_xK * errors_xK).sum(-1, keepdim=True)
         torch.sub(errors_xK, mean_x1, out=gradient_xK).mul_(p_xK).mul_(2)
         return errors_xK.square().sum(-1)
@@ -290,7 +293,7 @@ class SoftmaxSquared(Head):
     def _errors(self, log_p_xK: Tensor, labels_x: Tensor) -> Tensor:
         at_target_x1 = log_p_xK.gather(-1, labels_x.unsqueeze(-1)).expm1()
         # A copy, since autograd keeps the outputs.
-        errors_xK = log_p_xK.exp().clone()
+        errors_xK = exp(log_p_xK).clone()
         self._subtract_targets(errors_xK, at_target_x1, labels_x)
         return errors_xK
 
@@ -340,16 +343,27 @@ class SoftmaxLogitNormalised(Head):
         return centred_K + shift.sqrt()
 
 
-def log_shares(logits_xK: Tensor) -> Tensor:
+def log_shares(logits_xK: Tensor, out: Tensor | None = None) -> Tensor:
     """Logarithm of sigma / sum(sigma), finite where every sigma underflows."""
-    return log_softmax(F.logsigmoid(logits_xK))
+    return log_softmax(F.logsigmoid(logits_xK), out)
 
 
-def log_softmax(logits_xK: Tensor) -> Tensor:
+def log_softmax(logits_xK: Tensor, out: Tensor | None = None) -> Tensor:
     """`logits_xK.log_softmax(-1)`, fast for few classes too."""
     if logits_xK.shape[-1] < SHORT:
-        return logits_xK.movedim(-1, 0).log_softmax(0).movedim(0, -1)
-    return logits_xK.log_softmax(-1)
+        classes_first = None if out is None else out.movedim(-1, 0)
+        return torch.log_softmax(logits_xK.movedim(-1, 0), 0, out=classes_first).movedim(0, -1)
+    return torch.log_softmax(logits_xK, -1, out=out)
+
+
+def exp(log_p: Tensor, out: Tensor | None = None) -> Tensor:
+    """`log_p.exp()`, with what would leave the normal range raised to its edge.
+
+    Beyond it PyTorch's kernel takes up to a hundred times as long, and sure runs have many such numbers.
+    """
+    # Not quite the edge, so that what is divided by the size of a batch stays within.
+    floor = 0.9 * math.log(torch.finfo(log_p.dtype).tiny)
+    return torch.clamp(log_p, min=floor, out=out).exp_()
 
 
 def _softplus(z: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headtohead.heads import Head
+from headtohead.heads import Head, exp
 
 # An activation above this counts as the head's claim that the class is present.
 ACTIVE = 0.5
@@ -36,7 +36,7 @@ def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
     """
     log_probabilities_RNK = head.log_probabilities(logits_RNK)
     target_RN = log_probabilities_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
-    probabilities_RNK = log_probabilities_RNK.exp()
+    probabilities_RNK = exp(log_probabilities_RNK)
     activations_RNK = head.activations(logits_RNK)
     first_RN, second_RN = activations_RNK.topk(2, dim=-1).values.unbind(-1)
     prediction_RN = top_class(logits_RNK)

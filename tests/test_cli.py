@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,12 @@ from headtohead.record import COLUMNS
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
 # What makes an experiment tiny, where 128 training examples do not.
 SIZES = {
-    "tabular": ["dataset.train_size=64"],
+    "tabular": ["dataset.train_size=64", "model=mlp", "optimizer=sgd"],
+    "optimizers": ["dataset.train_size=64", "model=linear"],
     "fashion_mnist": ["dataset.train_size=20", "training.batch_size=8"],
-    "imbalance": ["dataset.train_size=512"],
+    "fashion_cnn": ["dataset.train_size=20", "training.batch_size=8"],
+    "composite": ["dataset.images=1,2", "dataset.train_examples=200", "dataset.test_examples=100"],
+    "imbalance": ["dataset.train_size=256", "dataset.imbalance=1,10"],
     "noise": ["dataset.train_size=128", "dataset.label_noise=0.0,0.4"],
     "classes": ["dataset.classes=2,20", "dataset.examples=400"],
     "ladder_classes": ["dataset.classes=20", "dataset.examples=400"],
@@ -290,8 +294,10 @@ def test_the_pack_size_can_be_set_by_hand(command, tmp_path):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, monkeypatch, experiment):
-    if experiment in DOWNLOADED:
-        Made(monkeypatch, experiment).write(tmp_path / "data")
+    config = Path(headtohead.configs.__path__[0], f"experiment/{experiment}.yaml").read_text()
+    for dataset in DOWNLOADED:
+        if re.search(rf"\b{dataset}\b", config):
+            Made(monkeypatch, dataset).write(tmp_path / "data")
     size = SIZES.get(experiment, ["dataset.train_size=128"])
     result = command(f"experiment={experiment}", "seed=0,1", "training.epochs=1", "protocol.confirm_seeds=2", *size)
     assert result.status == 0, result.err

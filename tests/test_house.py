@@ -57,7 +57,7 @@ ALLOWED = {
     "ladder": {"claims", "figures", "statistics", "study", "wording"},
     "report": {"claims", "figures", "findings", "ladder", "method", "record", "statistics", "study", "wording"},
     "matrix": {"figures", "registry", "report"},
-    "publication": {"claims", "figures", "findings", "matrix", "record", "registry", "report", "study"},
+    "publication": {"claims", "figures", "findings", "matrix", "record", "registry", "report", "study", "wording"},
     "dashboard": {"board", "figures", "findings", "predictions", "record", "registry", "report", "study"},
     "viewer": {"dashboard", "registry", "report", "study"},
     # event files, which either half writes

@@ -18,6 +18,7 @@ from headtohead.findings import Findings, find
 from headtohead.registry import ConfigError
 from headtohead.report import SYMBOLS, print_study, write_report
 from headtohead.statistics import t_interval
+from headtohead.wording import against, rivals
 
 FIGURES = ["ambiguity", "gradients", "learning_rates", "reliability", "seeds", "time_to_target", "training"]
 UNSORTED = '{"arms": {"softmax": []}, "runs": {"run": []}, "grid": {"optimizer.lr": "high"}}'
@@ -283,9 +284,21 @@ def test_every_setting_of_the_heads_has_an_answer(tmp_path):
     answer = find(small(tmp_path / "study", seeds=10, arms=arms, effects=effects)).answer
     assert answer.headline == "An answer for each of 2 settings."
     for sentence, share, head in zip(answer.sentences, ("0.0", "0.5"), ("sigmoid", "softmax"), strict=True):
-        best = f"Use {head},dropout={share} at learning rate 0.1: it is better than every other arm."
+        best = f"Use {head} at learning rate 0.1: it is better than every other arm."
         assert sentence == f"model.dropout={share}: {best}"
     assert [item.verdict for item in answer.comparisons] == ["better", "better"]
+    assert [item.versus for item in answer.comparisons] == ["softmax,dropout=0.0", "sigmoid,dropout=0.5"]
+
+
+def test_what_two_arms_share_is_said_once():
+    assert against("softmax", "sigmoid") == "softmax against sigmoid"
+    assert against("noise=0.2,softmax", "noise=0.2,sigmoid") == "noise=0.2: softmax against sigmoid"
+    assert against("softmax,widths=[8,8]", "sigmoid,widths=[8,8]") == "widths=[8, 8]: softmax against sigmoid"
+    # Nothing would be left of the first.
+    assert against("softmax", "softmax,bias=1") == "softmax against softmax,bias=1"
+    assert rivals([("softmax", "sigmoid"), ("softmax", "mean")]) == "sigmoid, mean"
+    pairs = [("x=1,softmax", "x=1,sigmoid"), ("x=1,softmax", "x=1,mean"), ("x=2,softmax", "x=2,sigmoid")]
+    assert rivals(pairs) == "x=1: sigmoid, mean; x=2: sigmoid"
 
 
 # What could be wrong

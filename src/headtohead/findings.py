@@ -14,7 +14,7 @@ from headtohead.doubts import Doubt, doubts
 from headtohead.ladder import Climb, climbs
 from headtohead.statistics import Interval, equivalence_p, more_seeds, sign_flip_p, t_interval
 from headtohead.study import Study, is_number, read_study
-from headtohead.wording import listed, plus_minus
+from headtohead.wording import apart, listed, plus_minus
 
 # Of the recommended arm against another.
 VERDICTS = ("better", "worse", "equivalent", "undecided")
@@ -132,10 +132,19 @@ def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
         return _answer(study, verdicts)
     headlines, comparisons = [], []
     for shared, arms in contexts.items():
-        part = replace(study, asked={**study.asked, "arms": arms}, results=study.results[study.results.arm.isin(arms)])
-        found = _answer(part, verdicts)
+        # In its setting an arm goes by what tells it from the others there.
+        own = dict(zip(arms, apart(list(arms))[1], strict=True))
+        results = study.results[study.results.arm.isin(arms)]
+        part = replace(
+            study,
+            asked={**study.asked, "arms": {own[arm]: overrides for arm, overrides in arms.items()}},
+            results=results.assign(arm=results.arm.map(own)),
+        )
+        judged = [replace(row, arm=own[row.arm], versus=own[row.versus]) for row in verdicts if row.arm in own]
+        found = _answer(part, judged)
         headlines.append(f"{', '.join(shared) or 'otherwise'}: {found.headline}")
-        comparisons += found.comparisons
+        label = {name: arm for arm, name in own.items()}
+        comparisons += [replace(item, versus=label[item.versus]) for item in found.comparisons]
     return Answer(f"An answer for each of {len(contexts)} settings.", tuple(headlines), tuple(comparisons))
 
 

@@ -14,6 +14,7 @@ from headtohead.record import write_atomically
 from headtohead.registry import require
 from headtohead.report import SYMBOLS, VERDICTS, content, markdown
 from headtohead.study import Study
+from headtohead.wording import rivals
 
 # The figures that answer.
 FIGURES = ("seeds", "ladder", "learning_rates")
@@ -106,10 +107,9 @@ def without_folders(text: str) -> str:
     return FOLDERS.sub("…/", text)
 
 
-def _by_claim(verdicts: Sequence[Verdict]) -> dict[str, dict[str, list[str]]]:
+def _by_claim(verdicts: Sequence[Verdict]) -> dict[str, dict[str, str]]:
     """For each claim the other arms by their verdict."""
-    table: dict[str, dict[str, list[str]]] = {}
+    pairs: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for row in verdicts:
-        claim = table.setdefault(row.claim, {word: [] for word in VERDICTS})
-        claim[row.verdict].append(row.versus)
-    return table
+        pairs.setdefault(row.claim, {word: [] for word in VERDICTS})[row.verdict].append((row.arm, row.versus))
+    return {claim: {word: rivals(of_word) for word, of_word in words.items()} for claim, words in pairs.items()}

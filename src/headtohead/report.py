@@ -21,7 +21,7 @@ from headtohead.ladder import Climb, draw_ladder
 from headtohead.record import write_atomically
 from headtohead.statistics import Interval
 from headtohead.study import Study
-from headtohead.wording import decimals, difference, number, percent, plus_minus
+from headtohead.wording import against, decimals, difference, number, percent, plus_minus, rivals
 
 # A verdict is told by its word and its symbol; colour only repeats them.
 SYMBOLS = {
@@ -116,15 +116,12 @@ def _verdicts_table(findings: Findings) -> Table:
     table = _table()
     table.add_column("claim", overflow="fold", ratio=1)
     table.add_column("verdict", overflow="fold", ratio=2)
-    favoured = {verdict.arm for verdict in findings.verdicts}
     for claim, group in groupby(findings.verdicts, key=lambda verdict: verdict.claim):
         rows, parts = list(group), []
         for word in VERDICTS:
-            named = [
-                row.versus if len(favoured) == 1 else f"{row.arm} / {row.versus}" for row in rows if row.verdict == word
-            ]
+            named = rivals((row.arm, row.versus) for row in rows if row.verdict == word)
             if named:
-                parts.append(f"{SYMBOLS[word]} {word}: {', '.join(named)}")
+                parts.append(f"{SYMBOLS[word]} {word}: {named}")
         table.add_row(escape(claim), escape("\n".join(parts)))
     return table
 
@@ -237,8 +234,7 @@ def _verdict(row: Verdict) -> dict[str, Any]:
     scale = 100 if percent(row.metric) else 1
     digits = decimals(scale * (row.upper - row.lower) / 2, scale * abs(row.difference))
     return {
-        "arm": row.arm,
-        "versus": row.versus,
+        "arms": against(row.arm, row.versus),
         "mean_arm": number(scale * row.mean_arm, digits),
         "mean_versus": number(scale * row.mean_versus, digits),
         "difference": difference(row.metric, Interval(row.difference, row.lower, row.upper)),

@@ -1,7 +1,7 @@
 """How numbers and names are written in a report."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from headtohead.statistics import Interval
 
@@ -62,6 +62,31 @@ def listed(names: Iterable[object], most: int = 5, last: str = "and") -> str:
     if len(names) > most:
         names = [*names[:most], f"{len(names) - most} more"]
     return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def apart(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """What all labels of arms share, and what is left of each: of `x=1,softmax` and `x=1,sigmoid` `x=1`."""
+    parts = [label.split(",") for label in labels]
+    shared = [part for part in parts[0] if all(part in others for others in parts)]
+    left = [",".join(part for part in own if part not in shared) for own in parts]
+    return (", ".join(shared), left) if all(left) else ("", [*labels])
+
+
+def against(arm: str, versus: str) -> str:
+    """`softmax against sigmoid`, after what both arms share."""
+    shared, (own, other) = apart([arm, versus])
+    return f"{shared}: {own} against {other}" if shared else f"{own} against {other}"
+
+
+def rivals(pairs: Iterable[tuple[str, str]]) -> str:
+    """The second arm of each pair, after what both share: `x=1: sigmoid, sigmoid_prior; x=2: sigmoid`."""
+    named: dict[str, list[str]] = {}
+    for pair in pairs:
+        shared, (_, other) = apart(pair)
+        named.setdefault(shared, []).append(other)
+    return "; ".join(
+        f"{shared}: {', '.join(others)}" if shared else ", ".join(others) for shared, others in named.items()
+    )
 
 
 def ranges(numbers: Iterable[int] | None) -> str:

@@ -2,12 +2,13 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from studies import ACCURACY, make_study
 
-from headtohead.matrix import draw_matrix, read_columns
+from headtohead.matrix import COLUMN, LEFT, PAGE, draw_matrix, read_columns
 from headtohead.publication import FIGURES, publish, question, without_folders
 from headtohead.registry import ConfigError
 from headtohead.report import SYMBOLS, write_report
@@ -164,6 +165,18 @@ def test_a_claim_that_was_not_judged_has_no_mark(tmp_path):
     ((column,), sentences) = read_columns(tmp_path / "experiments")
     assert set(column.proper) == {"accuracy"} and set(sentences) == set(claims)
     assert "| – |" in (tmp_path / "experiments/matrix.md").read_text(encoding="utf-8")
+
+
+def test_a_matrix_of_many_studies_goes_on_below(experiments):
+    columns, sentences = read_columns(experiments)
+    many = [replace(column, study=f"{column.study}{copy}") for copy in range(12) for column in columns]
+    figure = draw_matrix(many, list(sentences)).figure
+    assert figure.get_figwidth() <= PAGE + 0.1
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    titles = {column.title for column in many}
+    assert sorted(text for text in texts if text in titles) == sorted(column.title for column in many)
+    lines = -(-len(many) * COLUMN // (PAGE - LEFT))
+    assert texts.count("accuracy") >= lines > 1
 
 
 def test_studies_without_a_sigmoid_leave_no_matrix(tmp_path):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ LOOKS = {
 }
 # In inches; a letter of a title as it is drawn, at TILT degrees.
 COLUMN, ROW, STUDY_GAP, LEFT, ABOVE, LETTER, TILT = 0.46, 0.25, 0.12, 1.85, 0.66, 0.07, 55
+PAGE = 12  # inches: wider, a page would show the letters too small
 BIG, SMALL = 0.2, 0.14
 
 
@@ -100,16 +102,10 @@ def draw_matrix(columns: Sequence[Column], claims: Sequence[str]) -> Drawing | N
 
 
 def _draw(columns: Sequence[Column], claims: Sequence[str]) -> tuple[Figure, str]:
-    starts, end = [], LEFT
-    for place, column in enumerate(columns):
-        end += STUDY_GAP if place and columns[place - 1].study != column.study else 0
-        starts.append(end)
-        end += COLUMN
-    long = [LETTER * len(column.title) for column in columns]
-    reach = [x + COLUMN + math.cos(math.radians(TILT)) * size for x, size in zip(starts, long, strict=True)]
-    width = max(*reach, 4.8) + 0.1
-    top = ABOVE + math.sin(math.radians(TILT)) * max(long) + 0.2
-    height = top + len(claims) * ROW + 0.1
+    rows = _rows(columns)
+    width = max(4.8, *(max(_reach(row)) for row in rows)) + 0.1
+    heads = [math.sin(math.radians(TILT)) * max(LETTER * len(column.title) for column in row) + 0.2 for row in rows]
+    height = ABOVE + sum(heads) + len(rows) * (len(claims) * ROW + 0.1)
     figure = Figure((width, height))
     FigureCanvasSVG(figure)
     figure.suptitle("What the article claims of softmax, by study", x=0.12 / width, y=1 - 0.08 / height, ha="left")
@@ -117,19 +113,12 @@ def _draw(columns: Sequence[Column], claims: Sequence[str]) -> tuple[Figure, str
     # Inches from the upper left corner.
     axis.set(xlim=(0, width), ylim=(height, 0))
     axis.set_axis_off()
-    for column, x in zip(columns, starts, strict=True):
-        look = {"rotation": TILT, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
-        axis.text(x + 0.2, top - 0.06, column.title, **look)
     marks: dict[tuple[str, float], list[tuple[float, float]]] = {}
-    for row, claim in enumerate(claims):
-        y = top + (row + 0.5) * ROW
-        if row and claim.split("_")[0] != claims[row - 1].split("_")[0]:
-            axis.plot([0.12, end], [y - ROW / 2] * 2, color="#dedede", linewidth=0.6, zorder=0)
-        axis.text(LEFT - 0.08, y, claim, ha="right", va="center_baseline")
-        for column, x in zip(columns, starts, strict=True):
-            for verdicts, size, aside in ((column.proper, BIG, 0.14), (column.naive, SMALL, 0.335)):
-                if claim in verdicts:
-                    marks.setdefault((verdicts[claim], size), []).append((x + aside, y))
+    top = ABOVE
+    for row, head in zip(rows, heads, strict=True):
+        top += head
+        _table(axis, row, claims, top, marks)
+        top += len(claims) * ROW + 0.1
     _legend(axis, marks, any(column.rival == PROPER[1] for column in columns))
     for (verdict, size), places in marks.items():
         fill, line, ink = LOOKS[verdict]
@@ -139,6 +128,56 @@ def _draw(columns: Sequence[Column], claims: Sequence[str]) -> tuple[Figure, str
         sign = {"marker": _outline(SYMBOLS[verdict]), "markersize": 46 * size, "color": ink, "markeredgewidth": 0}
         axis.plot(xs, ys, linestyle="none", zorder=3, **sign)
     return figure, "Look at the rows that keep their symbol from study to study, and at those that change it."
+
+
+def _rows(columns: Sequence[Column]) -> list[list[Column]]:
+    """Columns below each other where they would be wider than a page; a study stays together if it can."""
+    rows: list[list[Column]] = [[]]
+    for _, group in groupby(columns, key=lambda column: column.study):
+        study = list(group)
+        if rows[-1] and max(_reach([*rows[-1], *study])) > PAGE:
+            rows.append([])
+        rows[-1] += study
+    return rows
+
+
+def _starts(columns: Sequence[Column]) -> list[float]:
+    """Where each column begins."""
+    starts, end = [], LEFT
+    for place, column in enumerate(columns):
+        end += STUDY_GAP if place and columns[place - 1].study != column.study else 0
+        starts.append(end)
+        end += COLUMN
+    return starts
+
+
+def _reach(columns: Sequence[Column]) -> list[float]:
+    """Where each column with its tilted title ends."""
+    tilted = math.cos(math.radians(TILT)) * LETTER
+    return [x + COLUMN + tilted * len(column.title) for x, column in zip(_starts(columns), columns, strict=True)]
+
+
+def _table(
+    axis: Axes,
+    columns: Sequence[Column],
+    claims: Sequence[str],
+    top: float,
+    marks: dict[tuple[str, float], list[tuple[float, float]]],
+) -> None:
+    """Titles and lines of the columns side by side below `top`; their squares join `marks`."""
+    starts = _starts(columns)
+    for column, x in zip(columns, starts, strict=True):
+        look = {"rotation": TILT, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
+        axis.text(x + 0.2, top - 0.06, column.title, **look)
+    for row, claim in enumerate(claims):
+        y = top + (row + 0.5) * ROW
+        if row and claim.split("_")[0] != claims[row - 1].split("_")[0]:
+            axis.plot([0.12, starts[-1] + COLUMN], [y - ROW / 2] * 2, color="#dedede", linewidth=0.6, zorder=0)
+        axis.text(LEFT - 0.08, y, claim, ha="right", va="center_baseline")
+        for column, x in zip(columns, starts, strict=True):
+            for verdicts, size, aside in ((column.proper, BIG, 0.14), (column.naive, SMALL, 0.335)):
+                if claim in verdicts:
+                    marks.setdefault((verdicts[claim], size), []).append((x + aside, y))
 
 
 def _outline(symbol: str) -> Outline:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
-from headtohead.figures import Drawing, drawing
+from headtohead.plotting import Drawing, drawing
 from headtohead.registry import ConfigError
 from headtohead.report import SYMBOLS
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from headtohead import matrix
 from headtohead.claims import Verdict
-from headtohead.figures import Drawing
 from headtohead.findings import Findings
+from headtohead.plotting import Drawing
 from headtohead.record import write_atomically
 from headtohead.registry import require
 from headtohead.report import SYMBOLS, VERDICTS, content, markdown

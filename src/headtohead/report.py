@@ -15,9 +15,11 @@ from rich.table import Table
 
 from headtohead import method
 from headtohead.claims import Verdict
-from headtohead.figures import Drawing, Evidence, draw
+from headtohead.evidence import Evidence
+from headtohead.figures import draw
 from headtohead.findings import Comparison, Findings, find
 from headtohead.ladder import Climb, draw_ladder
+from headtohead.plotting import Drawing
 from headtohead.record import write_atomically
 from headtohead.statistics import Interval
 from headtohead.study import Study

@@ -56,7 +56,7 @@ ALLOWED = {
     "plotting": set(),
     "evidence": {"predictions"},
     "example_figures": {"evidence", "plotting", "predictions"},
-    "sweep_figures": {"evidence", "plotting"},
+    "sweep_figures": {"evidence", "plotting", "statistics", "wording"},
     "figures": {"evidence", "example_figures", "plotting", "sweep_figures"},
     "ladder": {"claims", "plotting", "statistics", "study", "wording"},
     "report": {

@@ -25,6 +25,7 @@ class Evidence:
         history: a row per logged step of each final run, as in history.csv, and the column `run`.
         curves: of the final runs, by name: `run.json`'s reliability and ambiguity per split.
         num_classes: None where the study does not tell; losses are then not normalised.
+        pairs: arms that differ in the head alone, one of the first arm's head and another.
         target: validation accuracy to be reached, for the time to target.
         predictions: of the final runs that were tested, by name.
         picked: test examples to show.
@@ -38,6 +39,7 @@ class Evidence:
     history: pd.DataFrame
     curves: Mapping[str, Mapping[str, Any]]
     num_classes: int | None
+    pairs: Sequence[tuple[str, str]]
     target: float | None
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     picked: Picked | None = None

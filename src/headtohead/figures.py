@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from headtohead.evidence import Evidence, by_arm, histories, loss_scale
 from headtohead.example_figures import ambiguous_examples, confusion
 from headtohead.plotting import MUTED, Drawing, band, count_axis, drawing, lay_out, line, log_axis, short, style
-from headtohead.sweep_figures import learning_rates
+from headtohead.sweep_figures import learning_rates, shared_rate
 
 MOST_POINTS = 1000  # per panel: more cannot be seen
 
@@ -172,6 +172,7 @@ def time_to_target(evidence: Evidence) -> tuple[Figure, str] | None:
 
 FIGURES = (
     learning_rates,
+    shared_rate,
     training,
     gradients,
     seeds,

@@ -16,12 +16,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from scipy import stats
 
 # Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours, lines and
@@ -54,7 +55,7 @@ STYLE = {
     "ytick.color": "#555555",
 }
 MUTED = "#767676"
-WIDTH, PANEL = 7.6, 2.2  # inches: of a figure, and the height of its panels
+WIDTH, PANEL, SMALL_PANEL = 7.6, 2.2, 1.6  # inches: of a figure, and the heights of its panels
 
 
 @dataclass(frozen=True)
@@ -123,21 +124,44 @@ def lay_out(
     count: int, title: str, arms: Sequence[str], right: float = 0.1, below: float = 0.46
 ) -> tuple[Figure, list[Axes]]:
     """Panels side by side under their title and the legend of the arms; `right` and `below` stay free, in inches."""
-    labels = [short(arm, 36) for arm in arms]
-    columns = max(1, min(len(arms), 110 // (9 + max(map(len, labels), default=0))))
-    rows = -(-len(arms) // columns)
-    above = 0.64 + 0.19 * rows
-    height = below + PANEL + above
-    figure = Figure((WIDTH, height))
-    FigureCanvasSVG(figure)
-    figure.suptitle(title, x=0.12 / WIDTH, y=1 - 0.08 / height, ha="left", va="top")
-    handles = [Line2D([], [], **style(arms, arm)) for arm in arms]
-    place = {"loc": "upper left", "bbox_to_anchor": (0.04 / WIDTH, 1 - 0.24 / height)}
-    figure.legend(handles, labels, **place, ncols=columns, frameon=False, handlelength=3.2)
+    legend = [Line2D([], [], label=short(arm, 36), **style(arms, arm)) for arm in arms]
+    figure = _titled(title, legend, below + PANEL)
+    height = figure.get_figheight()
     left, gap = 0.68, 0.76
     width = (WIDTH - left - right - (count - 1) * gap) / count
     frames = [(left + i * (width + gap), width) for i in range(count)]
     return figure, [figure.add_axes((x / WIDTH, below / height, w / WIDTH, PANEL / height)) for x, w in frames]
+
+
+def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of up to three, which share their axes, under their title and a legend of labelled artists."""
+    across = min(count, 3)
+    rows, left, gap, apart = -(-count // across), 0.68, 0.16, 0.5
+    figure = _titled(title, legend, rows * (SMALL_PANEL + apart))
+    height, width = figure.get_figheight(), (WIDTH - left - 0.1 - (across - 1) * gap) / across
+    axes: list[Axes] = []
+    for place in range(count):
+        row, column = divmod(place, across)
+        x, y = left + column * (width + gap), (rows - 1 - row) * (SMALL_PANEL + apart) + 0.46
+        frame = (x / WIDTH, y / height, width / WIDTH, SMALL_PANEL / height)
+        axis = figure.add_axes(frame, sharex=axes[0] if axes else None, sharey=axes[0] if axes else None)
+        axis.tick_params(labelleft=column == 0)
+        axes.append(axis)
+    return figure, axes
+
+
+def _titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
+    """A figure with its title, a legend of labelled artists, and `tall` inches of room below them."""
+    longest = max((len(artist.get_label()) for artist in legend), default=0)
+    columns = max(1, min(len(legend), 110 // (9 + longest)))
+    above = 0.64 + 0.19 * -(-len(legend) // columns)
+    height = tall + above
+    figure = Figure((WIDTH, height))
+    FigureCanvasSVG(figure)
+    figure.suptitle(title, x=0.12 / WIDTH, y=1 - 0.08 / height, ha="left", va="top")
+    place = {"loc": "upper left", "bbox_to_anchor": (0.04 / WIDTH, 1 - 0.24 / height)}
+    figure.legend(handles=legend, **place, ncols=columns, frameon=False, handlelength=3.2)
+    return figure
 
 
 def line(axis: Axes, x: Sequence[float], values_SR: Any, look: Mapping[str, Any], log: bool = False) -> np.ndarray:
@@ -161,6 +185,19 @@ def log_axis(axis: Any, ticks: Sequence[float] | None = None, most: float = math
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if min(high, most) < 300 * low else (1,), numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def about_zero(axis: Axes, most: float) -> None:
+    """A vertical axis for differences of up to `most`, linear up to one and logarithmic beyond.
+
+    At either end a decade stays free for words.
+    """
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set_ylim(-10 * max(most, 1), 10 * max(most, 1))
+    powers = 10.0 ** np.arange(math.ceil(math.log10(max(most, 1))) + 1)
+    axis.yaxis.set_major_locator(FixedLocator([*-powers, 0, *powers]))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
 
 
 def count_axis(axis: Axes) -> None:

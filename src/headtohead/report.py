@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from headtohead import method
-from headtohead.claims import Verdict
+from headtohead.claims import Verdict, head_of, pairs_of
 from headtohead.evidence import Evidence
 from headtohead.figures import draw
 from headtohead.findings import Comparison, Findings, find
@@ -142,6 +142,7 @@ def evidence(study: Study) -> Evidence:
         history=study.history,
         curves={run: study.records.get(run, {}).get("curves") for run in study.final.run},
         num_classes=study.common_num_classes,
+        pairs=pairs_of(study, head_of(study, study.arms[0])),
         target=study.target,
         predictions=study.predictions,
         picked=study.picked,

@@ -63,7 +63,7 @@ ALLOWED = {
         "claims", "evidence", "figures", "findings", "ladder", "method", "plotting", "record", "statistics", "study",
         "wording",
     },
-    "matrix": {"plotting", "registry", "report"},
+    "matrix": {"plotting", "registry", "report", "wording"},
     "publication": {"claims", "findings", "matrix", "plotting", "record", "registry", "report", "study", "wording"},
     "dashboard": {"board", "evidence", "findings", "plotting", "predictions", "record", "registry", "report", "study"},
     "viewer": {"dashboard", "registry", "report", "study"},

@@ -1,5 +1,6 @@
 """The figures over what a study sweeps, their numbers computed anew from results.csv."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from studies import make_study
 
 from headtohead.report import evidence
 from headtohead.study import read_study
-from headtohead.sweep_figures import MOST_PAIRS, shared_rate
+from headtohead.sweep_figures import MOST_PAIRS, settings, shared_rate
 
 CONTEXTS = {
     f"classes={classes},{head}": [f"dataset.classes={classes}", f"head={head}"]
@@ -107,3 +108,94 @@ def test_without_two_rates_or_two_heads_there_is_no_shared_rate(study, tmp_path)
     assert shared_rate(replace(whole, final=whole.final[whole.final.arm == "softmax"])) is None
     arms = {f"dropout={share}": [f"model.dropout={share}"] for share in (0.0, 0.1)}
     assert shared_rate(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={}))) is None
+
+
+# Over a setting
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """A study over the number of classes; a run diverged, and another failed."""
+    return make_study(
+        tmp_path_factory.mktemp("outputs") / "classes",
+        arms=CONTEXTS,
+        seeds=4,
+        effects={arm: {"test_accuracy": -0.02 * place} for place, arm in enumerate(CONTEXTS)},
+        failed=[("classes=2,sigmoid", None, 5)],
+        diverged=[("classes=10,sigmoid", 0.1, 6)],
+        claims={},
+    )
+
+
+def test_lines_are_means_with_their_interval_at_each_value(classes):
+    of_arm = {arm: int(arm.partition(",")[0].removeprefix("classes=")) for arm in CONTEXTS}
+    figure, caption = settings(replace(shown(classes), num_classes=None, num_classes_of=of_arm))
+    _, confirm = read(classes)
+    heads = ["softmax", "sigmoid", "sigmoid_mean"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == heads
+    assert "dataset.classes" in caption and "dataset.classes" in figure.get_suptitle()
+    for axis, metric in zip(figure.axes, ("test_accuracy", "test_nll"), strict=True):
+        for head, line, band in zip(heads, axis.lines, axis.collections, strict=True):
+            assert list(line.get_xdata()) == [2, 10]
+            corners = band.get_paths()[0].vertices
+            for count, mean in zip((2, 10), line.get_ydata(), strict=True):
+                runs = confirm[(confirm.arm == f"classes={count},{head}") & (confirm.status != "failed")]
+                assert len(runs) == (3 if (count, head) == (2, "sigmoid") else 4)
+                values = runs[metric] * (100 if metric == "test_accuracy" else 1 / math.log(count))
+                assert mean == pytest.approx(values.mean())
+                expected = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+                heights = corners[corners[:, 0] == count, 1]
+                assert (heights.min(), heights.max()) == pytest.approx(expected)
+        assert axis.get_xscale() == "linear"
+    assert figure.axes[1].get_ylabel() == "test NLL / ln K"
+
+
+def test_losses_stay_in_nats_where_the_classes_of_an_arm_are_unknown(classes):
+    figure, _ = settings(replace(shown(classes), num_classes_of={"classes=2,softmax": 2}))
+    assert figure.axes[1].get_ylabel() == "test NLL, nats"
+    _, confirm = read(classes)
+    expected = confirm[confirm.arm == "classes=2,softmax"].test_nll.mean()
+    assert figure.axes[1].lines[0].get_ydata()[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [((1, 10), "log"), ((1, 9), "linear"), ((0, 100), "linear"), ((0.01, 1.5), "log")]
+)
+def test_values_that_span_a_decade_stand_on_a_logarithmic_axis(tmp_path, values, scale):
+    arms = {
+        f"weight_decay={value:g},{head}": [f"+optimizer.weight_decay={value}", f"head={head}"]
+        for value in values
+        for head in ("softmax", "sigmoid")
+    }
+    figure, _ = settings(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
+    for axis in figure.axes:
+        assert axis.get_xscale() == scale and axis.get_xlabel() == "optimizer.weight_decay"
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == [f"{value:g}" for value in values]
+
+
+def test_whatever_else_differs_tells_the_lines_apart(tmp_path):
+    arms = {
+        f"{model},{head},noise={noise}": [f"model={model}", f"head={head}", f"dataset.label_noise={noise}"]
+        for model in ("mlp", "cnn")
+        for head in ("softmax", "sigmoid")
+        for noise in (0.0, 0.2)
+    }
+    figure, _ = settings(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["mlp,softmax", "mlp,sigmoid", "cnn,softmax", "cnn,sigmoid"]
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 4
+
+
+def test_without_one_number_that_differs_there_is_nothing_to_draw_over(study, classes):
+    assert settings(shown(study)) is None
+    whole = shown(classes)
+    heads = {arm: ["dataset.classes=2", f"head={arm}"] for arm in whole.arms}
+    twice = {arm: [*given, f"dataset.images={100 * len(given[1])}"] for arm, given in whole.overrides.items()}
+    words = {arm: [*given[1:], f"dataset={given[0][-1]}_classes"] for arm, given in whole.overrides.items()}
+    alone = {arm: given[:1] for arm, given in whole.overrides.items()}
+    some = {arm: given if "sigmoid" in arm else given[1:] for arm, given in whole.overrides.items()}
+    for overrides in (heads, twice, words, alone, some):
+        assert settings(replace(whole, overrides=overrides)) is None
+    assert settings(replace(whole, final=whole.final.drop(columns="test_nll"))) is None
+    assert settings(replace(whole, final=whole.final.assign(test_accuracy=np.nan))) is None
+    assert settings(replace(whole, final=whole.final[:0])) is None

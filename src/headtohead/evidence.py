@@ -24,8 +24,11 @@ class Evidence:
         final: rows of results.csv that the arms are compared by, one per arm and seed.
         history: a row per logged step of each final run, as in history.csv, and the column `run`.
         curves: of the final runs, by name: `run.json`'s reliability and ambiguity per split.
-        num_classes: None where the study does not tell; losses are then not normalised.
+        num_classes: that all arms tell apart; None where they differ or the study does not tell, and losses are then
+            not normalised.
+        num_classes_of: each arm, as far as the study tells.
         pairs: arms that differ in the head alone, one of the first arm's head and another.
+        overrides: of each arm, as in study.json.
         target: validation accuracy to be reached, for the time to target.
         predictions: of the final runs that were tested, by name.
         picked: test examples to show.
@@ -39,7 +42,9 @@ class Evidence:
     history: pd.DataFrame
     curves: Mapping[str, Mapping[str, Any]]
     num_classes: int | None
+    num_classes_of: Mapping[str, int]
     pairs: Sequence[tuple[str, str]]
+    overrides: Mapping[str, Sequence[str]]
     target: float | None
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     picked: Picked | None = None

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from headtohead.evidence import Evidence, by_arm, histories, loss_scale
 from headtohead.example_figures import ambiguous_examples, confusion
 from headtohead.plotting import MUTED, Drawing, band, count_axis, drawing, lay_out, line, log_axis, short, style
-from headtohead.sweep_figures import learning_rates, shared_rate
+from headtohead.sweep_figures import learning_rates, settings, shared_rate
 
 MOST_POINTS = 1000  # per panel: more cannot be seen
 
@@ -176,6 +176,7 @@ FIGURES = (
     training,
     gradients,
     seeds,
+    settings,
     reliability,
     ambiguity,
     ambiguous_examples,

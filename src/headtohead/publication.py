@@ -17,7 +17,7 @@ from headtohead.study import Study
 from headtohead.wording import rivals
 
 # The figures that answer.
-FIGURES = ("seeds", "ladder", "learning_rates", "shared_rate")
+FIGURES = ("seeds", "settings", "ladder", "learning_rates", "shared_rate")
 # What a person adds: included as it is, never written.
 REMARKS = "remarks.md"
 # The folders of an absolute path, up to its last part.

@@ -4,6 +4,7 @@ S learning rates, R runs (one per seed).
 """
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from matplotlib.patches import Patch
 from headtohead.evidence import Evidence, by_arm, loss_scale
 from headtohead.plotting import MUTED, about_zero, band, lay_out, line, log_axis, short, small_multiples, style
 from headtohead.statistics import t_interval
-from headtohead.wording import apart
+from headtohead.wording import apart, setting
 
 MOST_PAIRS = 12  # of arms, each with a panel
 
@@ -121,6 +122,63 @@ def _draw_pair(axis: Axes, evidence: Evidence, first: str, other: str, shared_SR
     for arm, head, y, side in zip((first, other), heads, (0.97, 0.03), ("top", "bottom"), strict=True):
         place = {"transform": axis.transAxes, "va": side, "color": style(evidence.arms, arm)["color"]}
         axis.text(0.03, y, f"{short(head, 24)} ahead", **place)
+
+
+def settings(evidence: Evidence) -> tuple[Figure, str] | None:
+    """Test accuracy and loss over the one number that is swept beside the learning rate, a line for all else."""
+    swept = _swept_number(evidence)
+    final = evidence.final
+    if swept is None or not {"test_accuracy", "test_nll"} <= {*final} or final.test_accuracy.isna().all():
+        return None
+    key, values = swept
+    # What an arm is besides: `sigmoid,prior_bias=none`.
+    kinds = {
+        arm: ",".join(setting(item) for item in items if _key(item) != key) for arm, items in evidence.overrides.items()
+    }
+    names = list(dict.fromkeys(kinds.values()))
+    if len(names) < 2:
+        return None
+    known = {*evidence.num_classes_of} >= {*evidence.arms}
+    guess = final.arm.map({arm: np.log(count) for arm, count in evidence.num_classes_of.items()}) if known else 1.0
+    rows = final.assign(
+        kind=final.arm.map(kinds),
+        value=final.arm.map(values),
+        accuracy=100 * final.test_accuracy,
+        loss=final.test_nll / guess,
+    )
+    figure, axes = lay_out(2, f"Test accuracy and loss over {key}", names)
+    for axis, column in zip(axes, ("accuracy", "loss"), strict=True):
+        for name in names:
+            values_SR = rows[rows.kind == name].pivot_table(index="value", columns="seed", values=column)
+            line(axis, values_SR.index, values_SR, style(names, name))
+        ticks = sorted({*values.values()})
+        if 0 < 10 * ticks[0] <= ticks[-1]:
+            log_axis(axis.xaxis, ticks)
+        else:
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_xlabel(key)
+    axes[0].set(title="Accuracy", ylabel="test accuracy, %")
+    axes[1].set(title="Loss", ylabel=f"test {'NLL / ln K' if known else 'NLL, nats'}")
+    return figure, (
+        f"Look at where the lines part or cross: there the difference between arms depends on {key}; a line joins the "
+        "arms that are alike in all else."
+    )
+
+
+def _swept_number(evidence: Evidence) -> tuple[str, dict[str, float]] | None:
+    """The key whose values in all arms are numbers that differ, with each arm's; None where no key or several are."""
+    items = {arm: {_key(item): item.partition("=")[2] for item in given} for arm, given in evidence.overrides.items()}
+    found = []
+    for key in dict.fromkeys(key for given in items.values() for key in given):
+        with suppress(ValueError):
+            values = {arm: float(given.get(key, "")) for arm, given in items.items()}
+            if len({*values.values()}) > 1 and np.isfinite([*values.values()]).all():
+                found.append((key, values))
+    return found[0] if len(found) == 1 else None
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
 
 
 def _over_grid(evidence: Evidence) -> pd.DataFrame | None:

@@ -7,14 +7,14 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from scipy import stats
 from studies import make_study
 
 from headtohead import figures
+from headtohead.evidence import histories
+from headtohead.plotting import COLOURS, style
 from headtohead.report import evidence
 from headtohead.study import read_study
 
@@ -44,7 +44,7 @@ def colours(svg: str) -> set[str]:
 
 def test_every_figure_is_drawn_small_and_well_formed(drawings):
     expected = {"learning_rates", "training", "gradients", "seeds", "reliability", "ambiguity", "time_to_target"}
-    assert set(drawings) == expected
+    assert set(drawings) == expected | {"shared_rate"}
     for drawing in drawings.values():
         assert len(drawing.svg.encode()) < 150_000
         root = ElementTree.fromstring(drawing.svg)
@@ -56,19 +56,11 @@ def test_every_figure_is_drawn_small_and_well_formed(drawings):
 
 
 def test_an_arm_has_its_colour_in_every_figure(drawings):
-    wanted = {to_hex(figures.style(ARMS, arm)["color"]) for arm in ARMS}
+    wanted = {to_hex(style(ARMS, arm)["color"]) for arm in ARMS}
     assert len(wanted) == len(ARMS)
-    palette = {to_hex(colour) for colour in figures.COLOURS if colour != "#000000"}
+    palette = {to_hex(colour) for colour in COLOURS if colour != "#000000"}
     for drawing in drawings.values():
         assert colours(drawing.svg) & palette == wanted
-
-
-def test_many_arms_differ_by_more_than_colour():
-    arms = [str(i) for i in range(60)]
-    looks = [figures.style(arms, arm) for arm in arms]
-    assert len({tuple(map(str, look.values())) for look in looks}) == len(arms)
-    first = looks[:4]
-    assert len({str(look["linestyle"]) for look in first}) == len({look["marker"] for look in first}) == 4
 
 
 def test_a_study_of_many_and_long_arms_keeps_its_figures_legible(tmp_path):
@@ -110,19 +102,8 @@ def test_losses_are_not_normalised_where_the_classes_are_unknown(shown):
     assert figure.axes[1].get_ylabel() == "validation NLL, nats"
 
 
-def test_a_band_is_the_t_interval_of_the_mean():
-    values = np.array([[1.0, 2.0, 4.0], [np.nan, 3.0, 5.0], [np.nan, np.nan, 7.0]])
-    mean, lower, upper = figures.band(values)
-    np.testing.assert_allclose(mean, [7 / 3, 4, 7])
-    expected = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(values[0]))
-    np.testing.assert_allclose((lower[0], upper[0]), expected)
-    assert np.isnan(lower[2])
-    mean, _, upper = figures.band(np.array([[1.0, 100.0]]), log=True)
-    assert mean[0] == pytest.approx(10) and upper[0] > 100
-
-
 def test_a_diverged_run_counts_as_a_guess_in_the_curves(study, shown):
-    tables = figures.histories(shown, "val/nll", math.log(10))
+    tables = histories(shown, "val/nll", math.log(10))
     run = next(column for column in tables["sigmoid"] if column.endswith("seed=7"))
     assert tables["sigmoid"][run].iloc[-1] == pytest.approx(math.log(10))
     assert not tables["softmax"].isna().any(axis=None)

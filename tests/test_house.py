@@ -11,7 +11,7 @@ SOURCE = Path(headtohead.__file__).parent
 ANALYSIS = {
     "record", "statistics", "claims", "wording", "study", "doubts", "method", "findings", "figures", "report",
     "predictions", "dashboard", "viewer", "board", "ladder",
-    "matrix", "publication",
+    "matrix", "publication", "plotting", "evidence", "example_figures", "sweep_figures",
 }  # fmt: skip
 # What each room of the house may import of it. A name that is missing here is a new room.
 ALLOWED = {
@@ -53,12 +53,19 @@ ALLOWED = {
     "doubts": {"claims", "statistics", "study", "wording"},
     "method": {"study", "wording"},
     "findings": {"claims", "doubts", "ladder", "statistics", "study", "wording"},
-    "figures": {"predictions"},
-    "ladder": {"claims", "figures", "statistics", "study", "wording"},
-    "report": {"claims", "figures", "findings", "ladder", "method", "record", "statistics", "study", "wording"},
-    "matrix": {"figures", "registry", "report"},
-    "publication": {"claims", "figures", "findings", "matrix", "record", "registry", "report", "study", "wording"},
-    "dashboard": {"board", "figures", "findings", "predictions", "record", "registry", "report", "study"},
+    "plotting": set(),
+    "evidence": {"predictions"},
+    "example_figures": {"evidence", "plotting", "predictions"},
+    "sweep_figures": {"evidence", "plotting", "statistics", "wording"},
+    "figures": {"evidence", "example_figures", "plotting", "sweep_figures"},
+    "ladder": {"claims", "plotting", "statistics", "study", "wording"},
+    "report": {
+        "claims", "evidence", "figures", "findings", "ladder", "method", "plotting", "record", "statistics", "study",
+        "wording",
+    },
+    "matrix": {"plotting", "registry", "report", "wording"},
+    "publication": {"claims", "findings", "matrix", "plotting", "record", "registry", "report", "study", "wording"},
+    "dashboard": {"board", "evidence", "findings", "plotting", "predictions", "record", "registry", "report", "study"},
     "viewer": {"dashboard", "registry", "report", "study"},
     # event files, which either half writes
     "board": set(),

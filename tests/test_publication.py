@@ -42,14 +42,15 @@ def experiments(tmp_path_factory):
 
 def test_a_study_is_published_whole_and_small(experiments):
     files = {str(path) for path in snapshot(experiments / "digits")}
-    assert files == {"README.md", "results.csv", "verdicts.json", "figures/seeds.svg", "figures/learning_rates.svg"}
+    figures = {"figures/seeds.svg", "figures/learning_rates.svg", "figures/shared_rate.svg"}
+    assert files == {"README.md", "results.csv", "verdicts.json"} | figures
+    assert {str(path) for path in snapshot(experiments / "classes")} == files | {"figures/settings.svg"}
     assert all(len(content) < 300_000 for content in snapshot(experiments).values())
     text = (experiments / "digits/README.md").read_text(encoding="utf-8")
     assert text.startswith("# digits\n\n**Does softmax beat sigmoid on a small real dataset")
     assert "\n\nCost: 320 runs" in text and "\n\nExpected: no head" in text and "Command:" not in text
     assert "\n    headtohead experiment=digits\n" in text
-    for path in ("figures/seeds.svg", "figures/learning_rates.svg"):
-        assert f"]({path})" in text
+    assert all(f"]({path})" in text for path in figures)
     outputs = experiments.parent / "outputs"
     assert (experiments / "digits/verdicts.json").read_bytes() == (outputs / "digits/verdicts.json").read_bytes()
     ours, theirs = (pd.read_csv(folder / "digits/results.csv") for folder in (experiments, outputs))

@@ -20,7 +20,9 @@ from headtohead.report import SYMBOLS, print_study, write_report
 from headtohead.statistics import t_interval
 from headtohead.wording import against, rivals
 
-FIGURES = ["ambiguity", "gradients", "learning_rates", "reliability", "seeds", "time_to_target", "training"]
+FIGURES = [
+    "ambiguity", "gradients", "learning_rates", "reliability", "seeds", "shared_rate", "time_to_target", "training",
+]  # fmt: skip
 UNSORTED = '{"arms": {"softmax": []}, "runs": {"run": []}, "grid": {"optimizer.lr": "high"}}'
 VOID = {"meta", "br", "hr", "img", "input", "link", "col"}
 

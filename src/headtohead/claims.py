@@ -106,7 +106,7 @@ def judge(study: Study) -> list[Verdict]:
         claims = read_claims(study.asked["claims"])
     except ConfigError as error:
         raise ConfigError(f"{study.folder / 'study.json'}: {error}") from error
-    pairs = [(key, claim, *arms) for key, claim in claims.items() for arms in _rivals(study, claim.favours)]
+    pairs = [(key, claim, *arms) for key, claim in claims.items() for arms in pairs_of(study, claim.favours)]
     compared = [_compare(study, *pair) for pair in pairs]
     decided: list[Verdict | None] = [None] * len(compared)
     for rows in _families(compared):
@@ -161,15 +161,16 @@ def context(study: Study, arm: str) -> tuple[str, ...]:
     return tuple(item for item in study.asked["arms"][arm] if not item.startswith("head="))
 
 
-def _head(study: Study, arm: str) -> str:
+def head_of(study: Study, arm: str) -> str:
+    """The name of an arm's head; the arm's own where its overrides name none."""
     chosen = [item.partition("=")[2] for item in study.asked["arms"][arm] if item.startswith("head=")]
     return chosen[-1] if chosen else arm
 
 
-def _rivals(study: Study, head: str) -> list[tuple[str, str]]:
+def pairs_of(study: Study, head: str) -> list[tuple[str, str]]:
     """Pairs of arms that differ in nothing but the head: one of `head` and one of another."""
-    favoured = [arm for arm in study.arms if _head(study, arm) == head]
-    others = [arm for arm in study.arms if _head(study, arm) != head]
+    favoured = [arm for arm in study.arms if head_of(study, arm) == head]
+    others = [arm for arm in study.arms if head_of(study, arm) != head]
     return [(arm, other) for arm in favoured for other in others if context(study, arm) == context(study, other)]
 
 
@@ -253,7 +254,7 @@ def _column(runs: pd.DataFrame, metric: str) -> pd.Series:
 def _compare(study: Study, key: str, claim: Claim, arm: str, versus: str) -> tuple[Verdict, np.ndarray]:
     """A verdict with all that one pair of arms says by itself, and the differences, (seeds,), behind it."""
     asked = {name: getattr(claim, name) for name in ("sentence", "metric", "phase", "direction", "margin")}
-    heads = {"head": _head(study, arm), "versus_head": _head(study, versus), "context": context(study, arm)}
+    heads = {"head": head_of(study, arm), "versus_head": head_of(study, versus), "context": context(study, arm)}
     open_verdict = Verdict(key, **asked, arm=arm, versus=versus, **heads)
     try:
         pairs, note = by_seed(study, claim, [arm, versus])

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from headtohead import board
-from headtohead.figures import Drawing, Evidence, band, histories
+from headtohead.evidence import Evidence, histories
 from headtohead.findings import Findings
+from headtohead.plotting import Drawing, band
 from headtohead.predictions import above_thresholds, pooled
 from headtohead.record import folder_name
 from headtohead.registry import ConfigError

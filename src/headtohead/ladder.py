@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from headtohead.claims import Claim, Unjudged, by_seed, read_claims
-from headtohead.figures import MUTED, WIDTH, Drawing, drawing, short, style
+from headtohead.plotting import MUTED, WIDTH, Drawing, drawing, short, style
 from headtohead.statistics import Interval, t_interval
 from headtohead.study import Study
 from headtohead.wording import percent

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
-from headtohead.figures import Drawing, drawing
+from headtohead.plotting import Drawing, drawing
 from headtohead.registry import ConfigError
 from headtohead.report import SYMBOLS
+from headtohead.wording import setting
 
 # The proper sigmoid, or the plain one where a study has none; and the naive one.
 PROPER, NAIVE = ("sigmoid_prior", "sigmoid"), "sigmoid_mean"
@@ -85,15 +86,9 @@ def _columns(study: str, rows: Sequence[Mapping[str, Any]]) -> list[Column]:
                 found.setdefault(row["versus_head"], {})[row["claim"]] = row["verdict"]
         rival = next((head for head in PROPER if head in found), None)
         if rival or NAIVE in found:
-            title = ", ".join(map(_short, context))
+            title = ", ".join(map(setting, context))
             columns.append(Column(study, title, rival, found.get(rival, {}), found.get(NAIVE, {})))
     return columns
-
-
-def _short(override: str) -> str:
-    """`dataset.classes=10` becomes `classes=10`, and `dataset=wine` is `wine`."""
-    key, _, value = override.partition("=")
-    return f"{key.rpartition('.')[2]}={value}" if "." in key else value
 
 
 def draw_matrix(columns: Sequence[Column], claims: Sequence[str]) -> Drawing | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from headtohead import matrix
 from headtohead.claims import Verdict
-from headtohead.figures import Drawing
 from headtohead.findings import Findings
+from headtohead.plotting import Drawing
 from headtohead.record import write_atomically
 from headtohead.registry import require
 from headtohead.report import SYMBOLS, VERDICTS, content, markdown
@@ -17,7 +17,7 @@ from headtohead.study import Study
 from headtohead.wording import rivals
 
 # The figures that answer.
-FIGURES = ("seeds", "ladder", "learning_rates")
+FIGURES = ("seeds", "settings", "ladder", "learning_rates", "shared_rate")
 # What a person adds: included as it is, never written.
 REMARKS = "remarks.md"
 # The folders of an absolute path, up to its last part.

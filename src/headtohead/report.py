@@ -14,10 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from headtohead import method
-from headtohead.claims import Verdict
-from headtohead.figures import Drawing, Evidence, draw
+from headtohead.claims import Verdict, head_of, pairs_of
+from headtohead.evidence import Evidence
+from headtohead.figures import draw
 from headtohead.findings import Comparison, Findings, find
 from headtohead.ladder import Climb, draw_ladder
+from headtohead.plotting import Drawing
 from headtohead.record import write_atomically
 from headtohead.statistics import Interval
 from headtohead.study import Study
@@ -140,6 +142,9 @@ def evidence(study: Study) -> Evidence:
         history=study.history,
         curves={run: study.records.get(run, {}).get("curves") for run in study.final.run},
         num_classes=study.common_num_classes,
+        num_classes_of=study.num_classes,
+        pairs=pairs_of(study, head_of(study, study.arms[0])),
+        overrides=study.asked["arms"],
         target=study.target,
         predictions=study.predictions,
         picked=study.picked,

@@ -64,6 +64,12 @@ def listed(names: Iterable[object], most: int = 5, last: str = "and") -> str:
     return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def setting(override: str) -> str:
+    """`dataset.classes=10` becomes `classes=10`, and `dataset=wine` is `wine`."""
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}" if "." in key else value
+
+
 def apart(labels: Sequence[str]) -> tuple[str, list[str]]:
     """What all labels of arms share, and what is left of each: of `x=1,softmax` and `x=1,sigmoid` `x=1`."""
     parts = [label.split(",") for label in labels]

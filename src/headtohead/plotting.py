@@ -1,0 +1,227 @@
+"""What the figures of a report share: style, panels, bands, axes, and how they become SVG.
+
+An arm has the same colour, line and marker in every figure, so that it is told apart without colour too. A
+band is the 95 % t interval of the mean over seeds; on a logarithmic axis both are taken of the logarithms.
+
+S points of a line, such as steps, R runs (one per seed).
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from scipy import stats
+
+# Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours, lines and
+# markers have no common divisor, so that 140 arms differ.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D")
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#767676",
+    "axes.grid": True,
+    "axes.labelcolor": "#333333",
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "figure.titlesize": 10.5,
+    "figure.titleweight": "bold",
+    "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"],
+    "font.size": 9,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+}
+MUTED = "#767676"
+WIDTH, PANEL, SMALL_PANEL = 7.6, 2.2, 1.6  # inches: of a figure, and the heights of its panels
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: its name (of the file and in the text), what to look at, the SVG element, and what it was made from."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    figure: Figure
+
+    @property
+    def png(self) -> bytes:
+        """The figure as an image of 1,000 pixels across."""
+        with mpl.rc_context():
+            _set_style()
+            FigureCanvasAgg(self.figure)
+            sink = io.BytesIO()
+            self.figure.savefig(sink, format="png", dpi=1000 / WIDTH, metadata={"Software": None})
+            return sink.getvalue()
+
+
+def drawing(name: str, make: Callable[[], tuple[Figure, str] | None]) -> Drawing | None:
+    """What `make` draws, a figure and its caption, in the style of all."""
+    with mpl.rc_context():
+        _set_style()
+        drawn = make()
+        if drawn is None:
+            return None
+        figure, caption = drawn
+        return Drawing(name, figure.get_suptitle(), caption, _svg(figure, name), figure)
+
+
+def _set_style() -> None:
+    mpl.rcdefaults()
+    mpl.rcParams.update(STYLE)
+
+
+def style(arms: Sequence[str], arm: str) -> dict[str, Any]:
+    """Colour, line and marker of an arm."""
+    index = list(arms).index(arm)
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": LINES[index % len(LINES)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def band(values_SR: np.ndarray, log: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and 95 % t interval over runs, each (S,); NaN bounds for fewer than two. NaN is not measured."""
+    values_SR = np.asarray(values_SR, dtype=float)
+    if log:
+        values_SR = np.log(np.where(values_SR > 0, values_SR, np.nan))
+    frame = pd.DataFrame(values_SR)
+    mean, count = frame.mean(axis=1).to_numpy(), frame.count(axis=1).to_numpy()
+    half = np.full(len(mean), np.nan)
+    many = count > 1
+    deviation = frame.std(axis=1).to_numpy()[many]
+    half[many] = stats.t.ppf(0.975, count[many] - 1) * deviation / np.sqrt(count[many])
+    bounds = mean, mean - half, mean + half
+    return tuple(np.exp(bound) for bound in bounds) if log else bounds
+
+
+def lay_out(
+    count: int, title: str, arms: Sequence[str], right: float = 0.1, below: float = 0.46
+) -> tuple[Figure, list[Axes]]:
+    """Panels side by side under their title and the legend of the arms; `right` and `below` stay free, in inches."""
+    legend = [Line2D([], [], label=short(arm, 36), **style(arms, arm)) for arm in arms]
+    figure = _titled(title, legend, below + PANEL)
+    height = figure.get_figheight()
+    left, gap = 0.68, 0.76
+    width = (WIDTH - left - right - (count - 1) * gap) / count
+    frames = [(left + i * (width + gap), width) for i in range(count)]
+    return figure, [figure.add_axes((x / WIDTH, below / height, w / WIDTH, PANEL / height)) for x, w in frames]
+
+
+def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of up to three, which share their axes, under their title and a legend of labelled artists."""
+    across = min(count, 3)
+    rows, left, gap, apart = -(-count // across), 0.68, 0.16, 0.5
+    figure = _titled(title, legend, rows * (SMALL_PANEL + apart))
+    height, width = figure.get_figheight(), (WIDTH - left - 0.1 - (across - 1) * gap) / across
+    axes: list[Axes] = []
+    for place in range(count):
+        row, column = divmod(place, across)
+        x, y = left + column * (width + gap), (rows - 1 - row) * (SMALL_PANEL + apart) + 0.46
+        frame = (x / WIDTH, y / height, width / WIDTH, SMALL_PANEL / height)
+        axis = figure.add_axes(frame, sharex=axes[0] if axes else None, sharey=axes[0] if axes else None)
+        axis.tick_params(labelleft=column == 0)
+        axes.append(axis)
+    return figure, axes
+
+
+def _titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
+    """A figure with its title, a legend of labelled artists, and `tall` inches of room below them."""
+    longest = max((len(artist.get_label()) for artist in legend), default=0)
+    columns = max(1, min(len(legend), 110 // (9 + longest)))
+    above = 0.64 + 0.19 * -(-len(legend) // columns)
+    height = tall + above
+    figure = Figure((WIDTH, height))
+    FigureCanvasSVG(figure)
+    figure.suptitle(title, x=0.12 / WIDTH, y=1 - 0.08 / height, ha="left", va="top")
+    place = {"loc": "upper left", "bbox_to_anchor": (0.04 / WIDTH, 1 - 0.24 / height)}
+    figure.legend(handles=legend, **place, ncols=columns, frameon=False, handlelength=3.2)
+    return figure
+
+
+def line(axis: Axes, x: Sequence[float], values_SR: Any, look: Mapping[str, Any], log: bool = False) -> np.ndarray:
+    """A mean with its band; returns the mean."""
+    x, (mean, lower, upper) = np.asarray(x, dtype=float), band(values_SR, log)
+    shown = ~np.isnan(mean)
+    axis.plot(x[shown], mean[shown], **look)
+    axis.fill_between(x[shown], lower[shown], upper[shown], color=look["color"], alpha=0.18, linewidth=0)
+    return mean
+
+
+def log_axis(axis: Any, ticks: Sequence[float] | None = None, most: float = math.inf) -> None:
+    """A logarithmic axis up to `most`, with plain numbers at 1, 2 and 5 of each of few decades, or at `ticks`."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_minor_locator(NullLocator())
+    low, high = axis.get_view_interval()
+    axis.set_view_interval(low, min(high, most), ignore=True)
+    if ticks is not None:
+        values = np.unique(np.asarray(ticks, dtype=float))
+        axis.set_ticks(values[:: -(-len(values) // 8)])
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if min(high, most) < 300 * low else (1,), numticks=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def about_zero(axis: Axes, most: float) -> None:
+    """A vertical axis for differences of up to `most`, linear up to one and logarithmic beyond.
+
+    At either end a decade stays free for words.
+    """
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set_ylim(-10 * max(most, 1), 10 * max(most, 1))
+    powers = 10.0 ** np.arange(math.ceil(math.log10(max(most, 1))) + 1)
+    axis.yaxis.set_major_locator(FixedLocator([*-powers, 0, *powers]))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+
+
+def count_axis(axis: Axes) -> None:
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element that may stand beside others in one page."""
+    mpl.rcParams["svg.hashsalt"] = name
+    sink = io.StringIO()
+    # No metadata: the same study gives the same bytes.
+    figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = sink.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # A hundredth of a point is finer than any eye and any printer.
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    # Names of elements are unique in a page, which holds every figure.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return re.sub(r"^<svg ", f'<svg role="img" aria-label="{_attribute(figure.get_suptitle())}" ', svg)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

@@ -31,7 +31,7 @@ LOOKS = {
 }
 # In inches; a letter of a title as it is drawn, at TILT degrees.
 COLUMN, ROW, STUDY_GAP, LEFT, ABOVE, LETTER, TILT = 0.46, 0.25, 0.12, 1.85, 0.66, 0.07, 55
-PAGE = 12  # inches: wider, a page would show the letters too small
+PAGE = 14  # inches: wider, a page would show the letters too small
 BIG, SMALL = 0.2, 0.14
 
 

@@ -30,6 +30,7 @@ SIZES = {
     "imbalance": ["dataset.train_size=256", "dataset.imbalance=1,10"],
     "noise": ["dataset.train_size=128", "dataset.label_noise=0.0,0.4"],
     "classes": ["dataset.classes=2,20", "dataset.examples=400"],
+    "classes_10000": ["dataset.classes=20", "dataset.examples=800"],
     "ladder_classes": ["dataset.classes=20", "dataset.examples=400"],
 }
 

@@ -41,7 +41,6 @@ METRICS = {
     "grad_norm_backbone_init": (1.1, 0.05),
     "backbone_cv": (0.5, 0.04),
     "loss_spikes": (2.0, 0.5),
-    "stalled": (0.0, 0.0),
     "coupling": (1.0, 0.0),
     "row_sum": (0.0, 0.0),
     "hessian_eigenvalue": (12.0, 1.0),

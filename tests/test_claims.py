@@ -177,14 +177,27 @@ def test_both_arms_are_compared_at_the_same_rates(tmp_path):
 
 
 def test_diverged_runs_count_as_a_guess(tmp_path):
-    asked = claims("val_accuracy", "diverged_share", "lr_sensitivity")
+    asked = claims("val_accuracy", "diverged_share", "lr_sensitivity", "stalled")
     study = table_of(tmp_path / "s", claims=asked, diverged=[("sigmoid", 1.0, None)], noise=0)
-    accuracy, share, sensitivity = judge(study)
+    accuracy, share, sensitivity, stalled = judge(study)
     assert (share.mean_arm, share.mean_versus) == pytest.approx((0, 1 / 3))
+    assert (stalled.mean_arm, stalled.mean_versus) == pytest.approx((0, 1 / 3))
     assert accuracy.mean_versus == pytest.approx((0.96 + 0.91 + 0.1) / 3)
     assert sensitivity.mean_arm == pytest.approx(learning_rate_sensitivity(np.array([0.44, 0.14, 0.44]), 10))
     assert sensitivity.mean_versus == pytest.approx(learning_rate_sensitivity(np.array([0.44, 0.14, math.log(10)]), 10))
     assert {verdict.verdict for verdict in (share, sensitivity)} == {"supported"}
+
+
+def test_a_run_stalls_before_a_tenth_of_the_way_to_certainty(tmp_path):
+    study = table_of(tmp_path / "s", claims=claims("stalled"))
+
+    def slow(table):
+        table.loc[table.arm == "softmax", "val_nll"] = 0.89 * math.log(10)
+        table.loc[(table.arm == "sigmoid") & (table.lr < 1), "val_nll"] = 0.91 * math.log(10)
+
+    edit(study / "results.csv", slow)
+    (verdict,) = judge(study)
+    assert (verdict.mean_arm, verdict.mean_versus) == pytest.approx((0, 2 / 3))
 
 
 def test_spread_over_seeds_is_measured_from_the_median(tmp_path):

@@ -193,15 +193,20 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
     rates = runs.lr.nunique()
     if rates < 2:
         raise Unjudged("lr_sensitivity needs a grid of learning rates: its phase must be search")
-    if not {*runs.arm} <= {*study.num_classes}:
-        raise Unjudged("lr_sensitivity needs num_classes, which study.json lacks")
+    num_classes = _num_classes(study, runs, "lr_sensitivity")
 
     def sensitivity(nll: pd.Series) -> float:
         complete = nll.count() == rates
-        num_classes = study.num_classes[runs.arm[nll.index[0]]]
-        return statistics.learning_rate_sensitivity(nll.to_numpy(), num_classes) if complete else math.nan
+        return statistics.learning_rate_sensitivity(nll.to_numpy(), num_classes[nll.index[0]]) if complete else math.nan
 
     return _column(runs, "val_nll").groupby([runs.arm, runs.seed]).transform(sensitivity), None
+
+
+def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
+    """Whether a run has covered less than a tenth of the way from a guess, as which a diverged one counts, to certainty."""
+    nll = _column(runs, "val_nll")
+    stalled = nll > 0.9 * np.log(_num_classes(study, runs, "stalled"))
+    return stalled.astype(float).where(nll.notna()), None
 
 
 def _seed_spread(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
@@ -238,10 +243,18 @@ def _time_to_target(unit: str, study: Study, runs: pd.DataFrame) -> tuple[pd.Ser
 DERIVED = {
     "diverged_share": _diverged_share,
     "lr_sensitivity": _lr_sensitivity,
+    "stalled": _stalled,
     "seed_spread": _seed_spread,
     "steps_to_target": partial(_time_to_target, "step"),
     "epochs_to_target": partial(_time_to_target, "epoch"),
 }
+
+
+def _num_classes(study: Study, runs: pd.DataFrame, metric: str) -> pd.Series:
+    """Of each run."""
+    if not {*runs.arm} <= {*study.num_classes}:
+        raise Unjudged(f"{metric} needs num_classes, which study.json lacks")
+    return runs.arm.map(study.num_classes)
 
 
 def _column(runs: pd.DataFrame, metric: str) -> pd.Series:

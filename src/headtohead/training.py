@@ -254,7 +254,7 @@ def train(
     values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
     values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
     yield point(steps, _to_host(recent(steps) | values, alive_R))
-    final |= _of_the_training(points, trace, final["val_nll"], pool.num_classes)
+    final |= _of_the_training(points, trace, len(runs))
     predicted = predictions(cohort) if test else None
     yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
 
@@ -295,14 +295,12 @@ def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray
     return dict(zip(values, stacked.cpu().numpy(), strict=True))
 
 
-def _of_the_training(
-    points: Sequence[Point], trace: dict[str, Tensor], nll_R: Tensor, num_classes: int
-) -> dict[str, Tensor]:
+def _of_the_training(points: Sequence[Point], trace: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
     """Metrics of the way there, each (R,)."""
 
     def over(tag: str, reduce: Callable) -> Tensor:
         values = [point.values[tag] for point in points if tag in point.values]
-        return torch.as_tensor(reduce(np.stack(values)) if values else np.full(len(nll_R), np.nan))
+        return torch.as_tensor(reduce(np.stack(values)) if values else np.full(runs, np.nan))
 
     found = {f"train_{name}": over(f"train/{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
     found |= {f"grad_norm_{name}": value for name, value in diagnostics.trace_statistics(trace["grad_norm"]).items()}
@@ -310,8 +308,6 @@ def _of_the_training(
         found[f"grad_norm_{part}_init"] = over(f"grad_norm/{part}", lambda values: values[0])
     found["backbone_cv"] = diagnostics.trace_statistics(trace["backbone"])["cv"]
     found["loss_spikes"] = diagnostics.loss_spikes(trace["loss"])
-    # A run that has not covered a tenth of the way from a guess to certainty.
-    found["stalled"] = (nll_R > 0.9 * math.log(num_classes)).to(nll_R.dtype)
     found["coupling"] = over("competition/coupling", lambda values: values.mean(0))
     found["row_sum"] = over("competition/row_sum", lambda values: values.mean(0))
     found["hessian_eigenvalue"] = over("hessian/eigenvalue", lambda values: values[-1])

@@ -166,6 +166,19 @@ def test_confirm_seeds_can_be_left_out(command, tmp_path):
     assert set(pd.read_csv(tmp_path / "outputs/s/results.csv").phase) == {"search"}
 
 
+def test_a_study_goes_on_with_more_fresh_seeds(command, tmp_path):
+    arguments = ["-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=0.01,0.1,1.0", "seed=0,1", *TINY]
+    assert command(*arguments, "protocol.confirm_seeds=1").status == 0
+    runs = tmp_path / "outputs/s/runs"
+    before = {path.name: (path / "run.json").stat().st_mtime_ns for path in runs.iterdir()}
+    assert command(*arguments, "protocol.confirm_seeds=2").status == 0
+    after = {path.name: (path / "run.json").stat().st_mtime_ns for path in runs.iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert len(after) == len(before) + 2
+    table = pd.read_csv(tmp_path / "outputs/s/results.csv")
+    assert set(table[table.phase == "confirm"].seed) == {2, 3}
+
+
 def test_the_same_command_gives_the_same_bits(command, tmp_path):
     arguments = ["head=softmax,sigmoid", "optimizer.lr=0.1,0.3", "seed=0,1", "model.dropout=0.2", *TINY]
     kept = {}

@@ -11,15 +11,12 @@ from itertools import groupby, pairwise, product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from headtohead.record import folder_name
+from headtohead.record import NOT_OF_A_RUN, folder_name
 from headtohead.registry import ConfigError, require
 
 SEED, LR = "seed", "optimizer.lr"
 # These say where and how to run, or what to report, not what runs: they are no part of a run's name.
-UNNAMED = (
-    "name", "experiment", "device", "pack_size", "dataset.root", "dataset.stream", "dataset.workers", "checkpoint_s",
-    "accept_drift", "protocol.ladder",
-)  # fmt: skip
+UNNAMED = NOT_OF_A_RUN | {"experiment", "pack_size"}
 
 
 @dataclass(frozen=True)

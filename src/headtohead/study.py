@@ -12,16 +12,22 @@ from typing import Any
 import pandas as pd
 
 from headtohead.predictions import Picked, Predictions
-from headtohead.record import COLUMNS, flat, read_arrays, read_history, read_results, results, write_atomically
+from headtohead.record import (
+    COLUMNS,
+    NOT_OF_A_RUN,
+    flat,
+    read_arrays,
+    read_history,
+    read_results,
+    results,
+    write_atomically,
+)
 from headtohead.registry import ConfigError, require
 from headtohead.statistics import best_learning_rates, target_accuracy
 from headtohead.wording import listed
 
 # Of a run's config: what differs between the runs of one arm by design, or says where it ran and not what.
-NOT_OF_AN_ARM = {
-    "seed", "optimizer.lr", "name", "device", "pack_size", "dataset.root", "dataset.stream", "dataset.workers",
-    "protocol.confirm_seeds", "protocol.ladder",
-}  # fmt: skip
+NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "optimizer.lr", "pack_size"}
 REMEDY = "delete it: the report writes it anew from the records of the runs"
 
 

@@ -175,10 +175,11 @@ def test_verdicts_are_those_of_verdicts_json_in_words_and_symbols(study):
         attributes for tag, attributes in page(study).elements if tag == "span" and "verdict" in attributes["class"]
     ]
     assert all(attributes["data-symbol"] == SYMBOLS[attributes["class"].split()[1]] for attributes in spans)
+    claimed = markdown[markdown.index("## What the article claims") :]
     for word in ("supported", "refuted", "equivalent", "inconclusive"):
         count = sum(verdict["verdict"] == word for verdict in verdicts)
-        assert f"{SYMBOLS[word]} {count} {word}" in markdown
-        assert markdown.count(f"| {SYMBOLS[word]} {word}") == count
+        assert f"{SYMBOLS[word]} {count} {word}" in claimed
+        assert claimed.count(f"| {SYMBOLS[word]} {word}") == count
     assert all(f"“{verdict['sentence']}”" in markdown for verdict in verdicts)
 
 
@@ -543,7 +544,8 @@ def test_nothing_from_the_records_is_markup(tmp_path):
     arm = "<script>alert(1)</script>|`$x$`"
     claims = {"accuracy": ACCURACY | {"sentence": "<b>Softmax</b> | better"}}
     arms = {"softmax": ["head=softmax"], arm: ["head=sigmoid"]}
-    study = small(tmp_path / "study", arms=arms, claims=claims, failed=[(arm, 1.0, 0)])
+    behind = {arm: {"val_accuracy": -0.05}}
+    study = small(tmp_path / "study", arms=arms, claims=claims, failed=[(arm, 1.0, 0)], effects=behind)
     for path in study.glob("runs/*/run.json"):
         if '"failed"' in path.read_text():
             change(path, error="Error: <img src=x onerror=alert(1)> | [a](javascript:alert(1))")

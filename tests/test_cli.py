@@ -27,6 +27,7 @@ SIZES = {
     "fashion_mnist": ["dataset.train_size=20", "training.batch_size=8"],
     "fashion_cnn": ["dataset.train_size=20", "training.batch_size=8"],
     "composite": ["dataset.images=1,2", "dataset.train_examples=200", "dataset.test_examples=100"],
+    "warmup": ["dataset.images=2", "dataset.train_examples=200", "dataset.test_examples=100"],
     "imbalance": ["dataset.train_size=256", "dataset.imbalance=1,10"],
     "noise": ["dataset.train_size=128", "dataset.label_noise=0.0,0.4"],
     "classes": ["dataset.classes=2,20", "dataset.examples=400"],

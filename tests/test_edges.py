@@ -19,6 +19,7 @@ OPTIONS = {
     "sigmoid": [{"reduction": "sum"}, {"reduction": "mean"}],
     "sigmoid_focal": [{"gamma": 2.0}],
     "softmax_logit_normalised": [{"temperature": 0.04}],
+    "softmax_cosine": [{"temperature": 0.05}],
 }
 ALL = [cls(**PLAIN, **own) for name, cls in HEADS.items() for own in OPTIONS.get(name, [{}])]
 TINY = ["training.epochs=2", "training.points=4", "training.evaluations=2"]

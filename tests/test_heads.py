@@ -17,6 +17,7 @@ from headtohead.heads import (
     SigmoidNormalised,
     SigmoidSquared,
     Softmax,
+    SoftmaxCosine,
     SoftmaxLogitNormalised,
     SoftmaxSquared,
     exp,
@@ -38,6 +39,7 @@ OPTIONS = {
     Sigmoid: [{"reduction": "sum"}, {"reduction": "mean"}],
     SigmoidFocal: [{"gamma": 2.0}, {"gamma": 0.5}],
     SoftmaxLogitNormalised: [{"temperature": 0.04}],
+    SoftmaxCosine: [{"temperature": 0.05}],
 }
 
 
@@ -167,6 +169,8 @@ def test_label_smoothing_is_a_change_of_targets(examples):
                 expected_x = -(targets * scaled.log_softmax(-1)).sum(-1)
             case Sigmoid(reduction="mean"):
                 expected_x = expected[Sigmoid] / K
+            case SoftmaxCosine():
+                expected_x = expected[Softmax]
             case _:
                 expected_x = expected[type(head)]
         close(head.loss(logits, labels), expected_x)
@@ -360,6 +364,8 @@ def test_options_out_of_range_are_refused_by_name():
         SigmoidFocal(**PLAIN, gamma=-1.0)
     with pytest.raises(ConfigError, match=r"head\.temperature=0\.0"):
         SoftmaxLogitNormalised(**PLAIN, temperature=0.0)
+    with pytest.raises(ConfigError, match=r"head\.temperature=-1\.0"):
+        SoftmaxCosine(**PLAIN, temperature=-1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,17 +1,21 @@
 """Networks end in a Linear named `classifier`, follow from the seed alone and refuse data they do not fit."""
 
+import copy
 import math
 import sys
 import types
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
+from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 
-from headtohead.models import MODELS, Factory, Model, Torchvision, checked_build, initialise
+from headtohead.heads import SoftmaxCosine
+from headtohead.models import MODELS, Factory, Model, Torchvision, checked_build, initialise, with_head
 from headtohead.registry import ConfigError, build_named
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
@@ -178,6 +182,23 @@ def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_asked
     assert rgb_BCHW.shape == (2, 3, 40, 40)
     assert torch.equal(rgb_BCHW, module.rgb(gray.repeat(1, 3, 1, 1)))
     assert rgb_BCHW.mean().item() == pytest.approx(gray.mean().item(), abs=0.02)
+
+
+def test_the_classifier_of_cosine_softmax_puts_out_cosines():
+    torch.manual_seed(0)
+    linear, features = nn.Linear(5, 3).double(), 4 * torch.randn(7, 5).double()
+    head = SoftmaxCosine(label_smoothing=0.0, prior_bias="none", temperature=0.1)
+    network = with_head(nn.Sequential(OrderedDict(classifier=linear)), head)
+    cosines = cosine_similarity(features.numpy(), linear.weight.detach().numpy())
+    expected = torch.from_numpy(cosines) / 0.1 + linear.bias
+    torch.testing.assert_close(network(features), expected)
+    torch.testing.assert_close(copy.deepcopy(network)(3 * features), expected)
+    assert {*dict(network.named_parameters())} == {"classifier.weight", "classifier.bias"}
+
+
+def test_cosines_need_weights_to_start_with(config):
+    with pytest.raises(ConfigError, match=r"training\.zero_classifier=True"):
+        config("head=softmax_cosine", "training.zero_classifier=true")
 
 
 def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from torch import Tensor
 from headtohead import data, metrics
 from headtohead.config import PRECISIONS, Config
 from headtohead.data import Pool
-from headtohead.models import initialise
+from headtohead.models import initialise, with_head
 from headtohead.packing import Pack
 
 
@@ -49,7 +49,8 @@ class Cohort:
 
         shape, num_classes = pool.input_shape, pool.num_classes
         seeds = {run.settings.seed for run in runs}
-        modules = {seed: initialise(runs[0].model, shape, num_classes, seed) for seed in seeds}
+        model, head = runs[0].model, runs[0].head
+        modules = {seed: with_head(initialise(model, shape, num_classes, seed), head) for seed in seeds}
         self.pack = Pack([modules[run.settings.seed] for run in runs], self.device, self.dtype)
         for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
             bias_K.copy_(run.head.initial_bias(self.views[view].prior))

@@ -125,6 +125,11 @@ class Config:
     optimizer: Optimizer
     training: Training
 
+    def __post_init__(self):
+        zero = self.training.zero_classifier
+        accepted = "false: weights of length zero have no cosines"
+        require(not zero or self.head.cosine_temperature is None, "training.zero_classifier", zero, accepted)
+
 
 REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS, "optimizer": OPTIMIZERS}
 

@@ -40,6 +40,11 @@ class Head(ABC):
         choices = ("none", "frequencies", "uniform")
         require(self.prior_bias in choices, "head.prior_bias", self.prior_bias, f"accepted: {', '.join(choices)}")
 
+    @property
+    def cosine_temperature(self) -> float | None:
+        """What cosines are divided by where the head reads these, not products, of features and class weights."""
+        return None
+
     @abstractmethod
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         """Training loss of each example, of shape x, in nats."""
@@ -128,6 +133,28 @@ class Softmax(Head):
 
     def _prior_logits(self, prior_K):
         return prior_K.log()
+
+
+@dataclass(frozen=True)
+class SoftmaxCosine(Softmax):
+    """Softmax with cross-entropy on the cosines of the features and each class's weights over a temperature
+    (Kornblith et al. 2021, "Why do better loss functions lead to less transferable features?").
+
+    The classifier makes these logits, `models.Cosine`; its bias, which the paper leaves out, is added to them.
+
+    Options:
+        temperature: above zero; the lower, the surer the probabilities can be.
+    """
+
+    temperature: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.temperature > 0, "head.temperature", self.temperature, "must be above 0")
+
+    @property
+    def cosine_temperature(self):
+        return self.temperature
 
 
 @dataclass(frozen=True)
@@ -379,4 +406,5 @@ HEADS: dict[str, type[Head]] = {
     "sigmoid_focal": SigmoidFocal,
     "softmax_squared": SoftmaxSquared,
     "softmax_logit_normalised": SoftmaxLogitNormalised,
+    "softmax_cosine": SoftmaxCosine,
 }

@@ -18,8 +18,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headtohead.heads import Head
 from headtohead.registry import ConfigError, nearest, require
 
 Shape = tuple[int, ...]
@@ -171,6 +173,22 @@ class Torchvision(Model):
         return nn.Sequential(layers)
 
 
+class Cosine(nn.Linear):
+    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias.
+
+    Args:
+        linear: whose parameters it has.
+    """
+
+    def __init__(self, linear: nn.Linear, temperature: float):
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias, self.temperature = linear.weight, linear.bias, temperature
+
+    def forward(self, features_BI: Tensor) -> Tensor:
+        directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
+        return F.linear(F.normalize(features_BI, dim=-1), directions_KI, self.bias)
+
+
 class Rgb(nn.Module):
     """Images (B, 1 or 3, H, W) as (B, 3, H, W)."""
 
@@ -209,6 +227,13 @@ def initialise(model: Model, input_shape: Shape, num_classes: int, seed: int) ->
         # torch.manual_seed would also seed the accelerators, which this fork does not restore.
         torch.default_generator.manual_seed(seed)
         return model.build(input_shape, num_classes)
+
+
+def with_head(module: nn.Module, head: Head) -> nn.Module:
+    """The network with the classifier that a head reads, of the same parameters."""
+    if head.cosine_temperature is not None:
+        module.classifier = Cosine(module.classifier, head.cosine_temperature)
+    return module
 
 
 def checked_build(model: Model, input_shape: Shape, num_classes: int) -> nn.Module:

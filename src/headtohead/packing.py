@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from headtohead.models import Cosine
+
 Layer = Callable[[Tensor], Tensor]
 _Tape = list[tuple["_Link", Tensor, Tensor]]
 
@@ -310,10 +312,22 @@ def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) ->
         return [module]
     if type(module) is nn.Linear:
         return [_Linear(parameters[prefix + "weight"], parameters.get(prefix + "bias"))]
+    if type(module) is Cosine:
+        return [_Cosine(module.temperature, parameters[prefix + "weight"], parameters[prefix + "bias"])]
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
         leaves = [parameters[prefix + name] for name in ("weight", "bias")]
         return [_BatchNorm(module, leaves, [buffers[prefix + name] for name in ("running_mean", "running_var")])]
     return None
+
+
+class _Cosine:
+    def __init__(self, temperature: float, weight_RKI: Tensor, bias_RK: Tensor):
+        self.temperature, self.leaves = temperature, [weight_RKI, bias_RK]
+
+    def __call__(self, x_RBI: Tensor) -> Tensor:
+        weight_RKI, bias_RK = self.leaves
+        directions_RIK = F.normalize(weight_RKI, dim=-1).mT / self.temperature
+        return torch.baddbmm(bias_RK.unsqueeze(1), F.normalize(x_RBI, dim=-1), directions_RIK)
 
 
 class _BatchNorm:

@@ -23,7 +23,7 @@ from headtohead.config import Config, resolve_device
 from headtohead.dashboard import Live
 from headtohead.data import Dataset
 from headtohead.evaluation import outliers
-from headtohead.models import checked_build
+from headtohead.models import checked_build, with_head
 from headtohead.packing import is_stackable
 from headtohead.plan import Run, confirm, into_packs, named, next_rate, read_axes, search
 from headtohead.predictions import most_ambiguous, same_examples
@@ -370,14 +370,14 @@ def _check(members: Sequence[Member]) -> dict[str, tuple[bool, int]]:
             splits.add(config.dataset)
         key = _architecture(config)
         if key not in networks:
-            module = checked_build(config.model, pool.input_shape, pool.num_classes)
+            module = with_head(checked_build(config.model, pool.input_shape, pool.num_classes), config.head)
             networks[key] = is_stackable(module), pool.num_classes
     return networks
 
 
 def _architecture(config: Config) -> str:
-    """A key of the network: the model and, through the dataset, its inputs and classes."""
-    return f"{config.model} for {replace(config.dataset, label_noise=0.0)}"
+    """A key of the network: the model, its kind of classifier and, through the dataset, its inputs and classes."""
+    return f"{config.model} with {config.head.cosine_temperature} for {replace(config.dataset, label_noise=0.0)}"
 
 
 def _null(value: float | None) -> str:

@@ -80,8 +80,8 @@ class Outcome:
 def may_share_a_pack(config: Config) -> object:
     """A key: runs with equal keys can be trained in one pack.
 
-    The head, the optimiser's numbers, the seed and the label noise may differ; shapes and the batch
-    schedule may not.
+    The head, the optimiser's numbers, the seed and the label noise may differ; shapes, the kind of classifier and
+    the batch schedule may not.
     """
     dataset = {name: value for name, value in vars(config.dataset).items() if name != "label_noise"}
     settings = config.settings
@@ -89,6 +89,7 @@ def may_share_a_pack(config: Config) -> object:
         type(config.dataset),
         tuple(dataset.items()),
         repr(config.model),
+        config.head.cosine_temperature,
         type(config.optimizer),
         config.training,
         (settings.name, settings.device, settings.precision, settings.pack_size),

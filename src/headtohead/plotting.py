@@ -173,17 +173,18 @@ def line(axis: Axes, x: Sequence[float], values_SR: Any, look: Mapping[str, Any]
     return mean
 
 
-def log_axis(axis: Any, ticks: Sequence[float] | None = None, most: float = math.inf) -> None:
-    """A logarithmic axis up to `most`, with plain numbers at 1, 2 and 5 of each of few decades, or at `ticks`."""
+def log_axis(axis: Any, ticks: Sequence[float] | None = None, least: float = 0, most: float = math.inf) -> None:
+    """A logarithmic axis from `least` to `most`, with numbers at 1, 2 and 5 of each of few decades, or at `ticks`."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_minor_locator(NullLocator())
     low, high = axis.get_view_interval()
-    axis.set_view_interval(low, min(high, most), ignore=True)
+    low, high = max(low, least), min(high, most)
+    axis.set_view_interval(low, high, ignore=True)
     if ticks is not None:
         values = np.unique(np.asarray(ticks, dtype=float))
         axis.set_ticks(values[:: -(-len(values) // 8)])
     else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if min(high, most) < 300 * low else (1,), numticks=7))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 

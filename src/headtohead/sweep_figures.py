@@ -28,6 +28,7 @@ def learning_rates(evidence: Evidence) -> tuple[Figure, str] | None:
         return None
     figure, axes = lay_out(2, "Validation accuracy and loss over the learning rate", evidence.arms)
     scale, loss = loss_scale(evidence)
+    losses = []
     for place, (arm, runs) in enumerate(by_arm(evidence, rows)):
         look = style(evidence.arms, arm)
         # Beside each other, lest an arm hide another.
@@ -36,6 +37,7 @@ def learning_rates(evidence: Evidence) -> tuple[Figure, str] | None:
             values_SR = factor * runs.pivot_table(index="lr", columns="seed", values=column, dropna=False)
             lrs = values_SR.index * aside
             mean = line(axis, lrs, values_SR, look, log)
+            losses += [*mean[np.isfinite(mean)]] if log else []
             chosen = values_SR.index == evidence.best.get(arm)
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": look["color"]}
             axis.plot(lrs[chosen], mean[chosen], linestyle="none", markeredgewidth=1.4, **ring)
@@ -45,8 +47,8 @@ def learning_rates(evidence: Evidence) -> tuple[Figure, str] | None:
     axes[0].set(title="Accuracy", ylabel="validation accuracy, %")
     axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 104))
     axes[1].set(title="Negative log-likelihood", ylabel=f"validation {loss}")
-    # What is far worse than a guess would hide the differences among what has learned.
-    log_axis(axes[1].yaxis, most=2 if evidence.num_classes else math.inf)
+    # What is far worse than a guess, and a band far below all means, would hide the differences among what has learned.
+    log_axis(axes[1].yaxis, least=min(losses, default=0) / 2, most=2 if evidence.num_classes else math.inf)
     _guess(axes[1], evidence)
     return figure, (
         "Look at how wide each arm's plateau is, and whether its ring, the rate chosen on validation, "

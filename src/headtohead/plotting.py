@@ -174,7 +174,7 @@ def line(axis: Axes, x: Sequence[float], values_SR: Any, look: Mapping[str, Any]
 
 
 def log_axis(axis: Any, ticks: Sequence[float] | None = None, least: float = 0, most: float = math.inf) -> None:
-    """A logarithmic axis from `least` to `most`, with numbers at 1, 2 and 5 of each of few decades, or at `ticks`."""
+    """A logarithmic axis from `least` to `most`, numbered at `ticks`, or at round numbers, denser over few decades."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_minor_locator(NullLocator())
     low, high = axis.get_view_interval()
@@ -184,7 +184,8 @@ def log_axis(axis: Any, ticks: Sequence[float] | None = None, least: float = 0, 
         values = np.unique(np.asarray(ticks, dtype=float))
         axis.set_ticks(values[:: -(-len(values) // 8)])
     else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=7))
+        subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 

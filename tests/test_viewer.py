@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -38,9 +39,10 @@ class Board:
     """`headtohead board` in a process of its own, as a context."""
 
     def __init__(self, folder, *options):
-        self._process = subprocess.Popen(
-            [*COMMAND, "board", folder, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        # A shell has what it starts in the background ignore Ctrl-C, and a process hands that on.
+        heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([*COMMAND, "board", folder, *options], preexec_fn=heed, **pipes)
 
     def __enter__(self):
         line = self._process.stdout.readline()

@@ -193,6 +193,7 @@ def test_the_classifier_of_cosine_softmax_puts_out_cosines():
     expected = torch.from_numpy(cosines) / 0.1 + linear.bias
     torch.testing.assert_close(network(features), expected)
     torch.testing.assert_close(copy.deepcopy(network)(3 * features), expected)
+    torch.testing.assert_close(linear(features), expected, msg="a network may call it by another name")
     assert {*dict(network.named_parameters())} == {"classifier.weight", "classifier.bias"}
 
 

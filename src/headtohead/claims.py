@@ -203,7 +203,7 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
 
 
 def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
-    """Whether a run has covered less than a tenth of the way from a guess to certainty; a diverged one has."""
+    """Whether a run has covered less than a tenth of the way from a guess, as which diverged ones count."""
     nll = _column(runs, "val_nll")
     stalled = nll > 0.9 * np.log(_num_classes(study, runs, "stalled"))
     return stalled.astype(float).where(nll.notna()), None

@@ -174,15 +174,9 @@ class Torchvision(Model):
 
 
 class Cosine(nn.Linear):
-    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias.
+    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias."""
 
-    Args:
-        linear: whose parameters it has.
-    """
-
-    def __init__(self, linear: nn.Linear, temperature: float):
-        super().__init__(linear.in_features, linear.out_features, device="meta")
-        self.weight, self.bias, self.temperature = linear.weight, linear.bias, temperature
+    temperature: float
 
     def forward(self, features_BI: Tensor) -> Tensor:
         directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
@@ -230,9 +224,10 @@ def initialise(model: Model, input_shape: Shape, num_classes: int, seed: int) ->
 
 
 def with_head(module: nn.Module, head: Head) -> nn.Module:
-    """The network with the classifier that a head reads, of the same parameters."""
+    """The network, its classifier turned into what a head reads."""
     if head.cosine_temperature is not None:
-        module.classifier = Cosine(module.classifier, head.cosine_temperature)
+        # The same object, as a network may call it by another name too.
+        module.classifier.__class__, module.classifier.temperature = Cosine, head.cosine_temperature
     return module
 
 

@@ -37,7 +37,8 @@ def learning_rates(evidence: Evidence) -> tuple[Figure, str] | None:
             values_SR = factor * runs.pivot_table(index="lr", columns="seed", values=column, dropna=False)
             lrs = values_SR.index * aside
             mean = line(axis, lrs, values_SR, look, log)
-            losses += [*mean[np.isfinite(mean)]] if log else []
+            if log:
+                losses += [*mean[np.isfinite(mean)]]
             chosen = values_SR.index == evidence.best.get(arm)
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": look["color"]}
             axis.plot(lrs[chosen], mean[chosen], linestyle="none", markeredgewidth=1.4, **ring)

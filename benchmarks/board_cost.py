@@ -28,7 +28,10 @@ def seconds(*child: str) -> float:
 
 
 def study(with_board: bool) -> None:
-    from headtohead import board, cli, dashboard, sweep
+    from headtohead import cli
+    from headtohead.record import events as board
+    from headtohead.report import dashboard
+    from headtohead.runner import sweep
 
     with contextlib.ExitStack() as stack:
         if not with_board:

@@ -10,9 +10,9 @@ from itertools import product
 import torch
 from hydra import compose, initialize_config_module
 
-from headtohead import data
-from headtohead.config import Config, parse
-from headtohead.data import Pool
+from headtohead.training import data
+from headtohead.training.config import Config, parse
+from headtohead.training.data import Pool
 
 
 @dataclass(frozen=True)

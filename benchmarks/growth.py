@@ -39,8 +39,8 @@ def child(axis: str, value: int) -> None:
     """Print the microseconds per step and run of each block, and the peak memory in MiB beyond that of the imports."""
     from cases import Case
 
-    from headtohead.training import train
-    from headtohead.worker import prepare_process
+    from headtohead.runner.worker import prepare_process
+    from headtohead.training.loop import train
 
     prepare_process(1)
     lrs = tuple(0.01 + 0.0001 * i for i in range(max(1, value // 2) if axis == "runs" else 4))

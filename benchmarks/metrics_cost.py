@@ -14,9 +14,10 @@ from unittest.mock import patch
 import torch
 from hydra import compose, initialize_config_module
 
-from headtohead import data, metrics, training
-from headtohead.config import parse
-from headtohead.worker import prepare_process
+from headtohead.runner.worker import prepare_process
+from headtohead.training import data, metrics
+from headtohead.training import loop as training
+from headtohead.training.config import parse
 
 REPEATS = 5
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from cases import Case
 from torch import nn
 
-from headtohead.heads import Softmax
-from headtohead.optimizers import SGD
-from headtohead.packing import is_stackable
-from headtohead.sweep import choose_packing
-from headtohead.training import train
+from headtohead.runner.sweep import choose_packing
+from headtohead.training.heads import Softmax
+from headtohead.training.loop import train
+from headtohead.training.optimizers import SGD
+from headtohead.training.packing import is_stackable
 
 
 def headtohead(case: Case, blocks: int) -> Iterator[float]:

@@ -26,13 +26,12 @@ from rich.table import Table
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from headtohead import cli, record
-from headtohead.claims import Verdict, judge
-from headtohead.statistics import sign_flip_p, t_interval
-from headtohead.study import read_study
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from studies import make_study
+from headtohead import cli
+from headtohead.analysis.claims import Verdict, judge
+from headtohead.analysis.statistics import sign_flip_p, t_interval
+from headtohead.analysis.study import read_study
+from headtohead.record import run as record
+from headtohead.testing import make_study
 
 TWIN = {"softmax": ["head=softmax"], "twin": ["head=twin"]}
 # Small and quick: the point is the pipeline, and that the learning rates are chosen by chance in part.

@@ -27,7 +27,9 @@ def study() -> None:
     import sklearn.datasets  # noqa: F401
     import statsmodels.stats.multitest  # noqa: F401
 
-    from headtohead import cli, report, sweep, worker  # noqa: F401
+    from headtohead import cli
+    from headtohead.report import render as report  # noqa: F401
+    from headtohead.runner import sweep, worker  # noqa: F401
 
     inside = 0.0
     train = worker.train

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from headtohead import cli, data
-from headtohead.config import Config, parse
-from headtohead.training import Outcome, Point, train
+from headtohead import cli
+from headtohead.training import data
+from headtohead.training.config import Config, parse
+from headtohead.training.loop import Outcome, Point, train
 
 # Options that make a run take a moment.
 TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "dataset.train_size=64"]

@@ -13,11 +13,11 @@ import headtohead.configs
 import pandas as pd
 import pytest
 from conftest import TINY
+from data_files import DOWNLOADED, Made
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_datasets import DOWNLOADED, Made
 
-from headtohead.record import COLUMNS
+from headtohead.record.run import COLUMNS
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
 # What makes an experiment tiny, where 128 training examples do not.

@@ -17,7 +17,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from headtohead.registry import ConfigError, nearest
+from headtohead.options import ConfigError, nearest
 from hydra_plugins.headtohead import PackSweeper
 
 BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
@@ -39,13 +39,13 @@ def report(arguments: Sequence[str]) -> None:
     parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
     options = parser.parse_args(arguments)
 
-    from headtohead.report import print_study, write_report
+    from headtohead.report.render import print_study, write_report
 
     # statsmodels collects garbage at every correction, and would look through all that was imported.
     gc.freeze()
     findings, drawings = write_report(options.folder)
     if options.to:
-        from headtohead.publication import publish
+        from headtohead.report.publish import publish
 
         publish(findings, drawings, options.to)
     print_study(findings)
@@ -61,7 +61,7 @@ def board(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, help="the first free one from 6006 on unless given")
     options = parser.parse_args(arguments)
 
-    from headtohead.viewer import launch, wait
+    from headtohead.report.server import launch, wait
 
     print(f"{launch(options.folder, options.runs, options.port)}   (Ctrl-C ends it)", flush=True)
     wait()
@@ -75,8 +75,8 @@ def reproduce(arguments: Sequence[str]) -> None:
     )
     folder = parser.parse_args(arguments).folder
 
-    from headtohead.reproduce import print_reproduction
-    from headtohead.reproduce import reproduce as train_again
+    from headtohead.runner.reproduce import print_reproduction
+    from headtohead.runner.reproduce import reproduce as train_again
 
     found = train_again(folder)
     print_reproduction(folder, found)

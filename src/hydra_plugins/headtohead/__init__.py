@@ -28,9 +28,9 @@ class PackSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Train what the arguments ask for and print the report's short form; exits with 1 where a pack failed."""
-        from headtohead.dashboard import write_dashboard
-        from headtohead.report import print_study, write_report
-        from headtohead.sweep import Sweep
+        from headtohead.report.dashboard import write_dashboard
+        from headtohead.report.render import print_study, write_report
+        from headtohead.runner.sweep import Sweep
 
         study = Sweep(arguments, self.config, self.hydra_context)
         study.run()

@@ -1,0 +1,66 @@
+"""The state of a pack on disk: written by rename, checked on reading, the one before kept.
+
+A file is a line that names the format, the SHA-256 of what follows, and what `torch.save` wrote.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headtohead.record.run import write_atomically
+
+MAGIC = b"headtohead checkpoint 1\n"
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write nested tensors, numbers and texts; what `path` held before becomes its predecessor.
+
+    Raises:
+        OSError: there is no room, or no right, to write; the checkpoints before it stay.
+    """
+    sink = io.BytesIO()
+    torch.save(state, sink)
+    content = sink.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    newest = path.with_name(f"{path.name}.newest")
+    write_atomically(newest, MAGIC + hashlib.sha256(content).digest() + content)
+    if path.exists():
+        path.replace(_before(path))
+    newest.replace(path)
+
+
+def load(path: Path, of: Any) -> tuple[dict[str, Any] | None, list[str]]:
+    """The last checkpoint that is whole and was saved with `state["of"] == of`, or None; and what was wrong with the
+    others, a line each.
+    """
+    flaws = []
+    for candidate in (path, _before(path)):
+        try:
+            content = candidate.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            flaws.append(f"{candidate}: cannot be read ({error.strerror})")
+            continue
+        start = len(MAGIC) + hashlib.sha256().digest_size
+        if content[:start] != MAGIC + hashlib.sha256(content[start:]).digest():
+            flaws.append(f"{candidate}: damaged, or no checkpoint")
+            continue
+        state = torch.load(io.BytesIO(content[start:]), weights_only=True)
+        if state["of"] == of:
+            return state, flaws
+        flaws.append(f"{candidate}: of other runs, or of another version")
+    return None, flaws
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and the one before it."""
+    for candidate in (path, _before(path)):
+        candidate.unlink(missing_ok=True)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before")

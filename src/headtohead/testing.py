@@ -1,0 +1,303 @@
+"""Synthetic studies: complete on disk, with known effects, made without training."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from headtohead.analysis.statistics import best_learning_rates
+from headtohead.record import run as record
+
+CLASSES = 10
+EPOCHS, STEPS = 20, 400
+# Each metric's value at the best learning rate and its standard deviation over seeds. Half of the variance
+# belongs to the seed, whatever the arm, so that pairing pays.
+METRICS = {
+    "val_accuracy": (0.96, 0.004),
+    "val_nll": (0.14, 0.01),
+    "val_nll_calibrated": (0.13, 0.01),
+    "val_brier": (0.06, 0.004),
+    "val_ece": (0.015, 0.003),
+    "val_macro_f1": (0.955, 0.005),
+    "val_balanced_accuracy": (0.955, 0.005),
+    "val_misclassification_auroc": (0.93, 0.01),
+    "val_aurc": (0.006, 0.001),
+    "val_ambiguity_none": (0.03, 0.004),
+    "val_ambiguity_several": (0.0, 0.0),
+    "val_ambiguity_error": (0.4, 0.04),
+    "val_exact_match": (0.94, 0.005),
+    "val_saturated": (0.8, 0.02),
+    "val_loss": (0.2, 0.02),
+    "train_loss": (0.02, 0.004),
+    "train_accuracy": (0.99, 0.002),
+    "grad_norm_mean": (0.8, 0.05),
+    "grad_norm_max": (3.0, 0.3),
+    "grad_norm_cv": (0.6, 0.04),
+    "grad_norm_logits_init": (0.95, 0.01),
+    "grad_norm_backbone_init": (1.1, 0.05),
+    "backbone_cv": (0.5, 0.04),
+    "loss_spikes": (2.0, 0.5),
+    "coupling": (1.0, 0.0),
+    "row_sum": (0.0, 0.0),
+    "hessian_eigenvalue": (12.0, 1.0),
+    "edge_of_stability": (0.6, 0.05),
+}
+# Measured in the phases confirm and run alone, beside the test metrics that mirror those of validation.
+FINAL = {
+    "gap_accuracy": (0.03, 0.004),
+    "gap_nll": (0.1, 0.01),
+    "shift_accuracy": (0.85, 0.01),
+    "shift_nll": (0.6, 0.04),
+    "shift_noise_accuracy": (0.84, 0.01),
+    "shift_blur_accuracy": (0.86, 0.01),
+    "ood_auroc": (0.9, 0.01),
+}
+# A claim, as configs/claims holds it.
+ACCURACY = {
+    "sentence": "Softmax reaches better accuracy.",
+    "metric": "test_accuracy",
+    "phase": "confirm",
+    "direction": "higher",
+    "margin": 0.005,
+    "favours": "softmax",
+}
+# What a sigmoid differs in by construction; in all else two heads are alike unless `effects` says otherwise.
+SIGMOID = {"coupling": -1.0, "val_ambiguity_several": 0.02, "test_ambiguity_several": 0.02}
+GUESS = {"accuracy": 1 / CLASSES, "nll": math.log(CLASSES), "brier": 1 - 1 / CLASSES, "ece": 0.0}
+
+
+def configured_claims() -> dict[str, dict[str, Any]]:
+    """The claims of configs/claims, as study.json holds them."""
+    folder = files("headtohead.configs") / "claims"
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.iterdir(), key=str) if path.suffix == ".yaml"]
+    return {claim: fields for text in texts for claim, fields in yaml.safe_load(text).items()}
+
+
+def make_study(
+    folder: Path,
+    *,
+    arms: Sequence[str] | Mapping[str, Sequence[str]] = ("softmax", "sigmoid"),
+    seeds: int = 10,
+    lrs: Sequence[float] = (0.01, 0.1, 1.0),
+    best_lr: float | Mapping[str, float] = 0.1,
+    effects: Mapping[str, Mapping[str, float]] | None = None,
+    tuned: bool = True,
+    diverged: Iterable[tuple[str | None, float | None, int | None]] = (),
+    failed: Iterable[tuple[str | None, float | None, int | None]] = (),
+    noise: float = 1.0,
+    claims: Mapping[str, Mapping[str, Any]] | None = None,
+    records: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Write a study to `folder`, its name being the folder's, and return `folder`.
+
+    Args:
+        arms: heads, or for each arm's label its overrides; with several contexts for instance
+            {"softmax,dropout=0.1": ["head=softmax", "model.dropout=0.1"], ...}.
+        seeds: of the search, 0, 1, ...; the confirm phase has as many fresh ones, seeds, seeds + 1, ...
+        lrs: the grid.
+        best_lr: where the validation loss is lowest, of all arms or of each.
+        effects: for each arm what is added to its metrics. In all phases: {"sigmoid": {"test_accuracy": -0.02}}.
+            The key "delay" adds so many steps to the time in which the arm's history learns.
+        tuned: with a search; else every run is of the phase "run", at the rates of `lrs`, or 0.1 if left alone.
+        diverged, failed: patterns (arm, lr, seed) of runs, in which None stands for any.
+        noise: a factor of every metric's standard deviation over seeds.
+        claims: of study.json; those of configs/claims unless given.
+        records: False writes study.json and results.csv alone, for simulations that need thousands.
+        seed: of the numbers drawn.
+    """
+    rng = np.random.default_rng(seed)
+    if not isinstance(arms, Mapping):
+        arms = {arm: [f"head={arm}"] for arm in arms}
+    if not tuned and tuple(lrs) == (0.01, 0.1, 1.0):
+        lrs = (0.1,)
+    first, fresh = list(range(seeds)), list(range(seeds, 2 * seeds)) if tuned else []
+    luck = rng.normal(size=(2 * seeds, len(METRICS) + len(FINAL)))
+
+    def make(arm: str, lr: float, seed: int, phase: str) -> tuple[dict[str, Any], list[dict[str, float]]]:
+        head = _head(arms[arm])
+        status = "diverged" if _any(diverged, arm, lr, seed) else "finished"
+        status = "failed" if _any(failed, arm, lr, seed) else status
+        own = luck[seed] / math.sqrt(2) + rng.normal(size=luck.shape[1]) / math.sqrt(2)
+        optimum = best_lr[arm] if isinstance(best_lr, Mapping) else best_lr
+        decades = math.log10(lr / optimum)
+        shifts = [SIGMOID if head.startswith("sigmoid") else {}, (effects or {}).get(arm, {})]
+        metrics = _metrics(noise * own, decades, shifts, phase)
+        if status == "failed":
+            metrics = {}
+        elif status == "diverged":
+            guesses = {f"{split}_{name}": value for split in ("val", "test") for name, value in GUESS.items()}
+            metrics = {name: guesses[name] for name in metrics if name in guesses}
+        delay = sum(shift.get("delay", 0.0) for shift in shifts)
+        history = [] if status == "failed" else _history(metrics, lr, delay, own, status, head)
+        run = {
+            "run": ",".join([*arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            "phase": phase,
+            "arm": arm,
+            "head": head,
+            "seed": seed,
+            "lr": lr,
+            "status": status,
+            "steps": {"finished": STEPS, "diverged": STEPS // 4, "failed": 0}[status],
+            "wall_s": 0.5,
+            "diverged_at": STEPS // 4 if status == "diverged" else None,
+            "error": "Traceback (most recent call last):\nRuntimeError: made up" if status == "failed" else None,
+            "metrics": metrics,
+            "pack": {"size": 16, "mode": "stacked", "chosen_by": "planner", "threads": 1},
+            "overrides": list(arms[arm]),
+            "config": _config(folder.name, head, lr, seed),
+            "environment": ENVIRONMENT,
+            "curves": {split: _curves(rng, head) for split in (("val",) if phase == "search" else ("val", "test"))}
+            if status == "finished"
+            else None,
+        }
+        return run, history
+
+    phase = "search" if tuned else "run"
+    made = [make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
+    names = {phase: [run["run"] for run, _ in made]}
+    if tuned:
+        best = best_learning_rates(record.results(run for run, _ in made))
+        confirmed = [make(arm, best[arm], seed, "confirm") for arm in best for seed in fresh]
+        names["confirm"] = [run["run"] for run, _ in confirmed]
+        made += confirmed
+
+    folder.mkdir(parents=True, exist_ok=True)
+    study = {
+        "name": folder.name,
+        "command": ["headtohead", f"experiment={folder.name}"],
+        "common": [f"experiment={folder.name}"],
+        "started": "2026-01-02T03:04:05+00:00",
+        "arms": {arm: list(overrides) for arm, overrides in arms.items()},
+        "grid": {"optimizer.lr": sorted(lrs)},
+        "protocol": {
+            "search_seeds": first,
+            "confirm_seeds": fresh,
+            "selected_by": "val_accuracy",
+            "extended": {"below": 0, "above": 0},
+        },
+        "runs": names,
+        "claims": configured_claims() if claims is None else dict(claims),
+        "environment": ENVIRONMENT,
+        "num_classes": dict.fromkeys(arms, CLASSES),
+    }
+    record.write_atomically(folder / "study.json", record.to_json(study))
+    if records:
+        for run, history in made:
+            record.write_run(folder / "runs" / run["run"], run, history)
+        record.write_results(folder)
+    else:
+        record.results(run for run, _ in made).to_csv(folder / "results.csv", index=False)
+    return folder
+
+
+ENVIRONMENT = {
+    "python": "3.11.7",
+    "versions": {"headtohead": "0.1.0", "torch": "2.11.0", "numpy": "2.0.0"},
+    "device": "cpu",
+    "device_name": "x86_64",
+    "commit": "0123456789abcdef0123456789abcdef01234567",
+}
+
+
+def _head(overrides: Sequence[str]) -> str:
+    return next((item.partition("=")[2] for item in overrides if item.startswith("head=")), "softmax")
+
+
+def _any(patterns: Iterable[tuple], *run: object) -> bool:
+    return any(all(want in (None, have) for want, have in zip(pattern, run, strict=True)) for pattern in patterns)
+
+
+def _metrics(luck: np.ndarray, decades: float, shifts: Sequence[Mapping[str, float]], phase: str) -> dict[str, float]:
+    """A run's final metrics, `decades` away from its arm's best learning rate."""
+    values = {}
+    for (name, (mean, deviation)), own in zip((METRICS | FINAL).items(), luck, strict=True):
+        values[name] = mean + deviation * own
+    values["val_accuracy"] -= 0.05 * decades**2
+    values["val_nll"] += 0.3 * decades**2
+    test = {f"test_{name[4:]}": value for name, value in values.items() if name.startswith("val_")}
+    if phase == "search":
+        values = {name: values[name] for name in METRICS}
+    else:
+        values |= test
+    for shift in shifts:
+        for name in shift.keys() & values.keys():
+            values[name] += shift[name]
+    return {name: float(value) for name, value in values.items()}
+
+
+def _history(
+    metrics: Mapping[str, float], lr: float, delay: float, luck: np.ndarray, status: str, head: str
+) -> list[dict[str, float]]:
+    """Exponential learning towards the final accuracy; every second logged step evaluates."""
+    rows = []
+    time = max(40.0 + 6.0 * luck[0] + delay, 1.0)
+    final = metrics["val_accuracy"] if status == "finished" else 0.5
+    for index, step in enumerate(range(0, STEPS + 1, 8)):
+        if status == "diverged" and step > STEPS // 4:
+            break
+        left = math.exp(-step / time)
+        accuracy = final + (1 / CLASSES - final) * left
+        norm = 0.3 + 2 * left
+        row = {
+            "step": step,
+            "epoch": step * EPOCHS / STEPS,
+            "train/loss": 0.05 + 2.2 * left,
+            "train/accuracy": min(accuracy + 0.02, 1.0),
+            "lr": lr,
+            "grad_norm/total": 1.5 * norm,
+            "grad_norm/logits": 0.5 * norm,
+            "grad_norm/backbone": norm,
+            "grad_norm/classifier": 1.1 * norm,
+            "grad_norm/layer/hidden0": 0.6 * norm,
+            "grad_norm/layer/hidden1": 0.8 * norm,
+            "grad_norm/layer/classifier": 1.1 * norm,
+        }
+        if index % 2 == 0:
+            row |= {
+                "val/loss": 0.1 + 2.2 * left,
+                "val/accuracy": accuracy,
+                "val/nll": 0.14 + 2.16 * left,
+                "val/brier": 0.06 + 0.84 * left,
+                "val/ece": 0.015 + 0.1 * left,
+                "ambiguity/none": 0.03 + 0.9 * left,
+                "ambiguity/several": 0.0 if head == "softmax" else 0.01 + 0.1 * left,
+            }
+        rows.append(row)
+    return rows
+
+
+def _curves(rng: np.random.Generator, head: str) -> dict[str, Any]:
+    confidence = np.linspace(0.35, 0.995, 15)
+    accuracy = np.clip(confidence - 0.03 + rng.normal(0, 0.01, 15), 0, 1)
+    threshold = np.linspace(0.05, 0.95, 19)
+    several = np.where((threshold >= 0.5) & (head == "softmax"), 0.0, 0.3 * (1 - threshold) ** 3)
+    return {
+        "reliability": {"confidence": confidence.tolist(), "accuracy": accuracy.tolist()},
+        "ambiguity": {
+            "threshold": threshold.tolist(),
+            "none": (0.15 * threshold**2).tolist(),
+            "several": several.tolist(),
+        },
+    }
+
+
+def _config(name: str, head: str, lr: float, seed: int) -> dict[str, Any]:
+    kind = {"name": "softmax"} if head == "softmax" else {"name": "sigmoid", "reduction": "sum"}
+    return {
+        "dataset": {"name": "digits", "root": "data", "train_size": None, "val_fraction": 0.2, "label_noise": 0.0},
+        "model": {"name": "mlp", "widths": [128, 128], "batch_norm": False, "dropout": 0.0},
+        "head": {**kind, "label_smoothing": 0.0, "prior_bias": "none"},
+        "optimizer": {"name": "sgd", "lr": lr, "weight_decay": 0.0, "clip_norm": None, "momentum": 0.9},
+        "name": name,
+        "seed": seed,
+        "device": "auto",
+        "precision": "float32",
+        "pack_size": None,
+        "training": {"epochs": EPOCHS, "batch_size": 64, "schedule": "cosine"},
+        "protocol": {"confirm_seeds": None},
+    }

@@ -1,0 +1,165 @@
+"""The configuration of one run, checked: types and ranges here, values in configs/."""
+
+import copy
+import re
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from headtohead.options import ConfigError, build, build_named, nearest, require
+from headtohead.training.datasets import DATASETS, Dataset
+from headtohead.training.heads import HEADS, Head
+from headtohead.training.models import MODELS, Model
+from headtohead.training.optimizers import OPTIMIZERS, Optimizer
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of the loop.
+
+    Options:
+        epochs: passes over the training split.
+        batch_size: examples per step; the last, incomplete batch of an epoch is left out.
+        schedule: of the learning rate after warm-up: constant, cosine or linear (both to zero).
+        warmup: share of the steps over which the learning rate rises linearly.
+        points: how many times a run is logged.
+        evaluations: how many of these also evaluate the validation split.
+        zero_classifier: whether the classifier's weights start at zero, so that the first logits are its bias.
+    """
+
+    epochs: int
+    batch_size: int
+    schedule: str
+    warmup: float
+    points: int
+    evaluations: int
+    zero_classifier: bool
+
+    def __post_init__(self):
+        for key in ("epochs", "batch_size", "points", "evaluations"):
+            value = getattr(self, key)
+            require(value > 0, f"training.{key}", value, "must be above 0")
+        require(
+            self.evaluations <= self.points,
+            "training.evaluations",
+            self.evaluations,
+            f"must not be above training.points={self.points}",
+        )
+        require(self.schedule in SCHEDULES, "training.schedule", self.schedule, nearest(self.schedule, SCHEDULES))
+        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "accepted: [0, 1)")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a sweep over learning rates becomes a comparison.
+
+    Options:
+        confirm_seeds: fresh seeds on which each arm's best learning rate is trained; None takes as many
+            as the search has, 0 leaves the confirm phase out.
+        ladder: labels of arms, in order: the report splits the difference between the first and the last into
+            the steps from one to the next.
+    """
+
+    confirm_seeds: int | None
+    ladder: tuple[str, ...] | None
+
+    def __post_init__(self):
+        seeds = self.confirm_seeds
+        require(seeds is None or seeds >= 0, "protocol.confirm_seeds", seeds, "must not be below 0")
+        rungs = self.ladder
+        climbs = rungs is None or len(set(rungs)) == len(rungs) > 1
+        require(climbs, "protocol.ladder", list(rungs or ()), "null, or two arms or more, none of them twice")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that are not a group.
+
+    Options:
+        name: of the study, and its folder under outputs/.
+        seed: of the split, the initial weights, the order of batches and the augmentation.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
+        pack_size: the most runs trained at once; None lets the planner choose.
+        checkpoint_s: the least time in seconds between two checkpoints of a pack.
+        accept_drift: whether a study goes on although its configuration, code or libraries are not those of its runs.
+    """
+
+    name: str
+    seed: int
+    device: str
+    precision: str
+    pack_size: int | None
+    checkpoint_s: float
+    accept_drift: bool
+
+    def __post_init__(self):
+        plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
+        require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
+        require(self.seed >= 0, "seed", self.seed, "must not be below 0")
+        require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
+        require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
+        require(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must not be below 0")
+        if self.device != "auto":
+            try:
+                torch.empty(0, device=self.device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(f"device={self.device}: not usable here ({reason}); try auto or cpu") from None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, resolved and checked."""
+
+    settings: Settings
+    protocol: Protocol
+    dataset: Dataset
+    model: Model
+    head: Head
+    optimizer: Optimizer
+    training: Training
+
+    def __post_init__(self):
+        zero = self.training.zero_classifier
+        accepted = "false: weights of length zero have no cosines"
+        require(not zero or self.head.cosine_temperature is None, "training.zero_classifier", zero, accepted)
+
+
+REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS, "optimizer": OPTIMIZERS}
+
+
+def parse(node: DictConfig) -> Config:
+    """The checked configuration of one run from what Hydra composed.
+
+    Raises:
+        ConfigError: with the key, what was found and what is accepted.
+    """
+    node = copy.deepcopy(node)
+    try:
+        OmegaConf.resolve(node)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    groups = {*REGISTRIES, "training", "protocol"}
+    for group in sorted(groups - set(node)):
+        raise ConfigError(f"{group}: missing; the configuration needs this group")
+    settings = build(Settings, OmegaConf.masked_copy(node, [key for key in node if key not in {*groups, "claims"}]), "")
+    named = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
+    return Config(
+        settings=settings,
+        protocol=build(Protocol, node.protocol, "protocol"),
+        training=build(Training, node.training, "training"),
+        **named,
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that a name stands for; "auto" prefers a GPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

@@ -1,0 +1,474 @@
+"""Data for the training loop: a dataset on one device, what each seed sees of it, and seeded batches.
+
+A `Dataset` says where examples come from and how they are split. `load` reads it into a `Pool`, shared by
+all runs; `view` picks the training and validation examples of one seed; `batches` and `evaluation_chunks`
+gather, augment and standardise them for many seeds at once.
+
+Shapes: N examples, V views (one per seed), S steps, B batch, K classes, D features, C channels, H height,
+W width.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import tee
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headtohead.options import require
+from headtohead.training.image_files import ImageFiles
+
+# Upper bound of what one evaluation chunk holds, in numbers per layer: 32 MiB as float32.
+CHUNK_NUMBERS = 2**23
+# Layers may be wider than the inputs, so every example counts as at least this many numbers.
+CHUNK_WIDTH = 1000
+# Convolutions make many numbers of each pixel.
+CHUNK_EXAMPLES = 1024
+
+
+class Examples(NamedTuple):
+    """What a dataset's source holds, on the CPU or in files."""
+
+    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
+    labels: Tensor  # (N,) integers in [0, K)
+    test: Tensor  # (N_test,) indices of the test split, the same for every seed
+    classes: tuple[str, ...]  # K names
+
+
+@dataclass(frozen=True)
+class Dataset(ABC):
+    """Options common to all datasets: how the examples that are not the test split are used."""
+
+    root: str  # folder for downloaded data
+    train_size: int | None  # examples of the training split; None: all that remain
+    val_fraction: float  # share of the examples outside the test split that validate, in (0, 1)
+    label_noise: float  # share of the training labels replaced by another class, drawn uniformly, in [0, 1]
+    # Examples of the first class per example of the last one in the training split, at least 1. Class c keeps
+    # n_0 * imbalance^(-c/(K-1)) examples (Cui et al. 2019); 1 leaves the classes as they are.
+    imbalance: float
+    crop_padding: int  # images: train on random windows after zero padding by this many pixels; 0: do not
+    flip: bool  # images: mirror half of the training images, drawn anew at every epoch
+    # What the outliers are that confidence should tell from test inputs: "permuted" (test inputs with their features
+    # in another order), another dataset of inputs of the same shape, or None for no such metric.
+    ood: str | None
+
+    def __post_init__(self) -> None:
+        require(self.root.strip() != "", "dataset.root", repr(self.root), "a folder")
+        require(
+            self.train_size is None or self.train_size >= 1,
+            "dataset.train_size",
+            self.train_size,
+            "1 or more, or null for all that remain",
+        )
+        require(0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "strictly between 0 and 1")
+        require(0 <= self.label_noise <= 1, "dataset.label_noise", self.label_noise, "from 0 to 1")
+        require(1 <= self.imbalance < math.inf, "dataset.imbalance", self.imbalance, "1 or more, and finite")
+        require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "0 or more pixels")
+
+    @abstractmethod
+    def read(self) -> Examples:
+        """All examples, read or generated. The result depends on nothing but the options.
+
+        Raises:
+            ConfigError: the data is missing, damaged, or not what the options ask for.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """All examples of a dataset on one device, or read onto it from files, shared by every run."""
+
+    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
+    labels: Tensor  # (N,) int64
+    test: Tensor  # (N_test,) indices; no seed trains or validates on any of them
+    rest: Tensor  # (N_rest,) indices of all other examples
+    classes: tuple[str, ...]  # K names
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example: (D,) or (C, H, W)."""
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.inputs.shape) == 4
+
+    @cached_property
+    def rest_labels(self) -> Tensor:
+        """(N_rest,) labels of `rest` on the CPU, where splits are drawn so that all devices agree."""
+        return self.labels[self.rest].cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one seed sees of a pool."""
+
+    train: Tensor  # (N_train,) indices into the pool
+    train_labels: Tensor  # (N_train,) int64, after label noise
+    val: Tensor  # (N_val,) indices into the pool; their labels are the pool's
+    prior: Tensor  # (K,) float64, class frequencies of `train_labels`
+    inputs: Tensor | ImageFiles  # the pool's
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the training inputs, float64: (D,) for tables, (C, 1, 1) for images."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> Tensor:
+        """As `mean`; 1 where the training inputs are constant."""
+        return self._moments[1]
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        # Once they are needed: of files they take reading all.
+        return _moments(self.inputs, self.train)
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator whose stream depends on `seed` (0 or more) and `purpose`, independent of all others."""
+    state = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state.item()))
+
+
+def stratified_order(labels_N: Tensor, stream: torch.Generator) -> Tensor:
+    """A random order of N examples of which every prefix holds the classes in proportion.
+
+    How many examples of each class a prefix holds depends on the class sizes only, not on the stream.
+
+    Returns:
+        (N,) int64 indices.
+    """
+    shuffled_N = torch.randperm(len(labels_N), generator=stream)
+    labels_N = labels_N[shuffled_N]
+    place_N = (_rank_within_class(labels_N) + 0.5) / labels_N.bincount()[labels_N].double()
+    return shuffled_N[torch.from_numpy(np.lexsort((labels_N.numpy(), place_N.numpy())))]
+
+
+def load(dataset: Dataset, device: torch.device) -> Pool:
+    """The examples of `dataset` on `device`. Datasets that differ only in how they are used share one pool.
+
+    Raises:
+        ConfigError: the data is missing, damaged, or holds inputs or labels that cannot be trained on.
+    """
+    root = str(Path(dataset.root).expanduser().absolute())
+    source = replace(
+        dataset,
+        root=root,
+        train_size=None,
+        val_fraction=0.5,
+        label_noise=0.0,
+        imbalance=1.0,
+        crop_padding=0,
+        flip=False,
+        ood=None,
+    )
+    return _load(source, device)
+
+
+@lru_cache(maxsize=4)
+def _load(source: Dataset, device: torch.device) -> Pool:
+    inputs, labels, test, classes = source.read()
+    require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
+    sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {len(test)} test indices"
+    require(
+        inputs.shape[0] == len(labels) > len(test) > 0,
+        "dataset",
+        sizes,
+        "a label per input, and a non-empty test split",
+    )
+    require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
+    low, high = labels.min().item(), labels.max().item()
+    require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
+    if isinstance(inputs, ImageFiles):
+        inputs = inputs.on(device)
+    else:
+        broken = (~inputs.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
+        require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
+        inputs = inputs.contiguous().to(device)
+    is_test_N = torch.zeros(len(labels), dtype=torch.bool)
+    is_test_N[test] = True
+    return Pool(
+        inputs=inputs,
+        labels=labels.long().to(device),
+        test=is_test_N.nonzero().flatten().to(device),
+        rest=(~is_test_N).nonzero().flatten().to(device),
+        classes=classes,
+    )
+
+
+def view(pool: Pool, dataset: Dataset, seed: int) -> View:
+    """What `seed` trains and validates on. Sizes and class counts of both splits are those of any seed.
+
+    Raises:
+        ConfigError: the examples are too few for the splits, or the augmentation does not fit the inputs.
+    """
+    _check_augmentation(pool, dataset)
+    order = stratified_order(pool.rest_labels, generator(seed, "split"))
+    val_size = round(dataset.val_fraction * len(order))
+    require(
+        0 < val_size < len(order),
+        "dataset.val_fraction",
+        dataset.val_fraction,
+        f"a share of {len(order)} examples that leaves one or more on both sides",
+    )
+    val, train = order[:val_size], order[val_size:]
+    train = train[_kept(pool.rest_labels[train], pool.num_classes, dataset)]
+    labels = pool.rest_labels[train]
+    labels = _with_noise(labels, pool.num_classes, dataset.label_noise, generator(seed, "noise"))
+    train = pool.rest[train.to(pool.rest.device)]
+    return View(
+        train=train,
+        train_labels=labels.to(train.device),
+        val=pool.rest[val.to(pool.rest.device)],
+        prior=(labels.bincount(minlength=pool.num_classes).double() / len(labels)).to(train.device),
+        inputs=pool.inputs,
+    )
+
+
+def steps_per_epoch(view: View, batch_size: int) -> int:
+    """Full batches in the training split."""
+    return len(view.train) // min(batch_size, len(view.train))
+
+
+def batches(
+    pool: Pool,
+    views: Sequence[View],
+    dataset: Dataset,
+    seeds: Sequence[int],
+    batch_size: int,
+    dtype: torch.dtype,
+    start: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless training batches of several seeds side by side, augmented and standardised.
+
+    Every epoch is a fresh permutation of the training split and drops what does not fill a batch. The batches
+    of a seed are bitwise the same whichever others stand beside it.
+
+    Args:
+        views: of equal training sizes; `seeds` are theirs, in the same order.
+        start: how many batches to leave out at the beginning.
+
+    Yields:
+        inputs (V, B, ...) of `dtype` and labels (V, B), where B = min(batch_size, N_train).
+    """
+    count, device = len(views[0].train), pool.device
+    steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
+    augmented = dataset.crop_padding > 0 or dataset.flip
+    scaling = _scaling(views, dtype)
+    order_streams = [generator(seed, "order") for seed in seeds]
+    augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
+
+    def by_step(drawn: list[Tensor]) -> Tensor:
+        """One (..., N) tensor per view to (S, ..., V, B), without the examples that this epoch drops."""
+        kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
+        return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
+
+    for _ in range(start // steps):
+        # Epochs that are left out draw as much as the others.
+        for order_stream, augmentation_stream in zip(order_streams, augmentation_streams, strict=True):
+            torch.randperm(count, generator=order_stream)
+            if augmented:
+                _moves(count, dataset, augmentation_stream)
+
+    def plan() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Endlessly of each step the examples (V, B), their labels (V, B), and how they are moved (3, V, B)."""
+        first = start % steps
+        while True:
+            orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
+            index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
+            labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
+            moves = [None] * steps
+            if augmented:
+                moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
+            for step in range(first, steps):
+                yield index_SVB[step], labels_SVB[step], moves[step]
+            first = 0
+
+    # Of files, the inputs are read ahead.
+    ahead, now = tee(plan())
+    read = _gathered(pool.inputs, (index_VB for index_VB, _, _ in ahead))
+    for inputs, (_, labels_VB, moves_3VB) in zip(read, now, strict=False):
+        if moves_3VB is not None:
+            top, left, flip = moves_3VB.flatten(1)
+            moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
+            inputs = moved.view(inputs.shape)
+        yield _standardised(inputs, *scaling), labels_VB
+
+
+def evaluation_chunks(
+    pool: Pool,
+    views: Sequence[View],
+    split: Literal["train", "val", "test"],
+    dtype: torch.dtype,
+    runs: int,
+    limit: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One split of every view in order, standardised but not augmented, in chunks bounded in size.
+
+    Training labels are those trained on, noise included.
+
+    Args:
+        runs: how many runs take each chunk, all views together; more runs, smaller chunks.
+        limit: only so many examples, the first ones; None takes all.
+
+    Yields:
+        inputs (V, n, ...) of `dtype` and labels (V, n).
+    """
+    if split == "train":
+        index_VN = torch.stack([view.train[:limit] for view in views])
+        labels_VN = torch.stack([view.train_labels[:limit] for view in views])
+    else:
+        index_VN = torch.stack([(pool.test if split == "test" else view.val)[:limit] for view in views])
+        labels_VN = pool.labels[index_VN]
+    scaling = _scaling(views, dtype)
+    width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)
+    size = max(1, min(CHUNK_EXAMPLES, CHUNK_NUMBERS // (width * runs)))
+    read = _gathered(pool.inputs, index_VN.split(size, dim=1))
+    for inputs, labels_Vn in zip(read, labels_VN.split(size, dim=1), strict=True):
+        yield _standardised(inputs, *scaling), labels_Vn
+
+
+def crop_and_flip(images_BCHW: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor, padding: int) -> Tensor:
+    """A window of each zero-padded image, mirrored left to right where `flip_B` is 1.
+
+    Args:
+        top_B, left_B: int64, the window's upper left corner in the padded image, in [0, 2 * padding].
+
+    Returns:
+        (B, C, H, W).
+    """
+    channels, height, width = images_BCHW.shape[1:]
+    padded_BCP = F.pad(images_BCHW, (padding,) * 4).flatten(2)
+    columns_W = torch.arange(width, device=images_BCHW.device)
+    rows_BH = top_B[:, None] + torch.arange(height, device=images_BCHW.device)
+    columns_BW = left_B[:, None] + torch.where(flip_B[:, None] == 1, columns_W.flip(0), columns_W)
+    # One gather over flattened pixels: indexing rows and columns apart is several times slower.
+    pixels_BP = (rows_BH[:, :, None] * (width + 2 * padding) + columns_BW[:, None, :]).flatten(1)
+    return padded_BCP.gather(2, pixels_BP[:, None].expand(-1, channels, -1)).view(images_BCHW.shape)
+
+
+def _moves(count: int, dataset: Dataset, stream: torch.Generator) -> Tensor:
+    """(3, count): the top, left and flip of `crop_and_flip` for an epoch of one seed."""
+    corners = torch.randint(2 * dataset.crop_padding + 1, (2, count), generator=stream)
+    flips = torch.randint(2 if dataset.flip else 1, (1, count), generator=stream)
+    return torch.cat([corners, flips])
+
+
+def _check_augmentation(pool: Pool, dataset: Dataset) -> None:
+    require(pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "false for inputs that are no images")
+    limit = min(pool.input_shape[1:]) - 1 if pool.is_image else 0
+    require(
+        dataset.crop_padding <= limit,
+        "dataset.crop_padding",
+        dataset.crop_padding,
+        f"at most {limit} for inputs of shape {pool.input_shape}",
+    )
+
+
+def _rank_within_class(labels_N: Tensor) -> Tensor:
+    """How many earlier examples share each example's class: (N,) int64."""
+    by_class_N = labels_N.argsort(stable=True)
+    size_K = labels_N.bincount()
+    start_K = size_K.cumsum(0) - size_K
+    rank_N = torch.empty_like(by_class_N)
+    rank_N[by_class_N] = torch.arange(len(labels_N)) - start_K.repeat_interleave(size_K)
+    return rank_N
+
+
+def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
+    """Which of N candidates, in stratified order, form the training split: (N,) bool."""
+    size, imbalance = dataset.train_size, dataset.imbalance
+    if imbalance == 1:
+        require(
+            size is None or size <= len(labels_N),
+            "dataset.train_size",
+            size,
+            f"at most {len(labels_N)}, which the test and validation splits leave",
+        )
+        return torch.arange(len(labels_N)) < (len(labels_N) if size is None else size)
+    share_K = imbalance ** (-torch.arange(num_classes).double() / (num_classes - 1))
+    most = (labels_N.bincount(minlength=num_classes) / share_K).min()
+    largest = most if size is None else size / share_K.sum()
+    require(
+        bool(largest <= most),
+        "dataset.train_size",
+        size,
+        f"at most {int(most * share_K.sum())} with dataset.imbalance={imbalance}",
+    )
+    # Whole numbers that keep the sum: the largest remainders are rounded up.
+    exact_K = largest * share_K
+    count_K = exact_K.floor().long()
+    missing = round(exact_K.sum().item()) - int(count_K.sum())
+    count_K[(count_K - exact_K).argsort(stable=True)[:missing]] += 1
+    require(
+        int(count_K.min()) >= 1,
+        "dataset.imbalance",
+        imbalance,
+        f"lower: the largest class has {int(largest)} examples, so the smallest would have none",
+    )
+    return _rank_within_class(labels_N) < count_K[labels_N]
+
+
+def _with_noise(labels_N: Tensor, num_classes: int, share: float, stream: torch.Generator) -> Tensor:
+    wrong = torch.randperm(len(labels_N), generator=stream)[: round(share * len(labels_N))]
+    noisy_N = labels_N.clone()
+    noisy_N[wrong] += torch.randint(1, num_classes, (len(wrong),), generator=stream)
+    return noisy_N % num_classes
+
+
+def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, float64: per feature (D,) of a table, per channel (C, 1, 1) of images."""
+    if len(inputs.shape) == 4:
+        # A histogram of bytes is exact, and needs an eighth of the memory of float64 pixels.
+        level = torch.arange(256, device=index_N.device).double()
+        pieces = inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else [index_N]
+        count_C256 = sum(
+            torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+            for images in _gathered(inputs, pieces)
+        )
+        share_C256 = count_C256.double() / count_C256[0].sum()
+        mean_C1 = (share_C256 * level).sum(1, keepdim=True)
+        std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()
+        mean, std = mean_C1[..., None], std_C1[..., None]
+    else:
+        std, mean = torch.std_mean(inputs[index_N].double(), dim=0, correction=0)
+    return mean, std.where(std > 0, 1.0)
+
+
+def _scaling(views: Sequence[View], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Means and inverse standard deviations, (V, 1, ...): computed once, applied to many batches."""
+    mean = torch.stack([view.mean for view in views])[:, None]
+    std = torch.stack([view.std for view in views])[:, None]
+    return mean.to(dtype), std.reciprocal().to(dtype)
+
+
+def _standardised(gathered: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
+    """(gathered - mean) * inverse_std. In place where it can: another large tensor costs more than this."""
+    # Rounded twice, never a fused multiply-add: vector and scalar code agree, and so do packs of any size.
+    return gathered.to(mean.dtype).sub_(mean).mul_(inverse_std)
+
+
+def _gathered(inputs: Tensor | ImageFiles, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The inputs of each index, one after another."""
+    if isinstance(inputs, ImageFiles):
+        yield from inputs.stream(indices)
+        return
+    for index_x in indices:
+        # index_select copies whole examples; indexing with [] would copy number by number.
+        yield inputs.index_select(0, index_x.flatten()).view(*index_x.shape, *inputs.shape[1:])

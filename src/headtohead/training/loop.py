@@ -1,0 +1,352 @@
+"""The loop: trains a pack of runs and yields what happens. It writes nothing.
+
+Shape suffixes: R runs, S steps, B batch, K classes, V views of the data (one per seed and label noise), P
+parameters of one run; x the axes of one input.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from headtohead.training import data, diagnostics, metrics
+from headtohead.training.config import Config, Training
+from headtohead.training.data import Pool
+from headtohead.training.evaluation import final_metrics, predictions
+from headtohead.training.optimizers import column
+from headtohead.training.pack_data import Cohort
+
+# The Hessian is measured at these shares of the evaluations, warm-started, on so many examples of the batch.
+SHARPNESS_AT = (0.25, 0.5, 1.0)
+SHARPNESS_EXAMPLES = 32
+SHARPNESS_ITERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is logged of all runs after `step` updates.
+
+    Attributes:
+        step: updates made before it.
+        epoch: the same in passes over the training split.
+        progress: the share of all steps.
+        values: (R,) for each tag; NaN for runs that have diverged.
+        state: all that `train` needs to go on after this point, as nested tensors and numbers on the host; to be
+            called before the next item is asked for. None at the end, where training is done.
+    """
+
+    step: int
+    epoch: float
+    progress: float
+    values: dict[str, np.ndarray]
+    state: Callable[[], dict[str, Any]] | None = field(default=None, repr=False, compare=False)
+
+    def rows(self) -> list[dict[str, np.floating]]:
+        """The values of each run, those that are NaN left out."""
+        runs = len(next(iter(self.values.values())))
+        return [
+            {tag: values_R[run] for tag, values_R in self.values.items() if not np.isnan(values_R[run])}
+            for run in range(runs)
+        ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one run.
+
+    Attributes:
+        steps: updates made.
+        diverged_at: the step whose loss or gradient was not finite, or None.
+        metrics: final metrics; those of a uniform guess where the run diverged.
+        curves: what figures draw, of each split and of the training; None where the run diverged.
+        predictions: of the test split, `evaluation.predictions`; None where it was not read or the run diverged.
+        pack_mode: how the pack computed its forward, `Pack.mode`.
+    """
+
+    steps: int
+    diverged_at: int | None
+    metrics: dict[str, float]
+    curves: dict[str, Any] | None
+    predictions: dict[str, np.ndarray] | None
+    pack_mode: str | None
+
+
+def may_share_a_pack(config: Config) -> object:
+    """A key: runs with equal keys can be trained in one pack.
+
+    The head, the optimiser's numbers, the seed and the label noise may differ; shapes, the kind of classifier and
+    the batch schedule may not.
+    """
+    dataset = {name: value for name, value in vars(config.dataset).items() if name != "label_noise"}
+    settings = config.settings
+    return (
+        type(config.dataset),
+        tuple(dataset.items()),
+        repr(config.model),
+        config.head.cosine_temperature,
+        type(config.optimizer),
+        config.training,
+        (settings.name, settings.device, settings.precision, settings.pack_size),
+    )
+
+
+def schedule_factors(training: Training, steps: int) -> np.ndarray:
+    """The learning rate of each step as a share of `optimizer.lr`, (S,)."""
+    warmup = round(training.warmup * steps)
+    step = np.arange(steps)
+    progress = np.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
+    shapes = {
+        "constant": np.ones(steps),
+        "linear": 1 - progress,
+        "cosine": (1 + np.cos(math.pi * progress)) / 2,
+    }
+    return np.where(step < warmup, (step + 1) / max(warmup, 1), shapes[training.schedule])
+
+
+def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int], set[int]]:
+    """The steps at which a run is logged, those of them that evaluate, and those that measure the Hessian.
+
+    The last of the first two is `steps`, after the last update, where there is no gradient left to measure.
+    """
+    points = np.unique(np.linspace(0, steps, training.points).round().astype(int)) if training.points > 1 else [steps]
+    chosen = np.linspace(len(points) - 1, 0, training.evaluations, endpoint=training.evaluations > 1)
+    evaluated = {int(points[round(index)]) for index in chosen}
+    measured = sorted(evaluated - {steps})
+    sharpness = {measured[round(share * (len(measured) - 1))] for share in SHARPNESS_AT} if measured else set()
+    return [int(step) for step in points], evaluated, sharpness
+
+
+def train(
+    runs: Sequence[Config], pool: Pool, test: bool, state: dict[str, Any] | None = None
+) -> Iterator[Point | list[Outcome]]:
+    """Train a pack of runs: yields a Point at each logged step, and at last the Outcome of each run.
+
+    Args:
+        runs: configurations that differ only as `may_share_a_pack` allows.
+        pool: the examples, on the device to train on.
+        test: whether the test split is read, after the last step.
+        state: of an earlier training of the same runs, `Point.state`, to go on from there. The points up to it are
+            yielded again, and on the CPU all that follows is bitwise what it would have been.
+    """
+    config, device = runs[0], pool.device
+    cohort = Cohort(runs, pool)
+    pack, dtype = cohort.pack, cohort.dtype
+    # Dropout alone draws from the global generator.
+    torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
+    updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
+
+    per_epoch = data.steps_per_epoch(cohort.views[0], config.training.batch_size)
+    steps = config.training.epochs * per_epoch
+    logged, evaluated, sharpness = logged_steps(config.training, steps)
+    factors_S = torch.as_tensor(schedule_factors(config.training, steps), dtype=dtype, device=device)
+    lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
+    clips = any(run.optimizer.clip_norm for run in runs)
+    clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
+
+    nan = torch.tensor(math.nan, dtype=dtype, device=device)
+    trace_S4R = nan.repeat(steps, 4, len(runs))
+    trace = dict(zip(("loss", "accuracy", "grad_norm", "backbone"), trace_S4R.unbind(1), strict=True))
+    alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
+    # Random, since softmax's Hessian is blind to what all classes share.
+    direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
+    direction_RP = direction_P.to(device).expand(len(runs), -1)
+    points: list[Point] = []
+    histograms: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def point(step: int, values: dict[str, np.ndarray]) -> Point:
+        points.append(Point(step, step / per_epoch, step / steps, values))
+        return points[-1]
+
+    start = 0
+    if state:
+        start = state["step"]
+        cohort.restore(state["models"])
+        for name, saved in state["optimizer"].items():
+            updater.state[name].copy_(saved)
+        trace_S4R[:start] = state["trace"].to(device)
+        alive_R.copy_(state["alive"])
+        direction_RP = state["direction"].to(device)
+        histograms = {
+            name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
+        }
+        for step, values in state["points"]:
+            point(step, {tag: value_R.numpy() for tag, value_R in values.items()})
+        yield from points
+
+    def current(step: int) -> dict[str, Any]:
+        return _to_cpu(
+            {
+                "step": step,
+                "models": cohort.state(),
+                "optimizer": updater.state,
+                "trace": trace_S4R[:step],
+                "alive": alive_R,
+                "direction": direction_RP,
+                "histograms": histograms,
+                "points": [
+                    (point.step, {tag: torch.from_numpy(v) for tag, v in point.values.items()}) for point in points
+                ],
+            }
+        )
+
+    def recent(step: int) -> dict[str, Tensor]:
+        """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
+        since = points[-1].step if points else 0
+        return {f"train/{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
+
+    batches = cohort.batches(start)
+    for step in range(start, steps):
+        inputs_VBx, labels_VB = next(batches)
+        labels_RB = cohort.spread(labels_VB)
+        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = cohort.differentiate(inputs_VBx, labels_RB)
+        backbone_R = torch.linalg.vector_norm(gradients_RP[:, pack.backbone], dim=1)
+        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, pack.backbone.stop :], dim=1))
+
+        alive_R &= (loss_R + norm_R).isfinite()
+        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(dtype).mean(1)
+        seen_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
+        torch.where(alive_R, seen_4R, nan, out=trace_S4R[step])
+
+        if step in logged:
+            values = recent(step) | {"lr": lr_SR1[step, :, 0]}
+            norms = diagnostics.gradient_norms(gradients_RP, pack.columns)
+            norms |= {"logits": diagnostics.logit_gradient_norm(logit_gradient_RBK)}
+            values |= {f"grad_norm/{name}": norm_R for name, norm_R in norms.items()}
+            if step in evaluated:
+                values |= _tagged("val", metrics.summarise(cohort.examples(cohort.chunks("val"))))
+                values |= diagnostics.coupling(partial(_loss, cohort, labels_RB), logits_RBK, labels_RB)
+            if step in sharpness:
+                eigenvalue_R, direction_RP = _sharpness(cohort, inputs_VBx, labels_VB, direction_RP)
+                values |= {"hessian/eigenvalue": eigenvalue_R, "hessian/edge": lr_SR1[step, :, 0] * eigenvalue_R / 2}
+            if test and step in sharpness | {0}:
+                errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
+                seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
+                histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
+            point(step, _to_host(values, alive_R))
+
+        if clips:
+            gradients_RP.mul_((clip_R1 / (norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
+        # Runs that have diverged stay where they are. On the CPU a mask costs more than all else of the update; a GPU
+        # would have to be waited for to learn which they are.
+        if device.type == "cpu":
+            for run in (~alive_R).nonzero().flatten().tolist():
+                gradients_RP[run].zero_()
+        else:
+            gradients_RP.masked_fill_(~alive_R.unsqueeze(1), 0)
+        lr_R1 = lr_SR1[step] * alive_R.unsqueeze(1)
+        updater.step(gradients_RP, lr_R1)
+
+        if step in logged:
+            yield replace(points[-1], state=partial(current, step + 1))
+            if not alive_R.any():
+                break
+
+    final, curves = final_metrics(cohort, test)
+    if test:
+        curves["histograms"] = _drawn(histograms, len(runs))
+    # The last update can be the one too many.
+    alive_R &= final["val_nll"].isfinite()
+    values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
+    values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
+    yield point(steps, _to_host(recent(steps) | values, alive_R))
+    final |= _of_the_training(points, trace, len(runs))
+    predicted = predictions(cohort) if test else None
+    yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
+
+
+def _to_cpu(value: Any) -> Any:
+    """A copy of nested tensors in the host's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value
+
+
+def _loss(cohort: Cohort, labels_RB: Tensor, logits_RBK: Tensor) -> Tensor:
+    return cohort.loss(logits_RBK, labels_RB)
+
+
+def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_RP: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalue of the Hessian on a few examples, in evaluation mode, which moves no statistics."""
+    few = slice(0, SHARPNESS_EXAMPLES)
+    cohort.pack.train(False)
+    # Fused attention has no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        loss_R = cohort.loss(cohort.logits(inputs_VBx[:, few]), cohort.spread(labels_VB[:, few])).mean(1)
+    found = diagnostics.hessian_eigenvalue(loss_R, cohort.pack.leaves, direction_RP, SHARPNESS_ITERATIONS)
+    cohort.pack.train(True)
+    return found
+
+
+def _tagged(split: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tags of metrics: those that have a group already keep it."""
+    return {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
+
+
+def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray]:
+    """All values in one transfer, NaN where a run has diverged."""
+    stacked = torch.stack([value.detach() for value in values.values()]).masked_fill(~alive_R, math.nan)
+    return dict(zip(values, stacked.cpu().numpy(), strict=True))
+
+
+def _of_the_training(points: Sequence[Point], trace: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
+    """Metrics of the way there, each (R,)."""
+
+    def over(tag: str, reduce: Callable) -> Tensor:
+        values = [point.values[tag] for point in points if tag in point.values]
+        return torch.as_tensor(reduce(np.stack(values)) if values else np.full(runs, np.nan))
+
+    found = {f"train_{name}": over(f"train/{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
+    found |= {f"grad_norm_{name}": value for name, value in diagnostics.trace_statistics(trace["grad_norm"]).items()}
+    for part in ("logits", "backbone"):
+        found[f"grad_norm_{part}_init"] = over(f"grad_norm/{part}", lambda values: values[0])
+    found["backbone_cv"] = diagnostics.trace_statistics(trace["backbone"])["cv"]
+    found["loss_spikes"] = diagnostics.loss_spikes(trace["loss"])
+    found["coupling"] = over("competition/coupling", lambda values: values.mean(0))
+    found["row_sum"] = over("competition/row_sum", lambda values: values.mean(0))
+    found["hessian_eigenvalue"] = over("hessian/eigenvalue", lambda values: values[-1])
+    found["edge_of_stability"] = over("hessian/edge", lambda values: values.max(0))
+    return found
+
+
+def _drawn(histograms: dict[str, tuple[Tensor, Tensor]], runs: int) -> list[dict[str, Any]]:
+    """Of each run the distributions by `name@step`."""
+    named = {name: (edges_Rb.tolist(), counts_Rb.tolist()) for name, (edges_Rb, counts_Rb) in histograms.items()}
+    return [
+        {name: {"edges": edges[run], "counts": counts[run]} for name, (edges, counts) in named.items()}
+        for run in range(runs)
+    ]
+
+
+def _outcomes(
+    final: dict[str, Tensor],
+    curves: dict[str, list[dict[str, Any]]],
+    predicted: dict[str, np.ndarray] | None,
+    loss_SR: Tensor,
+    alive_R: Tensor,
+    num_classes: int,
+    mode: str,
+) -> list[Outcome]:
+    table = torch.stack([value.double().cpu() for value in final.values()], 1).tolist()
+    known = loss_SR.isfinite().sum(0).tolist()
+    splits = [split for split in ("val", "test") if f"{split}_nll" in final]
+    guess = {f"{split}_{name}": value for split in splits for name, value in metrics.of_a_guess(num_classes).items()}
+    outcomes = []
+    for run, alive in enumerate(alive_R.tolist()):
+        values = dict(zip(final, table[run], strict=True))
+        if alive:
+            drawn = {split: of_runs[run] for split, of_runs in curves.items()}
+            own = predicted and {name: values_Rx[run] for name, values_Rx in predicted.items()}
+            outcomes.append(Outcome(known[run], None, values, drawn, own, mode))
+        else:
+            measured = {name: value for name, value in values.items() if name.startswith("grad_norm")}
+            values = dict.fromkeys(values, math.nan) | guess | measured
+            outcomes.append(Outcome(known[run], known[run], values, None, None, mode))
+    return outcomes

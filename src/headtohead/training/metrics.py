@@ -1,0 +1,236 @@
+"""Metrics that mean the same for every head, from probabilities whose rows sum to one, for all runs at once.
+
+`per_example` turns logits into what each example contributes; everything else is computed from that, so that
+memory grows with the number of examples, not with examples x classes.
+
+Shape suffixes: R runs, N examples, K classes, T thresholds; x any leading axes.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headtohead.training.heads import Head, exp
+
+# An activation above this counts as the head's claim that the class is present.
+ACTIVE = 0.5
+# The thresholds over which ambiguity is swept, and among which the shared one is chosen.
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+# An output p with p(1 - p) below this hardly answers its logit.
+SATURATED = 0.01
+BINS = 15
+# Classes of a block, when the largest logit of many is searched for.
+BLOCK = 128
+
+Examples = dict[str, Tensor]
+
+
+def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
+    """What each example contributes, each of shape (R, N).
+
+    `loss` is the head's own: never compare it across heads. `nll` is in nats; `brier` is the squared distance
+    between the probabilities and the one-hot label, in [0, 2] (Brier 1950); `first` and `second` are the two
+    largest activations, from which follows what any threshold would call active.
+    """
+    log_probabilities_RNK = head.log_probabilities(logits_RNK)
+    target_RN = log_probabilities_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
+    probabilities_RNK = exp(log_probabilities_RNK)
+    activations_RNK = head.activations(logits_RNK)
+    first_RN, second_RN = activations_RNK.topk(2, dim=-1).values.unbind(-1)
+    prediction_RN = top_class(logits_RNK)
+    return {
+        "label": labels_RN,
+        "prediction": prediction_RN,
+        "accuracy": (prediction_RN == labels_RN).to(logits_RNK.dtype),
+        "loss": head.loss(logits_RNK, labels_RN),
+        "nll": -target_RN,
+        "brier": probabilities_RNK.square().sum(-1) - 2 * target_RN.exp() + 1,
+        "confidence": probabilities_RNK.amax(-1),
+        "first": first_RN,
+        "second": second_RN,
+        "saturated": (activations_RNK * (1 - activations_RNK) < SATURATED).to(logits_RNK.dtype).mean(-1),
+    }
+
+
+def summarise(examples: Examples) -> dict[str, Tensor]:
+    """The metrics that are followed while training, each (R,)."""
+    metrics = {name: examples[name].mean(-1) for name in ("loss", "accuracy", "nll", "brier")}
+    metrics["ece"] = calibration_error(examples["confidence"], examples["accuracy"])
+    metrics["ambiguity/none"] = (examples["first"] <= ACTIVE).to(examples["first"].dtype).mean(-1)
+    metrics["ambiguity/several"] = (examples["second"] > ACTIVE).to(examples["first"].dtype).mean(-1)
+    return metrics
+
+
+def summarise_fully(examples: Examples, num_classes: int, threshold_R: Tensor) -> dict[str, Tensor]:
+    """All metrics of a finished run, each (R,); NaN where a metric is not defined, as without errors.
+
+    Args:
+        threshold_R: the threshold that all classes share, of `best_threshold` on the validation split.
+    """
+    correct_RN, confidence_RN = examples["accuracy"], examples["confidence"]
+    ambiguous_RN = (examples["first"] <= ACTIVE) | (examples["second"] > ACTIVE)
+    return summarise(examples) | {
+        "macro_f1": macro_f1(examples, num_classes),
+        "balanced_accuracy": balanced_accuracy(examples, num_classes),
+        "misclassification_auroc": auroc(confidence_RN, correct_RN > 0),
+        "aurc": risk_coverage_area(confidence_RN, correct_RN),
+        "ambiguity/error": ((1 - correct_RN) * ambiguous_RN).sum(-1) / ambiguous_RN.sum(-1),
+        "exact_match": exact_match(examples, threshold_R.unsqueeze(-1)).squeeze(-1),
+        "saturated": examples["saturated"].mean(-1),
+    }
+
+
+def curves(examples: Examples) -> list[dict[str, Any]]:
+    """For each run what a figure draws: a reliability diagram and the ambiguity at each threshold."""
+    bins = _bins(examples["confidence"].shape[-1])
+    order_RN = examples["confidence"].argsort(dim=-1, stable=True)
+    confidence, accuracy = (
+        [part.mean(-1) for part in examples[name].gather(-1, order_RN).tensor_split(bins, -1)]
+        for name in ("confidence", "accuracy")
+    )
+    none = [(examples["first"] <= threshold).double().mean(-1) for threshold in THRESHOLDS]
+    several = [(examples["second"] > threshold).double().mean(-1) for threshold in THRESHOLDS]
+    confidence, accuracy, none, several = (
+        torch.stack(values, -1).tolist() for values in (confidence, accuracy, none, several)
+    )
+    return [
+        {
+            "reliability": {"confidence": confidence[run], "accuracy": accuracy[run]},
+            "ambiguity": {"threshold": list(THRESHOLDS), "none": none[run], "several": several[run]},
+        }
+        for run in range(len(confidence))
+    ]
+
+
+def best_threshold(examples: Examples) -> Tensor:
+    """The threshold of THRESHOLDS at which most examples have their label as the only active class, (R,)."""
+    thresholds_T = torch.tensor(THRESHOLDS, dtype=examples["first"].dtype, device=examples["first"].device)
+    matches_RT = exact_match(examples, thresholds_T.expand(len(examples["first"]), -1))
+    return thresholds_T[matches_RT.argmax(-1)]
+
+
+def exact_match(examples: Examples, thresholds_RT: Tensor) -> Tensor:
+    """Share of examples whose only active class is the label, if one threshold holds for all classes, (R, T)."""
+    shares = []
+    for threshold_R1 in thresholds_RT.split(1, dim=-1):
+        alone_RN = (examples["first"] > threshold_R1) & (examples["second"] <= threshold_R1)
+        shares.append((alone_RN * examples["accuracy"]).mean(-1))
+    return torch.stack(shares, -1)
+
+
+def fit_temperature(log_probabilities_RNK: Tensor, labels_RN: Tensor, iterations: int = 30) -> Tensor:
+    """The temperature t of each run, (R,), at which softmax(log q / t) has the least NLL (Guo et al. 2017).
+
+    Newton's method on 1/t, in which the NLL is convex, with steps of at most a factor of two; t stays within
+    [1/20, 20], where a run without errors would send it to zero.
+    """
+    log_q_RNK = log_probabilities_RNK.double()
+    target_RN = log_q_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
+    beta_R = torch.ones_like(log_q_RNK[:, 0, 0])
+    for _ in range(iterations):
+        p_RNK = (log_q_RNK * beta_R[:, None, None]).softmax(-1)
+        mean_RN = (p_RNK * log_q_RNK).sum(-1)
+        variance_RN = (p_RNK * log_q_RNK.square()).sum(-1) - mean_RN.square()
+        gradient_R, curvature_R = (mean_RN - target_RN).mean(-1), variance_RN.mean(-1)
+        step_R = gradient_R / curvature_R.clamp(min=1e-12)
+        beta_R = (beta_R - step_R).clamp(beta_R / 2, beta_R * 2).clamp(1 / 20, 20)
+    return (1 / beta_R).to(log_probabilities_RNK.dtype)
+
+
+def top_class(logits_xK: Tensor) -> Tensor:
+    """`logits_xK.argmax(-1)`, of shape x, fast for many classes too."""
+    num_classes = logits_xK.shape[-1]
+    if num_classes < 2 * BLOCK:
+        return logits_xK.argmax(-1)
+    # PyTorch's kernel for amax is many times as fast: find the first block that has the largest logit, and it therein.
+    blocks, rest = divmod(num_classes, BLOCK)
+    tops_xT = logits_xK[..., : blocks * BLOCK].unflatten(-1, (blocks, BLOCK)).amax(-1)
+    if rest:
+        tops_xT = torch.cat([tops_xT, logits_xK[..., -rest:].amax(-1, keepdim=True)], -1)
+    # The last block may begin within the one before: all are of one size.
+    start_x1 = (tops_xT.argmax(-1, keepdim=True) * BLOCK).clamp(max=num_classes - BLOCK)
+    block_xB = logits_xK.gather(-1, start_x1 + torch.arange(BLOCK, device=logits_xK.device))
+    return start_x1.squeeze(-1) + block_xB.argmax(-1)
+
+
+def calibration_error(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
+    """Debiased expected calibration error of the top class, (R,), over 15 bins of equal mass.
+
+    The square root of the squared l2 calibration error less its plug-in bias (Kumar et al. 2019, "Verified
+    uncertainty calibration", section 4.2), zero where the estimate falls below zero. With fewer than two
+    examples per bin there are fewer bins.
+    """
+    num_examples = confidence_RN.shape[-1]
+    order_RN = confidence_RN.argsort(dim=-1, stable=True)
+    gaps = (correct_RN - confidence_RN).gather(-1, order_RN).tensor_split(_bins(num_examples), -1)
+    hits = correct_RN.gather(-1, order_RN).tensor_split(_bins(num_examples), -1)
+    square_R = torch.zeros_like(confidence_RN[..., 0])
+    for gap_Rn, hit_Rn in zip(gaps, hits, strict=True):
+        size, rate_R = gap_Rn.shape[-1], hit_Rn.mean(-1)
+        noise_R = rate_R * (1 - rate_R) / max(size - 1, 1)
+        square_R += size / num_examples * (gap_Rn.mean(-1).square() - noise_R)
+    return square_R.clamp(min=0).sqrt()
+
+
+def auroc(score_RN: Tensor, positive_RN: Tensor) -> Tensor:
+    """Area under the ROC curve, (R,): the chance that a positive scores above a negative, ties half.
+
+    NaN for a run whose examples are all positive or all negative.
+    """
+    sorted_RN = score_RN.contiguous().sort(dim=-1).values
+    below_RN = torch.searchsorted(sorted_RN, score_RN.contiguous(), right=False)
+    not_above_RN = torch.searchsorted(sorted_RN, score_RN.contiguous(), right=True)
+    rank_RN = (below_RN + not_above_RN + 1).double() / 2
+    positives_R = positive_RN.sum(-1).double()
+    negatives_R = positive_RN.shape[-1] - positives_R
+    wins_R = (rank_RN * positive_RN).sum(-1) - positives_R * (positives_R + 1) / 2
+    return (wins_R / (positives_R * negatives_R)).to(score_RN.dtype)
+
+
+def risk_coverage_area(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
+    """Mean error among the k most confident examples, over all k, (R,) (Geifman et al. 2019)."""
+    order_RN = confidence_RN.argsort(dim=-1, descending=True, stable=True)
+    errors_RN = (1 - correct_RN).gather(-1, order_RN).cumsum(-1)
+    return (errors_RN / torch.arange(1, errors_RN.shape[-1] + 1, device=errors_RN.device)).mean(-1)
+
+
+def macro_f1(examples: Examples, num_classes: int) -> Tensor:
+    """Mean F1 of the classes that occur among labels or predictions, (R,)."""
+    true_RK, predicted_RK, hit_RK = _counts(examples, num_classes)
+    occurs_RK = true_RK + predicted_RK
+    return (2 * hit_RK / occurs_RK.clamp(min=1)).sum(-1) / (occurs_RK > 0).sum(-1)
+
+
+def balanced_accuracy(examples: Examples, num_classes: int) -> Tensor:
+    """Mean recall of the classes that occur among the labels, (R,)."""
+    true_RK, _, hit_RK = _counts(examples, num_classes)
+    return (hit_RK / true_RK.clamp(min=1)).sum(-1) / (true_RK > 0).sum(-1)
+
+
+def of_a_guess(num_classes: int) -> dict[str, float]:
+    """The metrics that a diverged run counts with: those of a uniform guess, which is calibrated."""
+    return {
+        "accuracy": 1 / num_classes,
+        "nll": math.log(num_classes),
+        "brier": 1 - 1 / num_classes,
+        "ece": 0.0,
+    }
+
+
+def _bins(num_examples: int) -> int:
+    return max(1, min(BINS, num_examples // 2))
+
+
+def _counts(examples: Examples, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each class (R, K): examples with the label, with the prediction, and with both."""
+    correct_RN = examples["accuracy"]
+    zeros_RK = correct_RN.new_zeros(len(correct_RN), num_classes)
+    ones_RN = torch.ones_like(correct_RN)
+    label_RN, prediction_RN = examples["label"].expand(correct_RN.shape), examples["prediction"]
+    return (
+        zeros_RK.scatter_add(1, label_RN, ones_RN),
+        zeros_RK.scatter_add(1, prediction_RN, ones_RN),
+        zeros_RK.scatter_add(1, label_RN, correct_RN),
+    )

@@ -1,0 +1,284 @@
+"""Networks: each ends in a Linear named `classifier`, which makes the logits.
+
+Shape suffixes: B batch, K classes, C channels, H height, W width; x the axes of one input, (D,) for
+tables and (C, H, W) for images.
+
+To add a model, write a class here, name it in MODELS and give it a YAML file in configs/model; or leave
+this file alone and point `model=factory` at a function of your own. torchvision is imported only where a
+model needs it: it takes as long to import as torch.
+"""
+
+import copy
+import math
+import pkgutil
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headtohead.options import ConfigError, nearest, require
+from headtohead.training.heads import Head
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Model(ABC):
+    """An architecture and its options, from which a network is built to fit the data it meets."""
+
+    @abstractmethod
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        """A network from inputs Bx to logits (B, K), its weights drawn from torch's global generator.
+
+        `input_shape` is x, without the batch axis. Raises a ConfigError where the architecture is not made
+        for such inputs; whatever else a network may raise is left to `checked_build`.
+        """
+
+    def refusal(self, found: str, accepted: str) -> ConfigError:
+        """The error to raise where this model does not do; it names all of the model's options."""
+        keys = {"name": type(self).__name__.lower(), **vars(self)}
+        named = " ".join(f"model.{key}={value}" for key, value in keys.items())
+        return ConfigError(f"{named}: {found.splitlines()[0]}; accepted: {accepted}")
+
+
+@dataclass(frozen=True)
+class Linear(Model):
+    """Multinomial logistic regression, or one logistic regression per class: the head decides."""
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        classifier = nn.Linear(math.prod(input_shape), num_classes)
+        return nn.Sequential(OrderedDict(flatten=nn.Flatten(), classifier=classifier))
+
+
+@dataclass(frozen=True)
+class Mlp(Model):
+    """Fully connected layers with ReLU.
+
+    Options:
+        widths: units of each hidden layer, one or more.
+        batch_norm: whether batch norm stands between each hidden layer and its ReLU.
+        dropout: probability in [0, 1) of dropping a hidden unit, after the ReLU.
+    """
+
+    widths: tuple[int, ...]
+    batch_norm: bool
+    dropout: float
+
+    def __post_init__(self):
+        _require_widths(self.widths)
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "accepted: [0, 1)")
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        layers = OrderedDict(flatten=nn.Flatten())
+        for i, (inputs, outputs) in enumerate(pairwise([math.prod(input_shape), *self.widths])):
+            # Batch norm subtracts the mean, and with it any bias of the layer below.
+            layers[f"hidden{i}"] = nn.Linear(inputs, outputs, bias=not self.batch_norm)
+            if self.batch_norm:
+                layers[f"norm{i}"] = nn.BatchNorm1d(outputs)
+            layers[f"relu{i}"] = nn.ReLU()
+            if self.dropout:
+                layers[f"dropout{i}"] = nn.Dropout(self.dropout)
+        layers["classifier"] = nn.Linear(self.widths[-1], num_classes)
+        return nn.Sequential(layers)
+
+
+@dataclass(frozen=True)
+class Cnn(Model):
+    """Blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, for small images.
+
+    Options:
+        widths: channels of each block, one or more. A block halves the sides of the image, rounding down.
+    """
+
+    widths: tuple[int, ...]
+
+    def __post_init__(self):
+        _require_widths(self.widths)
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        channels, height, width = _image_shape(self, input_shape)
+        pixels = (height >> len(self.widths)) * (width >> len(self.widths))
+        if pixels == 0:
+            raise self.refusal(f"no pixel of {input_shape} is left", "fewer widths: each halves the image")
+        layers = OrderedDict()
+        for i, (inputs, outputs) in enumerate(pairwise([channels, *self.widths])):
+            layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
+            layers[f"norm{i}"] = nn.BatchNorm2d(outputs)
+            layers[f"relu{i}"] = nn.ReLU()
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+        layers["flatten"] = nn.Flatten()
+        layers["classifier"] = nn.Linear(self.widths[-1] * pixels, num_classes)
+        return nn.Sequential(layers)
+
+
+@dataclass(frozen=True)
+class Resnet18(Model):
+    """ResNet-18 (He et al. 2016) with a stem for small images: 3x3, stride 1, no max-pooling."""
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        from torchvision.models import resnet18
+
+        channels, _, _ = _image_shape(self, input_shape)
+        backbone = resnet18(weights=None, num_classes=num_classes)
+        backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
+        # As torchvision initialises the other convolutions.
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        backbone.maxpool = nn.Identity()
+        classifier, backbone.fc = backbone.fc, nn.Identity()
+        return nn.Sequential(OrderedDict(backbone=backbone, classifier=classifier))
+
+
+@dataclass(frozen=True)
+class Torchvision(Model):
+    """Any classification network of torchvision that ends in a Linear, with random initial weights.
+
+    The vision transformers start with classifier weights of zero, so that at initialisation no gradient
+    reaches the backbone, whatever the head.
+
+    Options:
+        architecture: its name, as in `torchvision.models.list_models(module=torchvision.models)`.
+        options: keyword arguments of the torchvision function of that name.
+        resize: side in pixels to which images are resized before the network; None keeps their size.
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    resize: int | None
+
+    def __post_init__(self):
+        from torchvision import models
+
+        name, names, side = self.architecture, models.list_models(module=models), self.resize
+        require(name in names, "model.architecture", name, nearest(name, names))
+        require(side is None or side >= 1, "model.resize", side, "accepted: a side in pixels, or null")
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        from torchvision import models
+
+        _image_shape(self, input_shape, channels=(1, 3))
+        network = models.get_model(self.architecture, weights=None, num_classes=num_classes, **self.options)
+        linears = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+        if not linears:
+            raise self.refusal("no Linear in it", "networks that end in a Linear")
+        classifier = network.get_submodule(linears[-1])
+        network.set_submodule(linears[-1], nn.Identity())
+        layers = OrderedDict(rgb=Rgb(), backbone=network, classifier=classifier)
+        if self.resize is not None:
+            layers["rgb"] = nn.Sequential(nn.Upsample(size=(self.resize,) * 2, mode="bilinear"), Rgb())
+        return nn.Sequential(layers)
+
+
+class Cosine(nn.Linear):
+    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias."""
+
+    temperature: float
+
+    def forward(self, features_BI: Tensor) -> Tensor:
+        directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
+        return F.linear(F.normalize(features_BI, dim=-1), directions_KI, self.bias)
+
+
+class Rgb(nn.Module):
+    """Images (B, 1 or 3, H, W) as (B, 3, H, W)."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return images_BCHW.expand(-1, 3, -1, -1)
+
+
+@dataclass(frozen=True)
+class Factory(Model):
+    """The user's own network; the only place that imports code which a configuration names.
+
+    Options:
+        path: "package.module:function", in a module that Python finds (installed, or on PYTHONPATH).
+        options: keyword arguments; the network is `function(input_shape, num_classes, **options)`.
+    """
+
+    path: str
+    options: dict[str, Any]
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        try:
+            function = pkgutil.resolve_name(self.path)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise self.refusal(str(error), "package.module:function, installed or on PYTHONPATH") from error
+        return function(input_shape, num_classes, **self.options)
+
+
+MODELS: dict[str, type[Model]] = {
+    cls.__name__.lower(): cls for cls in (Linear, Mlp, Cnn, Resnet18, Torchvision, Factory)
+}
+
+
+def initialise(model: Model, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+    """`model.build` with the weights of `seed`, on the CPU; the global generators stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also seed the accelerators, which this fork does not restore.
+        torch.default_generator.manual_seed(seed)
+        return model.build(input_shape, num_classes)
+
+
+def with_head(module: nn.Module, head: Head) -> nn.Module:
+    """The network, its classifier turned into what a head reads."""
+    if head.cosine_temperature is not None:
+        # The same object, as a network may call it by another name too.
+        module.classifier.__class__, module.classifier.temperature = Cosine, head.cosine_temperature
+    return module
+
+
+def checked_build(model: Model, input_shape: Shape, num_classes: int) -> nn.Module:
+    """As `model.build`, after a copy of the network turned two random inputs into logits, in both modes.
+
+    Raises a ConfigError where it cannot be built or called, has no Linear with bias and K outputs named
+    `classifier`, or puts out anything but finite logits as that Linear makes them.
+    """
+    try:
+        module = model.build(input_shape, num_classes)
+        flaw = _flaw(module, input_shape, num_classes)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a network of torchvision or of the user may raise
+        accepted = f"options that give a network from {(2, *input_shape)} to {(2, num_classes)}"
+        raise model.refusal(f"{type(error).__name__}: {error}", accepted) from error
+    if flaw:
+        raise model.refusal(flaw, f"finite logits {(2, num_classes)} from a Linear `classifier` with bias")
+    return module
+
+
+def _flaw(module: nn.Module, input_shape: Shape, num_classes: int) -> str:
+    """What keeps a network from use, or nothing."""
+    layer = getattr(module, "classifier", None)
+    usable = isinstance(module, nn.Module) and isinstance(layer, nn.Linear) and layer.bias is not None
+    if not usable or layer.out_features != num_classes:
+        return f"for {num_classes} classes a {type(module).__name__} with `classifier` {layer}"
+
+    probe = copy.deepcopy(module)  # since training mode moves the statistics of batch norm
+    made: list[Tensor] = []
+    probe.classifier.register_forward_hook(lambda layer, inputs, output: made.append(output))
+    inputs_Bx = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    for mode in ("evaluation", "training"):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits_BK = probe.train(mode == "training")(inputs_Bx)
+        if not isinstance(logits_BK, Tensor) or logits_BK.shape != (2, num_classes):
+            return f"a {getattr(logits_BK, 'shape', type(logits_BK).__name__)} in {mode} mode"
+        if not logits_BK.isfinite().all():
+            return f"NaN or infinite outputs in {mode} mode"
+        if not made or not torch.equal(logits_BK, made[-1]):
+            return f"outputs in {mode} mode that are not those of `classifier`"
+    return ""
+
+
+def _image_shape(model: Model, input_shape: Shape, channels: tuple[int, ...] = ()) -> Shape:
+    if len(input_shape) != 3 or (channels and input_shape[0] not in channels):
+        counts = f", C one of {channels}" if channels else ""
+        raise model.refusal(f"inputs {input_shape}", f"images (C, H, W){counts}")
+    return input_shape
+
+
+def _require_widths(widths: tuple[int, ...]) -> None:
+    require(widths and min(widths) >= 1, "model.widths", widths, "accepted: one or more positive integers")

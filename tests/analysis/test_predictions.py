@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from headtohead.analysis.predictions import (
+    THRESHOLDS,
+    Predictions,
+    above_thresholds,
+    confusion,
+    most_ambiguous,
+    pooled,
+    same_examples,
+)
+
+
+def runs(count=3, examples=200, classes=4):
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, classes, examples)
+    for _ in range(count):
+        activations = rng.random((examples, classes)).astype(np.float32)
+        yield Predictions(label, activations.argmax(1), activations)
+
+
+def test_confusion_is_that_of_scikit_learn():
+    expected = sum(confusion_matrix(run.label, run.prediction, labels=range(4)) for run in runs())
+    assert (confusion(runs()) == expected).all()
+
+
+def test_counts_above_thresholds_are_those_of_a_comparison():
+    positives_KT, negatives_KT = above_thresholds(runs())
+    for index in (0, 1, 37, 50, THRESHOLDS - 1):
+        for label in range(4):
+            reaches = [(run.activations[:, label] >= index / (THRESHOLDS - 1), run.label == label) for run in runs()]
+            assert positives_KT[label, index] == sum((above & own).sum() for above, own in reaches)
+            assert negatives_KT[label, index] == sum((above & ~own).sum() for above, own in reaches)
+
+
+def test_the_most_ambiguous_have_the_least_gap_between_two_activations():
+    activations = np.array([[0.9, 0.1, 0.0], [0.5, 0.45, 0.0], [0.02, 0.01, 0.0], [0.9, 0.0, 0.7]], np.float32)
+    run = Predictions(np.zeros(4, int), activations.argmax(1), activations)
+    assert most_ambiguous([run, run], 3).tolist() == [2, 1, 3]
+
+
+def test_other_datasets_have_other_examples():
+    first, *_ = runs()
+    fewer = Predictions(first.label[:9], first.prediction[:9], first.activations[:9])
+    others = Predictions(first.label[::-1], first.prediction, first.activations)
+    assert same_examples(runs()) and not same_examples([first, fewer]) and not same_examples([first, others])
+
+
+def test_pooled_histograms_keep_their_mass_and_place():
+    a, b = (np.random.default_rng(seed).normal(seed, 1, 4000) for seed in (0, 3))
+    edges, counts = pooled([np.histogram(values, 30)[::-1] for values in (a, b)])
+    assert counts.sum() == pytest.approx(8000) and (edges[0], edges[-1]) == (min(*a, *b), max(*a, *b))
+    exact, _ = np.histogram(np.r_[a, b], edges)
+    assert np.abs(counts - exact).max() < 0.02 * 8000
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"label": np.zeros(2, int), "prediction": np.zeros(2, int), "activations": np.zeros((3, 2))},
+        {"label": np.full(3, 2), "prediction": np.zeros(3, int), "activations": np.zeros((3, 2))},
+        {"label": np.zeros(3, int), "prediction": np.full(3, -1), "activations": np.zeros((3, 2))},
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(arrays):
+    with pytest.raises(ValueError):
+        Predictions.of(arrays)

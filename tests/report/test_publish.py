@@ -1,0 +1,203 @@
+"""What is committed of a study, and the matrix of all."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from headtohead.analysis.study import read_study
+from headtohead.options import ConfigError
+from headtohead.report.overview import COLUMN, LEFT, PAGE, draw_matrix, read_columns
+from headtohead.report.publish import FIGURES, publish, question, without_folders
+from headtohead.report.render import SYMBOLS, write_report
+from headtohead.testing import ACCURACY, make_study
+
+CONTEXTS = {
+    f"classes={classes},{head}": [f"dataset.classes={classes}", f"head={head}"]
+    for classes in (2, 10)
+    for head in ("softmax", "sigmoid")
+}
+
+
+def published(outputs, name, experiments, **options):
+    study = make_study(outputs / name, **{"seeds": 4} | options)
+    publish(*write_report(study), experiments / name)
+    return study
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    arms = ("softmax", "sigmoid", "sigmoid_prior", "sigmoid_mean")
+    published(folder / "outputs", "digits", folder / "experiments", arms=arms)
+    published(folder / "outputs", "classes", folder / "experiments", arms=CONTEXTS)
+    return folder / "experiments"
+
+
+def test_a_study_is_published_whole_and_small(experiments):
+    files = {str(path) for path in snapshot(experiments / "digits")}
+    figures = {"figures/seeds.svg", "figures/learning_rates.svg", "figures/shared_rate.svg"}
+    assert files == {"README.md", "results.csv", "verdicts.json"} | figures
+    assert {str(path) for path in snapshot(experiments / "classes")} == files | {"figures/settings.svg"}
+    assert all(len(content) < 300_000 for content in snapshot(experiments).values())
+    text = (experiments / "digits/README.md").read_text(encoding="utf-8")
+    assert text.startswith("# digits\n\n**Does softmax beat sigmoid on a small real dataset")
+    assert "\n\nCost: 320 runs" in text and "\n\nExpected: no head" in text and "Command:" not in text
+    assert "\n    headtohead experiment=digits\n" in text
+    assert all(f"]({path})" in text for path in figures)
+    outputs = experiments.parent / "outputs"
+    assert (experiments / "digits/verdicts.json").read_bytes() == (outputs / "digits/verdicts.json").read_bytes()
+    ours, theirs = (pd.read_csv(folder / "digits/results.csv") for folder in (experiments, outputs))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-6, check_dtype=False)
+
+
+def test_every_verdict_stands_in_the_readme(experiments):
+    verdicts = json.loads((experiments / "classes/verdicts.json").read_text())["claims"]
+    text = (experiments / "classes/README.md").read_text(encoding="utf-8")
+    for row in verdicts:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {row['claim']}: ")]
+        place = list(SYMBOLS).index(row["verdict"])
+        settings = dict(part.split(": ") for part in line.split("|")[2 + place].strip().split("; "))
+        setting, _, head = row["versus"].partition(",")
+        assert head in settings[setting].split(", ")
+
+
+def test_the_same_records_and_remarks_give_the_same_bytes(tmp_path):
+    study = published(tmp_path / "outputs", "digits", tmp_path / "experiments")
+    remarks = tmp_path / "experiments/digits/remarks.md"
+    remarks.write_text("The test split is *small*: /see/this | that.\n")
+    (tmp_path / "experiments/digits/figures/old.svg").write_text("<svg/>")
+    publish(*write_report(study), tmp_path / "experiments/digits")
+    once = snapshot(tmp_path / "experiments")
+    publish(*write_report(study), tmp_path / "experiments/digits")
+    assert snapshot(tmp_path / "experiments") == once
+    text = (tmp_path / "experiments/digits/README.md").read_text(encoding="utf-8")
+    assert text.endswith("## Remarks\n\nThe test split is *small*: /see/this | that.\n")
+    assert remarks.read_text().startswith("The test split") and not list(tmp_path.glob("experiments/*/figures/old.svg"))
+
+
+def test_no_path_of_the_machine_is_published(tmp_path):
+    study = make_study(tmp_path / "study", seeds=4, failed=[("sigmoid", 1.0, 0)])
+    asked = json.loads((study / "study.json").read_text())
+    command = [*asked["command"], "dataset.root=/home/me/data", "+x=[~/a/b.csv,/c]"]
+    (study / "study.json").write_text(json.dumps(asked | {"command": command}))
+    for path in study.glob("runs/*/run.json"):
+        if '"failed"' in path.read_text():
+            path.write_text(path.read_text().replace("made up", f"no file {tmp_path}/runs/x.npz"))
+    publish(*write_report(study), tmp_path / "experiments/study")
+    text = (tmp_path / "experiments/study/README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text and "/home" not in text and "~/" not in text
+    assert "dataset.root=…/data" in text and "…/b.csv,…/c" in text and "no file …/x.npz" in text
+
+
+@pytest.mark.parametrize("text", ["NLL / ln K", "1/80", "a/b.csv", "figures/x.svg", "</details>", "https://x.org/y"])
+def test_what_is_no_absolute_path_stays(text):
+    assert without_folders(text) == text
+
+
+def test_a_study_that_is_no_experiment_has_no_question(tmp_path):
+    for name in ("mine", "../config"):
+        study = make_study(tmp_path / "study", seeds=2, claims={"accuracy": ACCURACY}, records=False)
+        asked = json.loads((study / "study.json").read_text())
+        (study / "study.json").write_text(json.dumps(asked | {"common": [f"experiment={name}"]}))
+        assert question(read_study(study)) == []
+
+
+def test_the_question_keeps_its_paragraphs_and_code(tmp_path):
+    study = make_study(tmp_path / "control_mean", seeds=2, claims={"accuracy": ACCURACY}, records=False)
+    kinds = [kind for kind, _ in question(read_study(study))]
+    assert kinds == ["text", "text", "code", "text", "text"]
+
+
+def test_a_study_is_not_published_onto_itself(tmp_path):
+    study = make_study(tmp_path / "study", seeds=2, claims={"accuracy": ACCURACY})
+    before = (study / "results.csv").read_bytes()
+    with pytest.raises(ConfigError, match="--to"):
+        publish(*write_report(study), study)
+    assert (study / "results.csv").read_bytes() == before
+
+
+def test_a_broken_neighbour_is_named(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/verdicts.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"old/verdicts\.json"):
+        read_columns(tmp_path)
+
+
+# The matrix
+
+
+def test_the_matrix_has_a_column_per_study_and_context(experiments):
+    columns, sentences = read_columns(experiments)
+    assert [column.title for column in columns] == ["classes=2 *", "classes=10 *", "digits"]
+    assert [column.rival for column in columns] == ["sigmoid", "sigmoid", "sigmoid_prior"]
+    verdicts = json.loads((experiments / "digits/verdicts.json").read_text())["claims"]
+    assert list(sentences) == list(dict.fromkeys(row["claim"] for row in verdicts))
+    table = {(row["claim"], row["versus"]): row["verdict"] for row in verdicts}
+    markdown = (experiments / "matrix.md").read_text(encoding="utf-8")
+    for claim in sentences:
+        proper, naive = table[claim, "sigmoid_prior"], table[claim, "sigmoid_mean"]
+        assert (columns[2].proper[claim], columns[2].naive[claim]) == (proper, naive)
+        (line,) = [line for line in markdown.splitlines() if line.startswith(f"| {claim}: ")]
+        assert line.endswith(f"| {SYMBOLS[proper]} / {SYMBOLS[naive]} |")
+
+
+def test_the_matrix_is_one_small_figure_with_a_mark_per_verdict(experiments):
+    columns, sentences = read_columns(experiments)
+    columns = [column for column in columns for _ in range(8)]
+    drawing = draw_matrix(columns, list(sentences))
+    assert len(drawing.svg.encode()) < 300_000
+    words = " ".join(ElementTree.fromstring(drawing.svg).itertext())
+    assert all(claim in words for claim in sentences) and "supported" in words
+    signs = [line for line in drawing.figure.axes[0].lines if line.get_marker() == "s" and line.get_zorder() == 2]
+    marked = sum(len(column.proper) + len(column.naive) for column in columns)
+    assert sum(len(line.get_xdata()) for line in signs) == marked + 6  # those of the legend
+
+
+def test_a_claim_that_was_not_judged_has_no_mark(tmp_path):
+    claims = {"accuracy": ACCURACY, "beauty": ACCURACY | {"metric": "test_beauty"}}
+    published(tmp_path / "outputs", "digits", tmp_path / "experiments", claims=claims)
+    ((column,), sentences) = read_columns(tmp_path / "experiments")
+    assert set(column.proper) == {"accuracy"} and set(sentences) == set(claims)
+    assert "| – |" in (tmp_path / "experiments/matrix.md").read_text(encoding="utf-8")
+
+
+def test_a_matrix_of_many_studies_goes_on_below(experiments):
+    columns, sentences = read_columns(experiments)
+    many = [replace(column, study=f"{column.study}{copy}") for copy in range(12) for column in columns]
+    figure = draw_matrix(many, list(sentences)).figure
+    assert figure.get_figwidth() <= PAGE + 0.1
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    titles = {column.title for column in many}
+    assert sorted(text for text in texts if text in titles) == sorted(column.title for column in many)
+    lines = -(-len(many) * COLUMN // (PAGE - LEFT))
+    assert texts.count("accuracy") >= lines > 1
+
+
+def test_studies_without_a_sigmoid_leave_no_matrix(tmp_path):
+    published(tmp_path / "outputs", "x", tmp_path / "experiments", arms=("softmax",), claims={"accuracy": ACCURACY})
+    assert not (tmp_path / "experiments/matrix.md").exists()
+    assert (tmp_path / "experiments/x/README.md").exists()
+
+
+def test_figures_that_answer_are_known():
+    from headtohead.report.figures import training as figures
+
+    known = {make.__name__ for make in figures.FIGURES} | {"ladder"}
+    assert set(FIGURES) <= known
+
+
+def test_a_report_publishes_on_request(command, tmp_path):
+    make_study(tmp_path / "outputs/digits", seeds=4)
+    result = command("report", "outputs/digits", "--to", "experiments/digits")
+    assert result.status == 0, result.err
+    assert "experiments/digits/README.md" in result.out
+    assert (tmp_path / "experiments/matrix.md").is_file() and (tmp_path / "experiments/matrix.svg").is_file()
+    refused = command("report", "outputs/digits", "--to", "outputs/digits")
+    assert refused.status == 2 and "--to=outputs/digits: another folder" in refused.err

@@ -1,0 +1,566 @@
+"""The report of studies that are complete, half-finished, untuned, tiny or broken."""
+
+import gc
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from headtohead.analysis.statistics import t_interval
+from headtohead.analysis.summary import Findings, find
+from headtohead.analysis.text import against, rivals
+from headtohead.options import ConfigError
+from headtohead.record import run as record
+from headtohead.report.render import SYMBOLS, print_study, write_report
+from headtohead.testing import ACCURACY, make_study
+
+FIGURES = [
+    "ambiguity", "gradients", "learning_rates", "reliability", "seeds", "shared_rate", "time_to_target", "training",
+]  # fmt: skip
+UNSORTED = '{"arms": {"softmax": []}, "runs": {"run": []}, "grid": {"optimizer.lr": "high"}}'
+VOID = {"meta", "br", "hr", "img", "input", "link", "col"}
+
+
+class Page(HTMLParser):
+    """Tables by id as rows of cells, all text, and every element with its attributes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements, self.open, self.words, self.tables = [], [], [], {}
+        self.table = None
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = self.tables.setdefault(attributes.get("id") or attributes.get("class"), [])
+        elif tag == "tr":
+            self.table.append([])
+        elif tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, "elements close in the order in which they opened"
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if self.table and self.table[-1] and ("td" in self.open or "th" in self.open):
+            self.table[-1][-1] += data
+
+
+def page(study: Path) -> Page:
+    return Page((study / "report.html").read_text(encoding="utf-8"))
+
+
+def warnings(findings: Findings) -> str:
+    return "\n".join(doubt.text for doubt in findings.doubts if doubt.kind == "warning")
+
+
+def remarks(findings: Findings) -> str:
+    return "\n".join(doubt.text for doubt in findings.doubts if doubt.kind == "remark")
+
+
+def small(folder: Path, **options) -> Path:
+    return make_study(folder, **{"seeds": 4, "claims": {"accuracy": ACCURACY}} | options)
+
+
+def change(path: Path, **fields) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def run_file(study: Path, index: int = 0, phase: str = "confirm") -> Path:
+    name = json.loads((study / "study.json").read_text())["runs"][phase][index]
+    return study / "runs" / name / "run.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage():
+    """statsmodels collects garbage with every correction, which costs more the more modules a process holds."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """A finished study whose report has been written: three arms, diverged and failed runs among them."""
+    study = make_study(
+        tmp_path_factory.mktemp("outputs") / "digits",
+        arms=("softmax", "sigmoid", "sigmoid_mean"),
+        effects={"sigmoid_mean": {"val_accuracy": -0.02, "test_accuracy": -0.02}},
+        diverged=[("sigmoid", 1.0, None)],
+        failed=[("softmax", 0.01, 3)],
+    )
+    write_report(study)
+    return study
+
+
+def test_the_page_needs_nothing_else(study):
+    text = (study / "report.html").read_text(encoding="utf-8")
+    parsed = page(study)
+    assert not parsed.open
+    outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert not re.search(r"https?://|@import|url\((?!#)", outside)
+    tags = {tag for tag, _ in parsed.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object"}
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [
+        attributes[key] for _, attributes in parsed.elements for key in ("href", "xlink:href") if key in attributes
+    ]
+    assert links and {link[0] for link in links} == {"#"}
+    assert {link[1:] for link in links} <= set(ids)
+    assert not any("src" in attributes for _, attributes in parsed.elements)
+
+
+def test_figures_stand_in_the_page_and_beside_it(study):
+    assert sorted(path.stem for path in (study / "figures").glob("*")) == FIGURES
+    markdown = (study / "report.md").read_text(encoding="utf-8")
+    figures = [attributes["id"] for tag, attributes in page(study).elements if tag == "figure"]
+    assert sorted(figures) == [f"figure-{name}" for name in FIGURES]
+    assert all(f"(figures/{name}.svg)" in markdown for name in FIGURES)
+
+
+def test_the_numbers_of_the_arms_are_those_of_results_csv(study):
+    results = pd.read_csv(study / "results.csv")
+    header, *rows = page(study).tables["arms"]
+    assert header[0] == "arm"
+    assert [row[0] for row in rows] == ["softmax", "sigmoid", "sigmoid_mean"]
+    for arm, lr, *cells in rows:
+        runs = results[results.arm == arm]
+        final = runs[runs.phase == "confirm"]
+        means = runs[(runs.phase == "search") & (runs.status != "failed")].groupby("lr").val_accuracy.mean()
+        assert float(lr.rstrip("*")) == means.idxmax()
+        for cell, metric, scale, digits in zip(
+            cells, ("val_accuracy", "test_accuracy", "test_nll"), (100, 100, 1), (2, 2, 3), strict=False
+        ):
+            interval = t_interval(final[metric])
+            assert cell == f"{scale * interval.mean:.{digits}f} ± {scale * interval.half_width:.{digits}f}"
+        assert cells[3] == str(final.seed.nunique())
+        assert cells[4] == f"{(runs.status == 'diverged').sum()}/{len(runs)}"
+        assert cells[5] == f"{(runs.status == 'failed').sum()}/{len(runs)}"
+
+
+def test_verdicts_are_those_of_verdicts_json_in_words_and_symbols(study):
+    verdicts = json.loads((study / "verdicts.json").read_text())["claims"]
+    markdown = (study / "report.md").read_text(encoding="utf-8")
+    rows = [row for row in page(study).tables["verdicts"] if len(row) == 6 and " against " in row[0]]
+    assert len(rows) == len(verdicts) > 10
+    for row, verdict in zip(rows, verdicts, strict=True):
+        assert row[0].startswith(f"{verdict['arm']} against {verdict['versus']}")
+        assert row[5].startswith(verdict["verdict"])
+        assert row[4] == str(verdict["seeds"])
+        if verdict["difference"] is not None:
+            scale = 100 if verdict["metric"].endswith("accuracy") else 1
+            shown = [float(number.replace("−", "-")) for number in re.findall(r"[−+]?\d+\.?\d*", row[2])]
+            wanted = [scale * verdict[key] for key in ("difference", "lower", "upper")]
+            room = max(abs(wanted[2] - wanted[1]), abs(wanted[0]), 1e-6)
+            assert shown == pytest.approx(wanted, abs=0.06 * room + 1e-6)
+    spans = [
+        attributes for tag, attributes in page(study).elements if tag == "span" and "verdict" in attributes["class"]
+    ]
+    assert all(attributes["data-symbol"] == SYMBOLS[attributes["class"].split()[1]] for attributes in spans)
+    claimed = markdown[markdown.index("## What the article claims") :]
+    for word in ("supported", "refuted", "equivalent", "inconclusive"):
+        count = sum(verdict["verdict"] == word for verdict in verdicts)
+        assert f"{SYMBOLS[word]} {count} {word}" in claimed
+        assert claimed.count(f"| {SYMBOLS[word]} {word}") == count
+    assert all(f"“{verdict['sentence']}”" in markdown for verdict in verdicts)
+
+
+def test_the_same_records_give_the_same_bytes(study):
+    def snapshot():
+        files = [study / "results.csv", *study.glob("report.*"), *study.glob("verdicts.json"), *study.glob("figures/*")]
+        return {path: path.read_bytes() for path in files}
+
+    before = snapshot()
+    write_report(study)
+    assert snapshot() == before
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_short_form_fits_the_terminal(study, width):
+    console = Console(file=StringIO(), width=width, color_system=None)
+    print_study(study, console)
+    text = console.file.getvalue()
+    findings = find(study)
+    *body, results, report, board = text.rstrip().splitlines()
+    assert max(map(len, body)) <= width
+    assert [line.split()[-1] for line in (results, report, board)] == [
+        str(study / name) for name in ("results.csv", "report.html", "")
+    ]
+    joined = " ".join(text.split())
+    assert findings.answer.headline in joined
+    for verdict in findings.verdicts:
+        assert f"{SYMBOLS[verdict.verdict]} {verdict.verdict}" in joined
+    assert all(doubt.text in joined for doubt in findings.doubts if doubt.kind == "warning")
+    if width == 80:
+        assert re.search(r"^sigmoid_mean +0\.1 +\S+ ± \S+ +\S+ ± \S+ +\S+ ± \S+ +0/40 *$", text, re.MULTILINE)
+
+
+def test_how_it_was_done_is_told(study):
+    parsed = page(study)
+    assert "headtohead experiment=digits" in parsed.text
+    differing = {row[0]: row[1:] for row in parsed.tables["differing"]}
+    assert differing["head.name"] == ["softmax", "sigmoid", "sigmoid"]
+    assert "optimizer.lr" not in differing and "seed" not in differing
+    assert ["training.epochs", "20"] in parsed.tables["shared"]
+    facts = dict(parsed.tables["facts"])
+    assert facts["seeds of the search"] == "0-9" and facts["fresh seeds to confirm"] == "10-19"
+    assert ["torch", "2.11.0"] in parsed.tables["versions"]
+
+
+# The answer
+
+
+def test_a_head_that_is_better_than_all_others_is_recommended(tmp_path):
+    worse = {"val_accuracy": -0.03, "test_accuracy": -0.03}
+    study = small(tmp_path / "study", seeds=10, effects={"softmax": worse})
+    answer = find(study).answer
+    assert answer.headline == "Use sigmoid at learning rate 0.1: it is better than every other arm."
+    (comparison,) = answer.comparisons
+    results = pd.read_csv(study / "results.csv")
+    table = results[results.phase == "confirm"].pivot(index="seed", columns="arm", values="test_accuracy")
+    assert comparison.difference == pytest.approx(t_interval(table.sigmoid - table.softmax))
+    assert comparison.verdict == "better" and comparison.pairs == 10
+
+
+def test_equivalent_heads_are_called_so(tmp_path):
+    answer = find(small(tmp_path / "study", seeds=10, noise=0.2)).answer
+    assert re.fullmatch(r"Use (\w+) at learning rate 0\.1, or (\w+), which is equivalent\.", answer.headline)
+
+
+def test_an_undecided_answer_tells_how_many_more_seeds_would_decide(tmp_path):
+    findings = find(small(tmp_path / "study", noise=2.0))
+    assert "is not settled" in findings.answer.headline
+    (comparison,) = findings.answer.comparisons
+    assert comparison.more_seeds == findings.verdicts[0].more_seeds
+    assert any(f"about {comparison.more_seeds} more seeds would decide" in text for text in findings.answer.sentences)
+
+
+def test_the_answer_and_the_verdicts_never_disagree(tmp_path):
+    effects = {"softmax": {"val_accuracy": -0.01, "test_accuracy": -0.01}}
+    study = small(tmp_path / "study", seeds=10, arms=("softmax", "sigmoid", "sigmoid_prior"), effects=effects)
+    findings = find(study)
+    verdict = next(row for row in findings.verdicts if row.versus == findings.answer.headline.split()[1])
+    comparison = next(item for item in findings.answer.comparisons if item.versus == "softmax")
+    assert (verdict.verdict, comparison.verdict) == ("refuted", "better")
+    assert comparison.difference == pytest.approx((-verdict.difference, -verdict.upper, -verdict.lower))
+    assert comparison.p == verdict.p_corrected
+
+
+def test_the_choice_is_made_on_validation_not_on_test(tmp_path):
+    effects = {"softmax": {"val_accuracy": 0.03, "test_accuracy": -0.03}}
+    headline = find(small(tmp_path / "study", seeds=10, effects=effects)).answer.headline
+    assert headline == "Undecided: validation favours softmax at learning rate 0.1, the test set sigmoid."
+
+
+def test_better_probabilities_are_mentioned(tmp_path):
+    effects = {"softmax": {"val_accuracy": 0.02}, "sigmoid": {"val_nll": -0.08, "test_nll": -0.08}}
+    sentences = find(small(tmp_path / "study", seeds=10, effects=effects)).answer.sentences
+    assert "The probabilities of sigmoid are better (lower NLL): prefer it where they matter." in sentences
+
+
+def test_every_setting_of_the_heads_has_an_answer(tmp_path):
+    arms = {
+        f"{head},dropout={share}": [f"head={head}", f"model.dropout={share}"]
+        for share in (0.0, 0.5)
+        for head in ("softmax", "sigmoid")
+    }
+    worse, better = ({"val_accuracy": change, "test_accuracy": change} for change in (-0.03, 0.03))
+    effects = {"softmax,dropout=0.0": worse, "softmax,dropout=0.5": better}
+    answer = find(small(tmp_path / "study", seeds=10, arms=arms, effects=effects)).answer
+    assert answer.headline == "An answer for each of 2 settings."
+    for sentence, share, head in zip(answer.sentences, ("0.0", "0.5"), ("sigmoid", "softmax"), strict=True):
+        best = f"Use {head} at learning rate 0.1: it is better than every other arm."
+        assert sentence == f"model.dropout={share}: {best}"
+    assert [item.verdict for item in answer.comparisons] == ["better", "better"]
+    assert [item.versus for item in answer.comparisons] == ["softmax,dropout=0.0", "sigmoid,dropout=0.5"]
+
+
+def test_what_two_arms_share_is_said_once():
+    assert against("softmax", "sigmoid") == "softmax against sigmoid"
+    assert against("noise=0.2,softmax", "noise=0.2,sigmoid") == "noise=0.2: softmax against sigmoid"
+    assert against("softmax,widths=[8,8]", "sigmoid,widths=[8,8]") == "widths=[8, 8]: softmax against sigmoid"
+    # Nothing would be left of the first.
+    assert against("softmax", "softmax,bias=1") == "softmax against softmax,bias=1"
+    assert rivals([("softmax", "sigmoid"), ("softmax", "mean")]) == "sigmoid, mean"
+    pairs = [("x=1,softmax", "x=1,sigmoid"), ("x=1,softmax", "x=1,mean"), ("x=2,softmax", "x=2,sigmoid")]
+    assert rivals(pairs) == "x=1: sigmoid, mean; x=2: sigmoid"
+
+
+# What could be wrong
+
+
+def test_a_clean_study_has_no_warning(tmp_path):
+    study = small(tmp_path / "study", seeds=20)
+    findings, _ = write_report(study)
+    assert findings.doubts == []
+    assert "Nothing that this report looks for" in page(study).text
+    assert "Warning" not in (study / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_untuned_study_says_so_first(tmp_path):
+    study = small(tmp_path / "study", seeds=20, tuned=False)
+    findings, _ = write_report(study)
+    parsed = page(study)
+    assert "not tuned" in parsed.text[:600]
+    assert parsed.text.index("not tuned") < parsed.text.index("What the article claims")
+    assert "The arms are not tuned: all ran at one learning rate, 0.1" in warnings(findings)
+    assert "no arm is tuned" in findings.answer.headline
+    assert not (study / "figures" / "learning_rates.svg").exists()
+
+
+def test_a_rate_on_the_edge_of_the_grid_and_an_extended_grid_are_told(tmp_path):
+    study = small(tmp_path / "study", best_lr={"softmax": 1.0, "sigmoid": 0.1})
+    protocol = json.loads((study / "study.json").read_text())["protocol"]
+    change(study / "study.json", protocol=protocol | {"extended": {"below": 0, "above": 2}})
+    findings, _ = write_report(study)
+    found = warnings(findings)
+    assert "softmax may not be tuned: its best learning rate, 1, is the highest of the grid (0.01 to 1)" in found
+    assert "sigmoid may not be tuned" not in found
+    assert "extended by learning rates (2 above)" in remarks(findings)
+    assert [row[1] for row in page(study).tables["arms"][1:]] == ["1*", "0.1"]
+
+
+@pytest.mark.parametrize(("seeds", "kind"), [(5, "warning"), (12, "remark"), (20, None)])
+def test_few_seeds_are_told(tmp_path, seeds, kind):
+    doubts = find(small(tmp_path / "study", seeds=seeds)).doubts
+    assert {doubt.kind for doubt in doubts if "seed" in doubt.text and str(seeds) in doubt.text} == {kind} - {None}
+
+
+def test_too_many_claims_for_the_seeds_are_told(tmp_path):
+    found = warnings(find(make_study(tmp_path / "study", seeds=5)))
+    assert "No claim on softmax and sigmoid can be supported or refuted: 5 pairs of runs cannot reach p < 0.05" in found
+
+
+def test_diverged_and_failed_runs_are_counted_with_their_reason(study, tmp_path):
+    findings = find(study)
+    assert "1 run failed: head=softmax,optimizer.lr=0.01,seed=3. RuntimeError: made up." in warnings(findings)
+    assert "10 runs diverged (10 of sigmoid); each counts as a guess." in remarks(findings)
+    at_best = find(small(tmp_path / "study", diverged=[("sigmoid", 0.1, 4)]))
+    assert "1 run diverged (1 of sigmoid), 1 of them at a chosen learning rate" in warnings(at_best)
+
+
+def test_mixed_devices_versions_commits_and_packs_are_told(tmp_path):
+    study = small(tmp_path / "study")
+    path = run_file(study)
+    environment = json.loads(path.read_text())["environment"]
+    versions = environment["versions"] | {"torch": "2.12.0"}
+    environment |= {"device": "cuda:0", "device_name": "NVIDIA H200", "versions": versions, "commit": "abc+"}
+    change(path, environment=environment, pack={"size": 1, "mode": "module", "chosen_by": "user", "threads": 1})
+    findings = find(study)
+    for what in ("devices: cpu x86_64", "versions of torch: 2.11.0", "commits: 0123", "pack modes: stacked"):
+        assert f"Mixed {what}" in warnings(findings)
+    assert "The code differed from its commit" in remarks(findings)
+
+
+def test_records_of_other_configs_under_one_name_are_told(tmp_path):
+    study = small(tmp_path / "study")
+    path = run_file(study, phase="search")
+    config = json.loads(path.read_text())["config"]
+    change(path, config=config | {"training": config["training"] | {"epochs": 3}})
+    found = warnings(find(study))
+    assert f"1 run of softmax, such as {path.parent.name}, differ from the rest in training.epochs" in found
+
+
+def test_runs_of_earlier_commands_are_left_out_but_named(tmp_path):
+    study = small(tmp_path / "study")
+    asked = json.loads((study / "study.json").read_text())
+    change(study / "study.json", arms={"softmax": asked["arms"]["softmax"]})
+    runs = {phase: [run for run in names if "softmax" in run] for phase, names in asked["runs"].items()}
+    change(study / "study.json", runs=runs)
+    findings = find(study)
+    assert "16 runs in the folder belong to earlier commands" in remarks(findings)
+    assert list(findings.arms.arm) == ["softmax"]
+    assert findings.answer.headline.startswith("Only softmax at learning rate 0.1 has run")
+
+
+# Studies that are not whole
+
+
+def test_a_half_finished_study_reports_what_there_is(tmp_path):
+    study = small(tmp_path / "study")
+    for run in sorted(study.glob("runs/*seed=[67]")):
+        shutil.rmtree(run)
+    (study / "results.csv").unlink()
+    findings = find(study)
+    assert "Half-finished: 4 of 8 runs of the phase confirm have no record" in warnings(findings)
+    assert list(findings.arms.seeds) == [2, 2]
+    assert len(record.read_results(study)) == 28
+
+
+def test_a_study_without_its_confirm_phase_is_provisional(tmp_path):
+    study = small(tmp_path / "study")
+    asked = json.loads((study / "study.json").read_text())
+    for run in asked["runs"].pop("confirm"):
+        shutil.rmtree(study / "runs" / run)
+    (study / "results.csv").unlink()
+    change(study / "study.json", runs={"search": asked["runs"]["search"]})
+    findings, _ = write_report(study)
+    assert "the confirm phase has not begun" in warnings(findings)
+    assert "provisional" in " ".join(findings.answer.sentences)
+    assert "test_accuracy" not in findings.study.results
+    assert not (study / "figures" / "seeds.svg").exists()
+
+
+def test_a_study_that_has_only_begun(tmp_path):
+    study = small(tmp_path / "study")
+    shutil.rmtree(study / "runs")
+    (study / "results.csv").unlink()
+    findings, _ = write_report(study)
+    assert findings.answer.headline == "There is no answer yet: no run has ended well."
+    assert "24 of 24 runs of the phase search have no record" in warnings(findings)
+    print_study(study, Console(file=StringIO()))
+
+
+def test_a_study_whose_runs_all_failed(tmp_path):
+    study = small(tmp_path / "study", tuned=False, failed=[(None, None, None)])
+    assert "8 runs failed" in warnings(write_report(study)[0]) and "no run has ended well" in page(study).text
+    print_study(study, Console(file=StringIO()))
+
+
+def test_a_study_of_one_run(tmp_path):
+    study = small(tmp_path / "study", arms=("sigmoid",), seeds=1, tuned=False, claims={})
+    findings, _ = write_report(study)
+    assert page(study).tables["arms"][1][2].count("±") == 0
+    assert warnings(findings) == ""
+    assert "study.json names no claims" in remarks(findings)
+    print_study(study, Console(file=StringIO()))
+
+
+def test_results_without_records_are_enough(tmp_path):
+    whole, results = find(small(tmp_path / "whole")), write_report(small(tmp_path / "results", records=False))[0]
+    assert results.answer == whole.answer
+    assert "Broken history" in warnings(results)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"run": "half', "JSONDecodeError"),
+        ("[]", "holds no record of a run"),
+        ('{"run": "x"}', "lacks phase"),
+        ({"phase": "later", "lr": None}, "has no valid phase and lr"),
+        ({"metrics": {"test_accuracy": "high"}}, "has no valid metrics"),
+        ({"curves": {"test": {"reliability": {"confidence": ["a"]}}}}, "has no valid curves"),
+    ],
+)
+def test_a_broken_record_is_named_and_its_row_kept(tmp_path, text, reason):
+    study = small(tmp_path / "study")
+    path, other = run_file(study), run_file(study, 1)
+    before = record.read_results(study)
+    if isinstance(text, str):
+        path.write_text(text)
+    else:
+        change(path, **text)
+    findings = find(study)
+    assert f"Broken record: runs/{path.parent.name}/run.json ({reason}" in warnings(findings)
+    assert set(findings.study.results.run) == set(before.run)
+    other.write_bytes(other.read_bytes()[:100])
+    (study / "results.csv").unlink()
+    findings = find(study)
+    assert warnings(findings).count("Broken record") == 2
+    assert len(findings.study.results) == len(before) - 2
+
+
+def test_a_record_under_another_name_is_broken(tmp_path):
+    study = small(tmp_path / "study")
+    path, other = run_file(study), run_file(study, 1)
+    path.write_bytes(other.read_bytes())
+    assert f"is the record of another run, {other.parent.name}" in warnings(find(study))
+
+
+@pytest.mark.parametrize("text", ["", "step,val/accuracy\n0,x\n", "epoch\n1\n", "\0"])
+def test_a_broken_history_is_named(tmp_path, text):
+    study = small(tmp_path / "study")
+    path = run_file(study).with_name("history.csv")
+    path.write_text(text)
+    findings = find(study)
+    assert f"Broken history: runs/{path.parent.name}/history.csv" in warnings(findings)
+    assert path.parent.name not in set(findings.study.history.run)
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ConfigError, match=re.escape(str(folder))):
+            write_report(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"arms": {}, "runs": []}', '{"arms": [], "runs": {}}', UNSORTED]
+)
+def test_a_broken_study_json_is_refused(tmp_path, text):
+    study = small(tmp_path / "study", records=False)
+    (study / "study.json").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(str(study / "study.json"))):
+        write_report(study)
+
+
+@pytest.mark.parametrize("text", ["", "run,phase\nx,y\n", "\0\0", 'run,"phase\n'])
+def test_a_broken_results_csv_is_refused(tmp_path, text):
+    study = small(tmp_path / "study", records=False)
+    (study / "results.csv").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(str(study / "results.csv"))):
+        write_report(study)
+
+
+def test_a_results_csv_that_breaks_off_is_refused(tmp_path):
+    study = small(tmp_path / "study", records=False)
+    text = (study / "results.csv").read_text()
+    (study / "results.csv").write_text(text[: text.rindex("confirm")])
+    with pytest.raises(ConfigError, match=r"results\.csv"):
+        write_report(study)
+
+
+def test_a_wrong_claim_is_refused_by_its_name(tmp_path):
+    study = small(tmp_path / "study", claims={"mine": ACCURACY | {"margin": -1.0}})
+    with pytest.raises(ConfigError, match=r"mine\.margin"):
+        write_report(study)
+
+
+def test_a_claim_without_its_metric_is_a_warning(tmp_path):
+    study = small(tmp_path / "study", claims={"mine": ACCURACY | {"metric": "test_beauty"}})
+    found = warnings(find(study))
+    assert "Claim mine: " in found and "test_beauty" in found
+
+
+def test_nothing_from_the_records_is_markup(tmp_path):
+    arm = "<script>alert(1)</script>|`$x$`"
+    claims = {"accuracy": ACCURACY | {"sentence": "<b>Softmax</b> | better"}}
+    arms = {"softmax": ["head=softmax"], arm: ["head=sigmoid"]}
+    behind = {arm: {"val_accuracy": -0.05}}
+    study = small(tmp_path / "study", arms=arms, claims=claims, failed=[(arm, 1.0, 0)], effects=behind)
+    for path in study.glob("runs/*/run.json"):
+        if '"failed"' in path.read_text():
+            change(path, error="Error: <img src=x onerror=alert(1)> | [a](javascript:alert(1))")
+    write_report(study)
+    parsed = page(study)
+    assert not {tag for tag, _ in parsed.elements} & {"script", "img", "b"}
+    assert arm in parsed.text and "<img src=x onerror=alert(1)>" in parsed.text
+    for name in FIGURES:
+        assert "<script" not in (study / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    markdown = (study / "report.md").read_text(encoding="utf-8")
+    assert "<" not in markdown and not re.search(r"(?<!\\)\]\(javascript", markdown)
+    rows = [line for line in markdown.splitlines() if line.startswith("|") and "alert(1)" in line]
+    assert rows and all("alert(1)&lt;/script&gt;\\|\\`$x$\\`" in row for row in rows)
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in rows if line.startswith("| &lt;script")}
+    assert columns == {6, 9}  # the comparisons and the arms
+    console = Console(file=StringIO(), width=80)
+    print_study(study, console)
+    assert "<script>alert(1)</script>" in "".join(console.file.getvalue().split())

@@ -1,0 +1,255 @@
+"""TensorBoard on a real small study: its HTTP endpoints, and its page in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from selenium import webdriver
+from selenium.common.exceptions import JavascriptException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
+
+from headtohead.testing import make_study
+
+CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
+BROWSER = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,1400",
+]  # fmt: skip
+COMMAND = [sys.executable, "-m", "headtohead"]
+STUDY = [
+    "name=small", "dataset=iris", "model=linear", "head=softmax,sigmoid", "optimizer.lr=0.03,0.1,0.3",
+    "seed=range(3)", "training.epochs=4", "device=cpu", "hydra/launcher=basic",
+]  # fmt: skip
+
+
+class Board:
+    """`headtohead board` in a process of its own, as a context."""
+
+    def __init__(self, folder, *options):
+        # A shell has what it starts in the background ignore Ctrl-C, and a process hands that on.
+        heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([*COMMAND, "board", folder, *options], preexec_fn=heed, **pipes)
+
+    def __enter__(self):
+        line = self._process.stdout.readline()
+        assert line, self._process.communicate()
+        self.address = line.split()[0]
+        return self
+
+    def __exit__(self, *_):
+        self._process.send_signal(signal.SIGINT)
+        self.rest = self._process.communicate(timeout=60)
+        self.status = self._process.returncode
+
+    def get(self, path, **query):
+        root = self.address.partition("#")[0]
+        with urllib.request.urlopen(f"{root}data/{path}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path, body):
+        root = self.address.partition("#")[0]
+        request = urllib.request.Request(
+            f"{root}data/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def until(self, path, condition, **query):
+        """What the endpoint says as soon as it says enough: TensorBoard reads files while it serves."""
+        end = time.monotonic() + 60
+        while not condition(found := self.get(path, **query)):
+            assert time.monotonic() < end, found
+            time.sleep(0.2)
+        return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("board")
+    done = subprocess.run([*COMMAND, "-m", *STUDY], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder / "outputs" / "small"
+
+
+@pytest.fixture(scope="module")
+def arms(study):
+    with Board(study) as board:
+        yield board
+    assert board.status == 0 and board.rest == ("", ""), board.rest
+
+
+@pytest.fixture(scope="module")
+def runs(study):
+    with Board(study, "--runs") as board:
+        yield board
+    assert board.status == 0 and board.rest == ("", ""), board.rest
+
+
+def confirmed(study, arm):
+    table = pd.read_csv(study / "results.csv")
+    return table[(table.arm == arm) & (table.phase == "confirm")].run
+
+
+def test_the_first_page_is_the_layout_with_a_band_per_arm(study, arms):
+    assert arms.address.endswith("#custom_scalars")
+    layout = arms.until("plugin/custom_scalars/layout", bool)
+    charts = {chart["title"]: chart["margin"]["series"] for part in layout["category"] for chart in part["chart"]}
+    assert len(charts) == 11, "all but the norm of the backbone, which a linear model lacks"
+    tags = arms.until("plugin/scalars/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())
+    for (series,) in charts.values():
+        assert set(series.values()) <= tags["softmax"].keys() & tags["sigmoid"].keys()
+
+    (series,) = charts["validation accuracy"]
+    for arm in ("softmax", "sigmoid"):
+        histories = [pd.read_csv(study / "runs" / run / "history.csv") for run in confirmed(study, arm)]
+        values = np.array([history["val/accuracy"].iloc[-1] for history in histories])
+        lower, upper = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+        for name, expected in (("value", values.mean()), ("lower", lower), ("upper", upper)):
+            points = arms.get("plugin/scalars/scalars", run=arm, tag=series[name])
+            assert points[-1][2] == pytest.approx(expected, rel=1e-5)
+            steps = [point[1] for point in points]
+            assert steps == sorted(set(steps)) == histories[0].dropna(subset="val/accuracy").step.tolist()
+
+
+def test_distributions_pictures_and_text_are_there(arms):
+    images = arms.until("plugin/images/tags", bool)["all arms"]
+    assert {f"figure/{name}" for name in ("confusion", "reliability", "ambiguous_examples")} <= images.keys()
+    for arm in ("softmax", "sigmoid"):
+        histograms = arms.until("plugin/histograms/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())[arm]
+        assert histograms.keys() == {f"distribution/{name}" for name in ("logits", "logit_gradient", "gradient")}
+        points = arms.get("plugin/histograms/histograms", run=arm, tag="distribution/logits")
+        assert 3 <= len(points) == len({point[1] for point in points})
+        assert {"all classes", "class/setosa"} <= arms.get("plugin/pr_curves/tags")[arm].keys()
+        (curve,) = arms.get("plugin/pr_curves/pr_curves", tag="all classes", run=arm)[arm]
+        assert max(curve["recall"]) == 1
+    assert "verdicts" in arms.get("plugin/text/tags")["all arms"]
+    (page,) = arms.get("plugin/text/text", run="all arms", tag="verdicts")
+    assert "<table>" in page["text"]
+
+
+def test_every_run_has_its_curves_its_hyperparameters_and_its_final_metrics(study, runs):
+    table = pd.read_csv(study / "results.csv").set_index("run")
+    names = {f"runs/{run}" for run in table.index}
+    tags = runs.until("plugin/scalars/tags", lambda found: names <= found.keys())
+    for run in names:
+        assert {"train/loss", "val/accuracy", "grad_norm/logits", "final/val_nll"} <= tags[run].keys()
+
+    described = runs.post("plugin/hparams/experiment", {})
+    columns = {info["name"]: info["domainDiscrete"] for info in described["hparamInfos"]}
+    assert columns["head.name"] == ["sigmoid", "softmax"] and columns["phase"] == ["confirm", "search"]
+    assert columns["head.reduction"] == ["-", "sum"] and columns["seed"] == [0, 1, 2, 3, 4, 5]
+    assert columns["optimizer.lr"] == sorted(table.lr.unique())
+    asked = {
+        "startIndex": 0,
+        "sliceSize": 1000,
+        "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+        "colParams": [{"metric": info["name"]} for info in described["metricInfos"]],
+    }
+    groups = runs.post("plugin/hparams/session_groups", asked)["sessionGroups"]
+    assert {group["name"] for group in groups} == names
+    for group in groups:
+        assert group["hparams"].keys() == columns.keys(), "a column is missing"
+        row = table.loc[group["name"].removeprefix("runs/")]
+        assert (group["hparams"]["arm"], group["hparams"]["optimizer.lr"]) == (row.arm, row.lr)
+        found = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        measured = [name for name in ("val_accuracy", "test_nll") if not np.isnan(row[name])]
+        assert len(measured) == 1 + (row.phase == "confirm")
+        for name in measured:
+            assert found[f"final/{name}"] == pytest.approx(row[name], rel=1e-5)
+
+
+# For each chart of the page its title and the colours of what it draws, lines and bands, from more than two points.
+DRAWN = """
+const board = document.querySelector('tf-custom-scalar-dashboard');
+return [...board.shadowRoot.querySelectorAll('tf-custom-scalar-margin-chart-card')].map(card => {
+    const loader = card.shadowRoot.querySelector('tf-line-chart-data-loader');
+    const chart = loader.shadowRoot.querySelector('vz-line-chart2').shadowRoot;
+    const of = (kind, colour) => [...chart.querySelectorAll(`path.${kind}`)]
+        .filter(path => (path.getAttribute('d') || '').split(/[LCZ]/).length > 3)
+        .map(path => path.getAttribute(colour)).filter(colour => colour && colour != 'none');
+    return [card._titleDisplayString || card.title, of('line', 'stroke'), of('area', 'fill')];
+});
+"""
+
+
+@pytest.mark.skipif(None in CHROMIUM, reason="needs chromium and chromedriver")
+def test_a_browser_draws_a_line_and_a_band_per_arm(arms, tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM[0]
+    for argument in (*BROWSER, f"--user-data-dir={tmp_path}"):
+        options.add_argument(argument)
+    with webdriver.Chrome(options, Service(CHROMIUM[1])) as browser:
+        browser.get(arms.address)
+        ignored = [JavascriptException]  # the page is still being built
+
+        def drawn(_):
+            charts = browser.execute_script(DRAWN)
+            # Charts far below the window are drawn when they are scrolled to.
+            done = [title for title, lines, bands in charts if len(set(lines)) == len(set(bands)) == 2]
+            return done if len(done) >= 4 else None
+
+        titles = WebDriverWait(browser, 60, ignored_exceptions=ignored).until(drawn)
+    assert "validation accuracy" in titles and "validation accuracy less softmax's" in titles
+
+
+def test_a_study_stopped_before_its_page_gets_one(tmp_path):
+    study = make_study(tmp_path / "s", seeds=2)
+    with Board(study) as board:
+        board.until("plugin/scalars/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())
+
+
+def test_a_taken_port_gives_way_unless_it_was_asked_for(study, arms):
+    taken = re.search(r":(\d+)/", arms.address)[1]
+    with Board(study) as second:
+        port = re.search(r":(\d+)/", second.address)[1]
+        assert port != taken
+        assert not reachable(int(port)), "others can reach the page"
+    refused = refusal(study, "--port", taken)
+    assert f"port {taken}" in refused and "--port" in refused
+
+
+def reachable(port):
+    """Whether the port is open on an address of this machine that is not its loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation: nothing is sent
+        except OSError:
+            return False
+        own = probe.getsockname()[0]
+    with socket.socket() as knock:
+        knock.settimeout(2)
+        return knock.connect_ex((own, port)) == 0
+
+
+def refusal(folder, *options):
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(
+        [*COMMAND, "board", folder, *options], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and not done.stdout, done.stderr
+    return done.stderr
+
+
+def test_what_has_nothing_to_show_is_refused_in_a_line(tmp_path):
+    assert "no study.json" in refusal(tmp_path)
+    assert "no study.json" in refusal(tmp_path / "absent")
+    study = make_study(tmp_path / "s", seeds=2)
+    shutil.rmtree(study / "runs")
+    (study / "results.csv").unlink()
+    assert "no run has ended yet" in refusal(study)
+    assert "no run has begun yet" in refusal(study, "--runs")

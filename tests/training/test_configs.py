@@ -1,0 +1,61 @@
+"""Every config of every group builds and trains; every experiment runs from start to end."""
+
+from pathlib import Path
+
+import headtohead.configs
+import pytest
+from conftest import run
+from data_files import DOWNLOADED, Made, pictures
+
+from headtohead.training.config import REGISTRIES
+
+CONFIGS = Path(headtohead.configs.__path__[0])
+TINY = ["training.epochs=1", "training.batch_size=8", "training.points=2", "training.evaluations=1"]
+TINY += ["dataset.train_size=16"]
+# What a choice needs beside its name.
+NEEDS = {
+    "model/factory": ["model.path=factories:transformer"],
+    "model/torchvision": ["model.architecture=shufflenet_v2_x0_5"],
+    "model/resnet18": ["dataset.val_fraction=0.02"],
+    "dataset/composite": ["dataset.base=digits"],
+}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("choice", [f"{group}/{name}" for group in REGISTRIES for name in choices(group)])
+def test_every_choice_trains(config, choice, tmp_path, monkeypatch):
+    group, name = choice.split("/")
+    if group == "dataset" and name in DOWNLOADED:
+        Made(monkeypatch, name).write(tmp_path)
+    elif choice == "dataset/image_folder":
+        pictures(tmp_path, count=20)
+    made = config(*TINY, f"dataset.root={tmp_path}", f"{group}={name}", *NEEDS.get(choice, []))
+    assert type(getattr(made, group)) in REGISTRIES[group].values()
+    points, (outcome,) = run([made])
+    assert outcome.steps >= 2
+    assert outcome.diverged_at is None
+    assert points[0].values["grad_norm/total"] > 0
+
+
+def test_every_registered_name_has_a_yaml_of_its_name():
+    for group, registry in REGISTRIES.items():
+        assert set(registry) <= set(choices(group)), group
+
+
+def test_every_yaml_says_what_it_is():
+    for path in CONFIGS.rglob("*.yaml"):
+        first = path.read_text(encoding="utf-8").splitlines()
+        line = next(line for line in first if line != "# @package _global_")
+        assert line.startswith("# ") and len(line) > 20, path
+
+
+def test_numbers_live_in_yaml_alone():
+    """The dataclasses give types, never a second default."""
+    from dataclasses import MISSING, fields
+
+    for registry in REGISTRIES.values():
+        for cls in registry.values():
+            assert all(field.default is MISSING for field in fields(cls)), cls

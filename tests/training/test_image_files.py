@@ -1,0 +1,139 @@
+"""Images that are read from files while the network trains: the same bits as from memory, whatever happens."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import run, vary
+from PIL import Image
+
+from headtohead.options import ConfigError
+from headtohead.training import data
+from headtohead.training import image_files as files
+from headtohead.training.image_files import ImageFiles
+from headtohead.training.loop import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 60 images of three classes, of noise around their colour."""
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, colour in (("red", (180, 60, 60)), ("green", (60, 180, 60)), ("blue", (60, 60, 180))):
+        (root / name).mkdir()
+        for number in range(20):
+            pixels = np.clip(random.normal(colour, 60, (9, 9, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def folder(root, *more):
+    return ["dataset=image_folder", f"dataset.root={root}", "dataset.size=8", *more]
+
+
+@pytest.fixture
+def study(config, pictures):
+    """Runs of two seeds, one with label noise, on moving images, read from files or not."""
+    short = ["model=cnn", "model.widths=[4]", "training.epochs=3", "training.batch_size=8"]
+    more = ["training.points=8", "training.evaluations=3", "dataset.crop_padding=1", "dataset.flip=true"]
+
+    def make(stream):
+        one = config(*folder(pictures, f"dataset.stream={stream}"), *short, *more)
+        noisy = replace(one, dataset=replace(one.dataset, label_noise=0.2))
+        return [vary(one, seed=0), vary(noisy, seed=0), vary(one, seed=1)]
+
+    return make
+
+
+def assert_equal(points, others):
+    assert len(points) == len(others)
+    for one, other in zip(points, others, strict=True):
+        assert one.step == other.step and {*one.values} == {*other.values}
+        for tag, value_R in one.values.items():
+            assert value_R.tobytes() == other.values[tag].tobytes(), (one.step, tag)
+
+
+def test_files_train_bitwise_as_memory_does(study):
+    assert isinstance(data.load(study("true")[0].dataset, CPU).inputs, ImageFiles)
+    assert isinstance(data.load(study("false")[0].dataset, CPU).inputs, torch.Tensor)
+    points, outcomes = run(study("true"))
+    expected_points, expected = run(study("false"))
+    assert_equal(points, expected_points)
+    for one, other in zip(outcomes, expected, strict=True):
+        assert repr(one.metrics) == repr(other.metrics)
+        assert repr(one.curves) == repr(other.curves)
+
+
+def test_training_from_files_goes_on_bitwise(study):
+    runs = study("true")
+    pool = data.load(runs[0].dataset, CPU)
+    whole, _ = run(runs)
+    for index, point in enumerate(train(runs, pool, True)):
+        if index == 4:  # within an epoch
+            state = point.state()
+            break
+    *points, _ = train(runs, pool, True, state)
+    assert_equal(points, whole)
+
+
+def test_dropout_does_not_depend_on_where_images_come_from(config, pictures):
+    common = ["model=mlp", "model.widths=[8]", "model.dropout=0.5", "training.epochs=1", "training.batch_size=8"]
+    runs = ([config(*folder(pictures, f"dataset.stream={stream}"), *common)] for stream in ("true", "false"))
+    (one, _), (other, _) = map(run, runs)
+    assert_equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_is_what_its_index_says_and_no_image_is_read_twice(workers):
+    read = []
+
+    def image(path):
+        read.append(path)
+        return torch.full((1, 2, 2), int(path), dtype=torch.uint8)
+
+    source = ImageFiles([str(number) for number in range(9)], (1, 2, 2), image, False, workers)
+    indices = [torch.tensor([[3, 1, 3], [1, 8, 3]]), torch.tensor([5]), torch.tensor([[0], [0]])]
+    for index, images in zip(indices, source.stream(iter(indices)), strict=True):
+        assert images.shape == (*index.shape, 1, 2, 2)
+        assert torch.equal(images[..., 0, 0, 0], index.to(torch.uint8))
+        assert torch.equal(images, source[index])
+    # Each is also read by source[index]; workers read in processes of their own.
+    assert len(read) == 9 + (5 if workers == 0 else 0)
+
+
+def test_what_does_not_fit_stays_on_disk(config, pictures, monkeypatch):
+    size = 60 * 3 * 8 * 8
+    for memory, kind in ((size / files.SHARE, torch.Tensor), (size / files.SHARE - 1, ImageFiles)):
+        monkeypatch.setattr(files, "_memory", lambda device, memory=memory: memory)
+        data._load.cache_clear()
+        assert isinstance(data.load(config(*folder(pictures)).dataset, CPU).inputs, kind)
+    data._load.cache_clear()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_cannot_be_read_is_named(config, tmp_path, workers):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "b" / "3.png").write_bytes(b"no image")
+    runs = [config(*folder(tmp_path, "dataset.stream=true", f"dataset.workers={workers}"), "model=linear")]
+    with pytest.raises(ConfigError, match=r"^dataset\.root=.*cannot read .*3\.png"):
+        run(runs)
+
+
+def test_a_study_reads_files_in_the_processes_of_its_launcher(pictures, tmp_path):
+    tables = []
+    for name, more in (("files", ["dataset.stream=true"]), ("memory", ["hydra/launcher=basic"])):
+        sweep = ["-m", "head=softmax,sigmoid", "seed=0,1", "model=linear", "training.epochs=2", "pack_size=2"]
+        command = [sys.executable, "-m", "headtohead", *sweep, *folder(pictures), f"name={name}", *more]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        table = pd.read_csv(tmp_path / "outputs" / name / "results.csv")
+        assert set(table.status) == {"finished"}
+        tables.append(table.drop(columns=["run", "wall_s"]))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)

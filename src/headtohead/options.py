@@ -1,31 +1,34 @@
-"""From a node of the configuration to a checked, frozen dataclass.
+"""Options: checked, frozen dataclasses from plain values, and errors of one line.
 
-A thing that a config names (a head, a dataset, a model, an optimiser) is a frozen dataclass whose
-fields are its options: types live there, values in YAML. A registry maps names to such classes.
+What a config names (a head, a dataset, a model, an optimiser) and what a record holds is a frozen dataclass. Its
+fields give the types; the values come from YAML, the command line or JSON. A registry maps names to such classes.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
+Converter = Callable[[Any], Any]
 
 
 class ConfigError(Exception):
-    """The user asked for what cannot be done. The message names the key, the value and what is accepted."""
+    """A request that cannot be met. The message names the key or file, what was found and what is accepted."""
 
 
-def require(holds: bool, key: str, found: object, accepted: str) -> None:
-    """Raise a ConfigError for `key` unless `holds`."""
+def require(holds: object, key: str, found: object, accepted: str) -> None:
+    """Raise a ConfigError for `key` unless `holds` is true."""
     if not holds:
         raise ConfigError(f"{key}={found}: {accepted}")
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """What to write after a wrong name: the nearest valid ones, and all of them where they fit a line."""
+def nearest(name: object, names: Iterable[str]) -> str:
+    """Suggest the valid names nearest to a wrong one, and list all of them where they fit on a line."""
     names = sorted(names)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -33,47 +36,192 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{hint}accepted: {', '.join(known)}"
 
 
-def build(cls: type[T], node: DictConfig, key: str) -> T:
-    """An instance of the dataclass `cls` from `node`, found at `key` in the configuration.
+def build(cls: type[T], node: DictConfig | Mapping[str, Any], key: str) -> T:
+    """Build the dataclass `cls` from the values in `node`.
+
+    Args:
+        node: a group of a config, or an object read from JSON.
+        key: where the node lies, for error messages; "" for the top.
 
     Raises:
-        ConfigError: an option is unknown, missing or of the wrong type, or the class refuses its value.
+        ConfigError: a value is unknown, missing, of the wrong type, or refused by the class.
     """
-    schema = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(schema, False)
-    options = {}
-    names = list(schema)  # `name in schema` would be False for every option that has no value yet
-    for name in node:
-        if name not in names:
-            raise ConfigError(f"{_join(key, name)}: no such key; {nearest(name, names)}")
-        try:
-            schema[name] = node[name]
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{_join(key, name)}={node._get_node(name)}: {reason}") from error
-    for name in schema:
-        if OmegaConf.is_missing(schema, name):
-            raise ConfigError(f"{_join(key, name)}: missing; it needs a value")
-        options[name] = _frozen(schema[name])
-    return cls(**options)
+    try:
+        return _dataclass_converter(cls)(_plain(node))
+    except _Refusal as refusal:
+        raise ConfigError(refusal.message(key)) from None
 
 
 def build_named(registry: Mapping[str, type[T]], node: DictConfig, key: str) -> T:
-    """As `build`, with the class that the registry holds under `node.name`."""
+    """Build the class that the registry holds under `node.name` from the other values in `node`."""
     require(isinstance(node, DictConfig) and "name" in node, key, node, "a group with a `name`")
     if node.name not in registry:
         raise ConfigError(f"{key}.name={node.name}: no such {key}; {nearest(node.name, registry)}")
-    options = OmegaConf.masked_copy(node, [name for name in node if name != "name"])
-    return build(registry[node.name], options, key)
+    return build(registry[node.name], {name: value for name, value in _plain(node).items() if name != "name"}, key)
 
 
-def _join(key: str, name: object) -> str:
-    return f"{key}.{name}" if key else str(name)
+class _Refusal(Exception):
+    """A value that does not fit, with the path to it from the value that was converted."""
+
+    def __init__(self, reason: str, *path: object):
+        self.reason, self.path = reason, path
+
+    def under(self, *path: object) -> "_Refusal":
+        return _Refusal(self.reason, *path, *self.path)
+
+    def message(self, key: str) -> str:
+        """`key.path=found: accepted`; the reason brings its own separator."""
+        return f"{'.'.join(filter(None, (key, *map(str, self.path))))}{self.reason}"
 
 
-def _frozen(value: Any) -> Any:
-    if OmegaConf.is_list(value):
-        return tuple(_frozen(item) for item in value)
-    if OmegaConf.is_dict(value):
-        return OmegaConf.to_container(value, resolve=True)
-    return value
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+@cache
+def _dataclass_converter(cls: type) -> Converter:
+    hints = get_type_hints(cls)
+    converters = {field.name: _converter(hints[field.name]) for field in fields(cls)}
+    needed = [field.name for field in fields(cls) if field.default is MISSING and field.default_factory is MISSING]
+
+    def convert(node: Any) -> Any:
+        if not isinstance(node, Mapping):
+            raise _Refusal(f"={node}: must be a group of named values")
+        values = {}
+        for name, value in node.items():
+            if name not in converters:
+                raise _Refusal(f": no such key; {nearest(name, converters)}", name)
+            try:
+                values[name] = converters[name](value)
+            except _Refusal as refusal:
+                raise refusal.under(name) from None
+        for name in needed:
+            if values.get(name, "???") == "???":  # what OmegaConf writes for a value that is missing
+                raise _Refusal(": missing; it needs a value", name)
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            # A class that may lie anywhere names itself; where it lies is known here.
+            own = f"{cls.__name__.lower()}."
+            if str(error).startswith(own):
+                key, separator, rest = str(error).removeprefix(own).partition("=")
+                raise _Refusal(separator + rest, key) from None
+            raise
+
+    return convert
+
+
+@cache
+def _converter(hint: Any) -> Converter:
+    """Return a function from a plain value to one of the type `hint`; it raises a _Refusal."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if origin in (Union, UnionType):
+        return _union_converter(arguments)
+    if origin is Literal:
+        return _literal_converter(arguments)
+    if origin is tuple:
+        return _tuple_converter(_converter(arguments[0]))
+    if origin is dict:
+        return _dict_converter(_converter(arguments[1]))
+    if is_dataclass(hint):
+        return _dataclass_converter(hint)  # pyright: ignore[reportArgumentType]
+    assert hint is Any, f"options of the type {hint} are not supported"
+    return lambda value: value
+
+
+def _union_converter(kinds: tuple[Any, ...]) -> Converter:
+    converters = [_converter(kind) for kind in kinds if kind is not NoneType]
+    optional, exact = NoneType in kinds, {kind for kind in kinds if isinstance(kind, type)}
+
+    def convert(value: Any) -> Any:
+        if type(value) in exact:
+            return value
+        for converter in converters[:-1]:
+            try:
+                return converter(value)
+            except _Refusal:
+                continue
+        try:
+            return converters[-1](value)
+        except _Refusal as refusal:
+            if optional and not refusal.path:
+                raise _Refusal(f"{refusal.reason}, or null") from None
+            raise
+
+    return convert
+
+
+def _literal_converter(words: tuple[Any, ...]) -> Converter:
+    def convert(value: Any) -> Any:
+        if value not in words:
+            raise _Refusal(f"={value}: {nearest(value, words)}")
+        return value
+
+    return convert
+
+
+def _tuple_converter(item: Converter) -> Converter:
+    def convert(value: Any) -> tuple:
+        if not isinstance(value, list | tuple):
+            raise _Refusal(f"={value}: must be a list")
+        converted = []
+        for index, element in enumerate(value):
+            try:
+                converted.append(item(element))
+            except _Refusal as refusal:
+                raise refusal.under(index) from None
+        return tuple(converted)
+
+    return convert
+
+
+def _dict_converter(item: Converter) -> Converter:
+    def convert(value: Any) -> dict:
+        if not isinstance(value, Mapping):
+            raise _Refusal(f"={value}: must be a group of named values")
+        converted = {}
+        for name, element in value.items():
+            try:
+                converted[name] = item(element)
+            except _Refusal as refusal:
+                raise refusal.under(name) from None
+        return converted
+
+    return convert
+
+
+def _integer(value: Any) -> int:
+    if type(value) is int:
+        return value
+    try:
+        return int(value) if isinstance(value, str) else _refuse(value, "an integer")
+    except ValueError:
+        return _refuse(value, "an integer")
+
+
+def _number(value: Any) -> float:
+    if type(value) in (float, int):
+        return float(value)
+    try:
+        return float(value) if isinstance(value, str) else _refuse(value, "a number")
+    except ValueError:
+        return _refuse(value, "a number")
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else _refuse(value, "text")
+
+
+def _truth(value: Any) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    word = str(value).lower()
+    return words[word] if word in words else _refuse(value, "true or false")
+
+
+def _refuse(value: Any, accepted: str) -> Any:
+    raise _Refusal(f"={value}: must be {accepted}")
+
+
+_SCALARS: dict[Any, Converter] = {int: _integer, float: _number, str: _text, bool: _truth}

@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from headtohead.analysis.statistics import best_learning_rates
-from headtohead.record import run as record
+from headtohead.record.run import Environment, PackInfo, RunRecord, results, write_results, write_run
+from headtohead.record.study import Claim, StudyProtocol, StudyRecord, read_claims, write_study
 
 CLASSES = 10
 EPOCHS, STEPS = 20, 400
@@ -67,14 +68,21 @@ ACCURACY = {
 }
 # What a sigmoid differs in by construction; in all else two heads are alike unless `effects` says otherwise.
 SIGMOID = {"coupling": -1.0, "val_ambiguity_several": 0.02, "test_ambiguity_several": 0.02}
+ENVIRONMENT = Environment(
+    python="3.11.7",
+    versions={"headtohead": "0.1.0", "torch": "2.11.0", "numpy": "2.0.0"},
+    device="cpu",
+    device_name="x86_64",
+    commit="0123456789abcdef0123456789abcdef01234567",
+)
 GUESS = {"accuracy": 1 / CLASSES, "nll": math.log(CLASSES), "brier": 1 - 1 / CLASSES, "ece": 0.0}
 
 
-def configured_claims() -> dict[str, dict[str, Any]]:
-    """The claims of configs/claims, as study.json holds them."""
+def configured_claims() -> dict[str, Claim]:
+    """Return the claims of configs/claims."""
     folder = files("headtohead.configs") / "claims"
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.iterdir(), key=str) if path.suffix == ".yaml"]
-    return {claim: fields for text in texts for claim, fields in yaml.safe_load(text).items()}
+    return read_claims({claim: fields for text in texts for claim, fields in yaml.safe_load(text).items()})
 
 
 def make_study(
@@ -118,7 +126,7 @@ def make_study(
     first, fresh = list(range(seeds)), list(range(seeds, 2 * seeds)) if tuned else []
     luck = rng.normal(size=(2 * seeds, len(METRICS) + len(FINAL)))
 
-    def make(arm: str, lr: float, seed: int, phase: str) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    def make(arm: str, lr: float, seed: int, phase: str) -> tuple[RunRecord, list[dict[str, float]]]:
         head = _head(arms[arm])
         status = "diverged" if _any(diverged, arm, lr, seed) else "finished"
         status = "failed" if _any(failed, arm, lr, seed) else status
@@ -134,74 +142,67 @@ def make_study(
             metrics = {name: guesses[name] for name in metrics if name in guesses}
         delay = sum(shift.get("delay", 0.0) for shift in shifts)
         history = [] if status == "failed" else _history(metrics, lr, delay, own, status, head)
-        run = {
-            "run": ",".join([*arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
-            "phase": phase,
-            "arm": arm,
-            "head": head,
-            "seed": seed,
-            "lr": lr,
-            "status": status,
-            "steps": {"finished": STEPS, "diverged": STEPS // 4, "failed": 0}[status],
-            "wall_s": 0.5,
-            "diverged_at": STEPS // 4 if status == "diverged" else None,
-            "error": "Traceback (most recent call last):\nRuntimeError: made up" if status == "failed" else None,
-            "metrics": metrics,
-            "pack": {"size": 16, "mode": "stacked", "chosen_by": "planner", "threads": 1},
-            "overrides": list(arms[arm]),
-            "config": _config(folder.name, head, lr, seed),
-            "environment": ENVIRONMENT,
-            "curves": {split: _curves(rng, head) for split in (("val",) if phase == "search" else ("val", "test"))}
-            if status == "finished"
-            else None,
-        }
+        curves = {split: _curves(rng, head) for split in (("val",) if phase == "search" else ("val", "test"))}
+        run = RunRecord(
+            run=",".join([*arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            phase=phase,
+            arm=arm,
+            head=head,
+            seed=seed,
+            lr=lr,
+            status=status,
+            steps={"finished": STEPS, "diverged": STEPS // 4, "failed": 0}[status],
+            wall_s=0.5,
+            diverged_at=STEPS // 4 if status == "diverged" else None,
+            error="Traceback (most recent call last):\nRuntimeError: made up" if status == "failed" else None,
+            metrics=metrics,
+            pack=PackInfo(size=16, mode="stacked", chosen_by="planner", threads=1),
+            overrides=tuple(arms[arm]),
+            config=_config(folder.name, head, lr, seed),
+            environment=ENVIRONMENT,
+            curves=curves if status == "finished" else None,
+        )
         return run, history
 
     phase = "search" if tuned else "run"
     made = [make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
-    names = {phase: [run["run"] for run, _ in made]}
+    names = {phase: tuple(run.run for run, _ in made)}
     if tuned:
-        best = best_learning_rates(record.results(run for run, _ in made))
+        best = best_learning_rates(results(run for run, _ in made))
         confirmed = [make(arm, best[arm], seed, "confirm") for arm in best for seed in fresh]
-        names["confirm"] = [run["run"] for run, _ in confirmed]
+        names["confirm"] = tuple(run.run for run, _ in confirmed)
         made += confirmed
 
     folder.mkdir(parents=True, exist_ok=True)
-    study = {
-        "name": folder.name,
-        "command": ["headtohead", f"experiment={folder.name}"],
-        "common": [f"experiment={folder.name}"],
-        "started": "2026-01-02T03:04:05+00:00",
-        "arms": {arm: list(overrides) for arm, overrides in arms.items()},
-        "grid": {"optimizer.lr": sorted(lrs)},
-        "protocol": {
-            "search_seeds": first,
-            "confirm_seeds": fresh,
-            "selected_by": "val_accuracy",
-            "extended": {"below": 0, "above": 0},
-        },
-        "runs": names,
-        "claims": configured_claims() if claims is None else dict(claims),
-        "environment": ENVIRONMENT,
-        "num_classes": dict.fromkeys(arms, CLASSES),
-    }
-    record.write_atomically(folder / "study.json", record.to_json(study))
+    study = StudyRecord(
+        name=folder.name,
+        command=("headtohead", f"experiment={folder.name}"),
+        common=(f"experiment={folder.name}",),
+        started="2026-01-02T03:04:05+00:00",
+        num_classes=dict.fromkeys(arms, CLASSES),
+        classes=(),
+        arms={arm: tuple(overrides) for arm, overrides in arms.items()},
+        grid={"optimizer.lr": tuple(sorted(lrs))},
+        protocol=StudyProtocol(
+            search_seeds=tuple(first),
+            confirm_seeds=tuple(fresh),
+            selected_by="val_accuracy",
+            extended={"below": 0, "above": 0},
+            ladder=(),
+        ),
+        runs=names,
+        hparams={},
+        claims=configured_claims() if claims is None else read_claims(claims),
+        environment=ENVIRONMENT,
+    )
+    write_study(folder, study)
     if records:
         for run, history in made:
-            record.write_run(folder / "runs" / run["run"], run, history)
-        record.write_results(folder)
+            write_run(folder / "runs" / run.run, run, history)
+        write_results(folder)
     else:
-        record.results(run for run, _ in made).to_csv(folder / "results.csv", index=False)
+        results(run for run, _ in made).to_csv(folder / "results.csv", index=False)
     return folder
-
-
-ENVIRONMENT = {
-    "python": "3.11.7",
-    "versions": {"headtohead": "0.1.0", "torch": "2.11.0", "numpy": "2.0.0"},
-    "device": "cpu",
-    "device_name": "x86_64",
-    "commit": "0123456789abcdef0123456789abcdef01234567",
-}
 
 
 def _head(overrides: Sequence[str]) -> str:
@@ -246,26 +247,26 @@ def _history(
         row = {
             "step": step,
             "epoch": step * EPOCHS / STEPS,
-            "train/loss": 0.05 + 2.2 * left,
-            "train/accuracy": min(accuracy + 0.02, 1.0),
+            "train_loss": 0.05 + 2.2 * left,
+            "train_accuracy": min(accuracy + 0.02, 1.0),
             "lr": lr,
-            "grad_norm/total": 1.5 * norm,
-            "grad_norm/logits": 0.5 * norm,
-            "grad_norm/backbone": norm,
-            "grad_norm/classifier": 1.1 * norm,
-            "grad_norm/layer/hidden0": 0.6 * norm,
-            "grad_norm/layer/hidden1": 0.8 * norm,
-            "grad_norm/layer/classifier": 1.1 * norm,
+            "grad_norm_total": 1.5 * norm,
+            "grad_norm_logits": 0.5 * norm,
+            "grad_norm_backbone": norm,
+            "grad_norm_classifier": 1.1 * norm,
+            "grad_norm_layer_hidden0": 0.6 * norm,
+            "grad_norm_layer_hidden1": 0.8 * norm,
+            "grad_norm_layer_classifier": 1.1 * norm,
         }
         if index % 2 == 0:
             row |= {
-                "val/loss": 0.1 + 2.2 * left,
-                "val/accuracy": accuracy,
-                "val/nll": 0.14 + 2.16 * left,
-                "val/brier": 0.06 + 0.84 * left,
-                "val/ece": 0.015 + 0.1 * left,
-                "ambiguity/none": 0.03 + 0.9 * left,
-                "ambiguity/several": 0.0 if head == "softmax" else 0.01 + 0.1 * left,
+                "val_loss": 0.1 + 2.2 * left,
+                "val_accuracy": accuracy,
+                "val_nll": 0.14 + 2.16 * left,
+                "val_brier": 0.06 + 0.84 * left,
+                "val_ece": 0.015 + 0.1 * left,
+                "val_ambiguity_none": 0.03 + 0.9 * left,
+                "val_ambiguity_several": 0.0 if head == "softmax" else 0.01 + 0.1 * left,
             }
         rows.append(row)
     return rows

@@ -1,220 +1,206 @@
-"""One run on disk: `history.csv`, `predictions.npz` if it was tested, and `run.json`, written once, by rename, and
-read back.
+"""A run on disk: `history.csv`, `predictions.npz` if it was tested, and `run.json`.
 
-The record is what a study's analysis reads; everything else, TensorBoard included, is a view of it.
+`run.json` is written last, by rename: where it lies, the run is complete. The record is what a study's analysis
+reads; everything else, TensorBoard included, is a view of it.
 """
 
-import csv
-import hashlib
-import io
-import json
 import math
-import os
-import re
-import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from headtohead.options import ConfigError, build, require
+from headtohead.record.files import read_json, to_csv, to_json, write_arrays, write_atomically
+from headtohead.record.tags import metric_of, tag_of
+
+# The layout of run.json and study.json that this package reads and writes. Release 0.1 wrote 1 without saying so.
+VERSION = 1
+
+# Curves that figures draw, by kind and name; NaN is null.
+Curves = dict[str, dict[str, tuple[float | None, ...]]]
+
 # The first columns of results.csv; the final metrics follow.
 COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
 
-# What else a record of a run needs or may have, with its type.
-KINDS = {
-    **dict.fromkeys(("run", "phase", "arm", "head"), str),
-    **dict.fromkeys(("seed", "lr", "steps", "wall_s"), int | float),
-    **dict.fromkeys(("metrics", "config", "environment", "pack", "bytes"), dict),
-}
-STATUSES = ("finished", "diverged", "failed")
-
-# Of a run's config: what says how a study goes on or where, and not what a run is.
+# Keys of a run's config that say where it runs or how its study goes on, not what the run is.
 NOT_OF_A_RUN = {
     "name", "device", "dataset.root", "dataset.stream", "dataset.workers", "checkpoint_s", "accept_drift",
     "protocol.confirm_seeds", "protocol.ladder",
 }  # fmt: skip
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part.
+@dataclass(frozen=True)
+class Environment:
+    """Where a run is made.
 
-    Raises:
-        OSError: with the path, also where the system names another or none, as on a full disk.
+    Attributes:
+        versions: of this package and of those that it computes with.
+        device: as PyTorch names it, such as "cpu" or "cuda:0".
+        device_name: of the processor or the accelerator.
+        commit: of the code, with a `+` where files differ from it; None outside a checkout.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+
+    python: str
+    versions: dict[str, str]
+    device: str
+    device_name: str
+    commit: str | None
+
+    @property
+    def full_device(self) -> str:
+        return f"{self.device} {self.device_name}"
 
 
-def folder_name(text: str) -> str:
-    """The name of a folder for a run or an arm, from what tells it from others."""
-    name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"
-    if len(name.encode()) <= 200:
-        return name
-    # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
-    return f"{name.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+@dataclass(frozen=True)
+class PackInfo:
+    """The pack that a run was trained in.
+
+    Attributes:
+        size: its runs.
+        mode: how it computed its forward: "plain", "stacked" or "vmap"; None where it failed.
+        chosen_by: who chose the size: "user", "planner", or "memory" that did not suffice for their choice.
+        threads: of the CPU.
+    """
+
+    size: int
+    mode: str | None
+    chosen_by: str
+    threads: int
 
 
-def to_json(value: Any) -> str:
-    """Strict JSON: numbers that are not finite become null."""
-    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What `run.json` holds.
+
+    Attributes:
+        version: of the layout of this file.
+        run: its name, which is that of its folder.
+        phase: of the study.
+        steps: updates made.
+        wall_s: the run's share of its pack's time, in seconds.
+        diverged_at: the step whose loss or gradient was not finite, or None.
+        error: the traceback of a failed run, or None.
+        metrics: the final metrics; None where one is not defined.
+        curves: what figures draw: by split, and `histograms`; None where the run diverged or failed.
+        overrides: of the command line.
+        config: the resolved configuration.
+        bytes: the sizes of the files beside this one when it was written.
+    """
+
+    version: int = VERSION
+    run: str
+    phase: Literal["search", "confirm", "run"]
+    arm: str
+    head: str
+    seed: int
+    lr: float
+    status: Literal["finished", "diverged", "failed"]
+    steps: int
+    wall_s: float
+    diverged_at: int | None
+    error: str | None
+    metrics: dict[str, float | None]
+    curves: dict[str, Curves] | None
+    pack: PackInfo
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    environment: Environment
+    bytes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        require_version(self.version)
 
 
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config with dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in node.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return values
+def require_version(version: int) -> None:
+    """Refuse a file that a later release has written."""
+    require(version == VERSION, "version", version, f"a newer headtohead wrote this; accepted: {VERSION}")
 
 
 def write_run(
     folder: Path,
-    run: Mapping[str, Any],
+    run: RunRecord,
     history: Sequence[Mapping[str, float]],
     predictions: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write the record of one run. `run.json` comes last: where it lies, the run is complete. It also tells how many
-    `bytes` each file beside it has.
+    """Write the record of one run.
 
     Args:
         folder: of the run, made if missing.
-        run: the columns of results.csv, `metrics`, and whatever describes how the run was made.
-        history: a row per logged step, each with `step`; a key that a row lacks stays empty.
+        history: a row per logged step: `step`, `epoch` and metrics by name. A metric that a row lacks stays empty.
         predictions: for test examples in order `label` and `prediction`, (N,) each, and `activations`, (N, K).
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in history for key in row))
-    lines = [columns, *([_cell(row.get(key)) for key in columns] for row in history)]
-    write_atomically(folder / "history.csv", _csv(lines))
+    lines = [[tag_of(key) for key in columns], *([_cell(row.get(key)) for key in columns] for row in history)]
+    write_atomically(folder / "history.csv", to_csv(lines))
     if predictions is not None:
         write_arrays(folder / "predictions.npz", predictions)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "run.json"}
-    write_atomically(folder / "run.json", to_json({**run, "bytes": sizes}))
+    write_atomically(folder / "run.json", to_json(replace(run, bytes=sizes)))
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """The record of a run, or None where there is none or it is broken."""
-    run = read_json(folder / "run.json") or {}
-    whole = run.get("run") == folder.name and {*COLUMNS, "metrics"} <= {*run} and run["status"] in STATUSES
-    whole = whole and all(isinstance(run[key], kind) for key, kind in KINDS.items() if key in run)
-    whole = whole and all(isinstance(value, int | float | None) for value in run["metrics"].values())
-    return run if whole and (folder / "history.csv").exists() else None
+def read_run(folder: Path) -> RunRecord:
+    """Read the record of a run.
+
+    Raises:
+        ConfigError: there is none, or it is broken.
+    """
+    run = build(RunRecord, read_json(folder / "run.json"), "")
+    require(run.run == folder.name, "run", run.run, f"must be the folder's name, {folder.name}")
+    return run
 
 
-def torn(folder: Path, run: Mapping[str, Any]) -> list[str]:
-    """The files beside a `run.json` that have lost bytes since it was written. Event files may have grown."""
-    sizes = run.get("bytes") or {}
-    return [name for name, size in sizes.items() if (path := folder / name).exists() and path.stat().st_size < size]
+def read_runs(study: Path) -> tuple[dict[str, RunRecord], dict[str, str]]:
+    """Read the records of all runs of a study, by name; for each broken one, read the reason."""
+    runs, broken = {}, {}
+    for path in sorted(study.glob("runs/*/run.json")):
+        try:
+            runs[path.parent.name] = read_run(path.parent)
+        except ConfigError as error:
+            broken[path.parent.name] = str(error)
+    return runs, broken
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What a JSON file holds, or None where there is none or it holds anything but named values."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
-    """A line for each dotted key, `but` those, whose value differs between two nested configs, as JSON holds them."""
-    old, new = (flat(json.loads(to_json(node))) for node in (before, now))
-    keys = [key for key in {**old, **new} if key not in but]
-    return [
-        f"{key}: {old.get(key, 'nothing')}, now {new.get(key, 'nothing')}"
-        for key in keys
-        if old.get(key, ...) != new.get(key, ...)
-    ]
-
-
-def read_runs(study: Path) -> list[dict[str, Any]]:
-    """The `run.json` of every complete run of a study, by the names of their folders; broken ones are left out."""
-    return [run for path in sorted(study.glob("runs/*/run.json")) if (run := read_run(path.parent))]
+def truncated_files(folder: Path, run: RunRecord) -> list[str]:
+    """List the files beside a `run.json` that have lost bytes since it was written. Event files may have grown."""
+    return [name for name, size in run.bytes.items() if (path := folder / name).exists() and path.stat().st_size < size]
 
 
 def read_history(folder: Path) -> pd.DataFrame:
-    """The logged steps of one run: `step`, `epoch` and a column per tag, NaN where not measured."""
-    return pd.read_csv(folder / "history.csv")
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays, as `numpy.load` reads them."""
-    sink = io.BytesIO()
-    np.savez(sink, **arrays)
-    write_atomically(path, sink.getvalue())
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Named arrays.
+    """Read the logged steps of one run: `step`, `epoch` and a column per metric, NaN where not measured.
 
     Raises:
-        OSError, ValueError: there is no such file, or it holds something else.
+        OSError, ValueError: there is no such file, or it is no table.
     """
-    try:
-        arrays = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("holds no named arrays")
-        with arrays:
-            return dict(arrays)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(str(error)) from error
+    return pd.read_csv(folder / "history.csv").rename(columns=metric_of)
 
 
-def results(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row per run with COLUMNS and the final metrics, as in results.csv."""
+def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
+    """Tabulate runs, a row each, with COLUMNS and the final metrics, as results.csv holds them."""
     runs = list(runs)
-    metrics = list(dict.fromkeys(name for run in runs for name in run["metrics"]))
-    rows = [[*(run[key] for key in COLUMNS), *(run["metrics"].get(name) for name in metrics)] for run in runs]
+    metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    rows = [[*(getattr(run, key) for key in COLUMNS), *(run.metrics.get(name) for name in metrics)] for run in runs]
     return pd.DataFrame(rows, columns=[*COLUMNS, *metrics]).astype(dict.fromkeys(metrics, float))
 
 
 def write_results(study: Path) -> pd.DataFrame:
-    """Write results.csv from the records of a study's runs, and return it."""
-    table = results(read_runs(study))
+    """Write results.csv from the records of a study's runs, and return the table."""
+    table = results(read_runs(study)[0].values())
     write_atomically(study / "results.csv", table.to_csv(index=False))
     return table
 
 
 def read_results(study: Path) -> pd.DataFrame:
-    """results.csv as it was written."""
+    """Read results.csv as it was written."""
     return pd.read_csv(study / "results.csv")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: float | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     # numpy's shortest text that reads back as the same number of its own precision.
     return str(value)
-
-
-def _csv(lines: Iterable[Sequence[str]]) -> str:
-    class Lines(list):
-        write = list.append
-
-    sink = Lines()
-    csv.writer(sink, lineterminator="\n").writerows(lines)
-    return "".join(sink)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
 
+MISSING_VALUE = "???"  # OmegaConf's mark in YAML of a value that the user must give
+
 
 class ConfigError(Exception):
     """A request that cannot be met. The message names the key or file, what was found and what is accepted."""
@@ -91,12 +93,14 @@ def _dataclass_converter(cls: type) -> Converter:
         for name, value in node.items():
             if name not in converters:
                 raise _Refusal(f": no such key; {nearest(name, converters)}", name)
+            if isinstance(value, str) and value == MISSING_VALUE:
+                continue
             try:
                 values[name] = converters[name](value)
             except _Refusal as refusal:
                 raise refusal.under(name) from None
         for name in needed:
-            if values.get(name, "???") == "???":  # what OmegaConf writes for a value that is missing
+            if name not in values:
                 raise _Refusal(": missing; it needs a value", name)
         try:
             return cls(**values)
@@ -123,7 +127,7 @@ def _converter(hint: Any) -> Converter:
         return _literal_converter(arguments)
     if origin is tuple:
         return _tuple_converter(_converter(arguments[0]))
-    if origin is dict:
+    if origin in (dict, Mapping):
         return _dict_converter(_converter(arguments[1]))
     if is_dataclass(hint):
         return _dataclass_converter(hint)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,8 @@
-"""Synthetic studies: complete on disk, with known effects, made without training."""
+"""Make synthetic studies for tests: complete on disk, with known effects, without training."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import yaml
 
 from headtohead.analysis.statistics import best_learning_rates
-from headtohead.record.run import Environment, PackInfo, RunRecord, results, write_results, write_run
+from headtohead.record.run import Environment, PackInfo, Phase, RunRecord, Status, results, write_results, write_run
 from headtohead.record.study import Claim, StudyProtocol, StudyRecord, read_claims, write_study
 
 CLASSES = 10
@@ -75,13 +76,15 @@ ENVIRONMENT = Environment(
     device_name="x86_64",
     commit="0123456789abcdef0123456789abcdef01234567",
 )
-GUESS = {"accuracy": 1 / CLASSES, "nll": math.log(CLASSES), "brier": 1 - 1 / CLASSES, "ece": 0.0}
+CHANCE_LEVEL = {"accuracy": 1 / CLASSES, "nll": math.log(CLASSES), "brier": 1 - 1 / CLASSES, "ece": 0.0}
 
 
 def configured_claims() -> dict[str, Claim]:
     """Return the claims of configs/claims."""
     folder = files("headtohead.configs") / "claims"
-    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.iterdir(), key=str) if path.suffix == ".yaml"]
+    texts = [
+        path.read_text(encoding="utf-8") for path in sorted(folder.iterdir(), key=str) if path.name.endswith(".yaml")
+    ]
     return read_claims({claim: fields for text in texts for claim, fields in yaml.safe_load(text).items()})
 
 
@@ -101,50 +104,112 @@ def make_study(
     records: bool = True,
     seed: int = 0,
 ) -> Path:
-    """Write a study to `folder`, its name being the folder's, and return `folder`.
+    """Write a study named after `folder` to it, and return `folder`.
 
     Args:
-        arms: heads, or for each arm's label its overrides; with several contexts for instance
+        arms: heads, or labels of arms with their overrides, such as
             {"softmax,dropout=0.1": ["head=softmax", "model.dropout=0.1"], ...}.
-        seeds: of the search, 0, 1, ...; the confirm phase has as many fresh ones, seeds, seeds + 1, ...
-        lrs: the grid.
-        best_lr: where the validation loss is lowest, of all arms or of each.
-        effects: for each arm what is added to its metrics. In all phases: {"sigmoid": {"test_accuracy": -0.02}}.
-            The key "delay" adds so many steps to the time in which the arm's history learns.
-        tuned: with a search; else every run is of the phase "run", at the rates of `lrs`, or 0.1 if left alone.
-        diverged, failed: patterns (arm, lr, seed) of runs, in which None stands for any.
-        noise: a factor of every metric's standard deviation over seeds.
-        claims: of study.json; those of configs/claims unless given.
-        records: False writes study.json and results.csv alone, for simulations that need thousands.
-        seed: of the numbers drawn.
+        seeds: number of search seeds 0, 1, ...; the confirm phase has as many fresh ones, seeds, seeds + 1, ...
+        lrs: grid of learning rates.
+        best_lr: learning rate of the lowest validation loss, of all arms or by arm.
+        effects: numbers added to an arm's metrics in all phases: {"sigmoid": {"test_accuracy": -0.02}}.
+            The key "delay" adds steps to the time constant of the arm's learning curve.
+        tuned: whether there is a search; without one every run is of the phase "run", at `lrs` or at 0.1.
+        diverged, failed: patterns (arm, lr, seed) of runs; None matches any value.
+        noise: factor of every metric's standard deviation over seeds.
+        claims: claims of study.json; None takes those of configs/claims.
+        records: False writes study.json and results.csv alone, for simulations that need thousands of studies.
+        seed: seed of the random numbers.
     """
-    rng = np.random.default_rng(seed)
     if not isinstance(arms, Mapping):
         arms = {arm: [f"head={arm}"] for arm in arms}
     if not tuned and tuple(lrs) == (0.01, 0.1, 1.0):
         lrs = (0.1,)
-    first, fresh = list(range(seeds)), list(range(seeds, 2 * seeds)) if tuned else []
+    first, fresh = range(seeds), range(seeds, 2 * seeds) if tuned else range(0)
+    rng = np.random.default_rng(seed)
     luck = rng.normal(size=(2 * seeds, len(METRICS) + len(FINAL)))
+    runs = _Runs(folder.name, arms, best_lr, effects or {}, tuple(diverged), tuple(failed), noise, rng, luck)
+    phase: Phase = "search" if tuned else "run"
+    made = [runs.make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
+    names = {phase: tuple(run.run for run, _ in made)}
+    if tuned:
+        best = best_learning_rates(results(run for run, _ in made))
+        confirmed = [runs.make(arm, best[arm], seed, "confirm") for arm in best for seed in fresh]
+        names["confirm"] = tuple(run.run for run, _ in confirmed)
+        made += confirmed
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = configured_claims() if claims is None else read_claims(claims)
+    write_study(folder, _study_record(folder.name, arms, sorted(lrs), first, fresh, names, chosen))
+    if records:
+        for run, history in made:
+            write_run(folder / "runs" / run.run, run, history)
+        write_results(folder)
+    else:
+        results(run for run, _ in made).to_csv(folder / "results.csv", index=False)
+    return folder
 
-    def make(arm: str, lr: float, seed: int, phase: str) -> tuple[RunRecord, list[dict[str, float]]]:
-        head = _head(arms[arm])
-        status = "diverged" if _any(diverged, arm, lr, seed) else "finished"
-        status = "failed" if _any(failed, arm, lr, seed) else status
-        own = luck[seed] / math.sqrt(2) + rng.normal(size=luck.shape[1]) / math.sqrt(2)
-        optimum = best_lr[arm] if isinstance(best_lr, Mapping) else best_lr
-        decades = math.log10(lr / optimum)
-        shifts = [SIGMOID if head.startswith("sigmoid") else {}, (effects or {}).get(arm, {})]
-        metrics = _metrics(noise * own, decades, shifts, phase)
-        if status == "failed":
-            metrics = {}
-        elif status == "diverged":
-            guesses = {f"{split}_{name}": value for split in ("val", "test") for name, value in GUESS.items()}
-            metrics = {name: guesses[name] for name in metrics if name in guesses}
+
+def _study_record(
+    name: str,
+    arms: Mapping[str, Sequence[str]],
+    lrs: Sequence[float],
+    first: Sequence[int],
+    fresh: Sequence[int],
+    runs: Mapping[str, tuple[str, ...]],
+    claims: dict[str, Claim],
+) -> StudyRecord:
+    return StudyRecord(
+        name=name,
+        command=("headtohead", f"experiment={name}"),
+        common=(f"experiment={name}",),
+        started="2026-01-02T03:04:05+00:00",
+        num_classes=dict.fromkeys(arms, CLASSES),
+        classes=(),
+        arms={arm: tuple(overrides) for arm, overrides in arms.items()},
+        grid={"optimizer.lr": tuple(lrs)},
+        protocol=StudyProtocol(
+            search_seeds=tuple(first),
+            confirm_seeds=tuple(fresh),
+            selected_by="val_accuracy",
+            extended={"below": 0, "above": 0},
+            ladder=(),
+        ),
+        runs=dict(runs),
+        hparams={},
+        claims=claims,
+        environment=ENVIRONMENT,
+    )
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Make the runs of a study; the attributes are the options of `make_study`.
+
+    Attributes:
+        luck: standard normal numbers, (seeds, metrics), that all arms share.
+    """
+
+    study: str
+    arms: Mapping[str, Sequence[str]]
+    best_lr: float | Mapping[str, float]
+    effects: Mapping[str, Mapping[str, float]]
+    diverged: tuple[tuple[str | None, float | None, int | None], ...]
+    failed: tuple[tuple[str | None, float | None, int | None], ...]
+    noise: float
+    rng: np.random.Generator
+    luck: np.ndarray
+
+    def make(self, arm: str, lr: float, seed: int, phase: Phase) -> tuple[RunRecord, list[dict[str, float]]]:
+        """Make the record and the history of one run."""
+        head = _head(self.arms[arm])
+        status = self._status(arm, lr, seed)
+        own = self.luck[seed] / math.sqrt(2) + self.rng.normal(size=self.luck.shape[1]) / math.sqrt(2)
+        shifts = [SIGMOID if head.startswith("sigmoid") else {}, self.effects.get(arm, {})]
+        metrics = self._final_metrics(own, arm, lr, shifts, status, phase)
         delay = sum(shift.get("delay", 0.0) for shift in shifts)
-        history = [] if status == "failed" else _history(metrics, lr, delay, own, status, head)
-        curves = {split: _curves(rng, head) for split in (("val",) if phase == "search" else ("val", "test"))}
+        splits = ("val",) if phase == "search" else ("val", "test")
         run = RunRecord(
-            run=",".join([*arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            run=",".join([*self.arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
             phase=phase,
             arm=arm,
             head=head,
@@ -157,52 +222,36 @@ def make_study(
             error="Traceback (most recent call last):\nRuntimeError: made up" if status == "failed" else None,
             metrics=metrics,
             pack=PackInfo(size=16, mode="stacked", chosen_by="planner", threads=1),
-            overrides=tuple(arms[arm]),
-            config=_config(folder.name, head, lr, seed),
+            overrides=tuple(self.arms[arm]),
+            config=_config(self.study, head, lr, seed),
             environment=ENVIRONMENT,
-            curves=curves if status == "finished" else None,
+            curves={split: _curves(self.rng, head) for split in splits} if status == "finished" else None,
         )
+        history = [] if status == "failed" else _history(metrics, lr, delay, own, status, head)
         return run, history
 
-    phase = "search" if tuned else "run"
-    made = [make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
-    names = {phase: tuple(run.run for run, _ in made)}
-    if tuned:
-        best = best_learning_rates(results(run for run, _ in made))
-        confirmed = [make(arm, best[arm], seed, "confirm") for arm in best for seed in fresh]
-        names["confirm"] = tuple(run.run for run, _ in confirmed)
-        made += confirmed
+    def _status(self, *run: object) -> Status:
+        if _any(self.failed, *run):
+            return "failed"
+        return "diverged" if _any(self.diverged, *run) else "finished"
 
-    folder.mkdir(parents=True, exist_ok=True)
-    study = StudyRecord(
-        name=folder.name,
-        command=("headtohead", f"experiment={folder.name}"),
-        common=(f"experiment={folder.name}",),
-        started="2026-01-02T03:04:05+00:00",
-        num_classes=dict.fromkeys(arms, CLASSES),
-        classes=(),
-        arms={arm: tuple(overrides) for arm, overrides in arms.items()},
-        grid={"optimizer.lr": tuple(sorted(lrs))},
-        protocol=StudyProtocol(
-            search_seeds=tuple(first),
-            confirm_seeds=tuple(fresh),
-            selected_by="val_accuracy",
-            extended={"below": 0, "above": 0},
-            ladder=(),
-        ),
-        runs=names,
-        hparams={},
-        claims=configured_claims() if claims is None else read_claims(claims),
-        environment=ENVIRONMENT,
-    )
-    write_study(folder, study)
-    if records:
-        for run, history in made:
-            write_run(folder / "runs" / run.run, run, history)
-        write_results(folder)
-    else:
-        results(run for run, _ in made).to_csv(folder / "results.csv", index=False)
-    return folder
+    def _final_metrics(
+        self,
+        luck: np.ndarray,
+        arm: str,
+        lr: float,
+        shifts: Sequence[Mapping[str, float]],
+        status: Status,
+        phase: Phase,
+    ) -> dict[str, float]:
+        optimum = self.best_lr[arm] if isinstance(self.best_lr, Mapping) else self.best_lr
+        metrics = _metrics(self.noise * luck, math.log10(lr / optimum), shifts, phase)
+        if status == "failed":
+            return {}
+        if status == "diverged":
+            chance = {f"{split}_{name}": value for split in ("val", "test") for name, value in CHANCE_LEVEL.items()}
+            return {name: chance[name] for name in metrics if name in chance}
+        return metrics
 
 
 def _head(overrides: Sequence[str]) -> str:
@@ -214,7 +263,7 @@ def _any(patterns: Iterable[tuple], *run: object) -> bool:
 
 
 def _metrics(luck: np.ndarray, decades: float, shifts: Sequence[Mapping[str, float]], phase: str) -> dict[str, float]:
-    """A run's final metrics, `decades` away from its arm's best learning rate."""
+    """Draw the final metrics of a run `decades` away from its arm's best learning rate."""
     values = {}
     for (name, (mean, deviation)), own in zip((METRICS | FINAL).items(), luck, strict=True):
         values[name] = mean + deviation * own
@@ -234,7 +283,7 @@ def _metrics(luck: np.ndarray, decades: float, shifts: Sequence[Mapping[str, flo
 def _history(
     metrics: Mapping[str, float], lr: float, delay: float, luck: np.ndarray, status: str, head: str
 ) -> list[dict[str, float]]:
-    """Exponential learning towards the final accuracy; every second logged step evaluates."""
+    """Learn exponentially towards the final accuracy; every second logged step evaluates."""
     rows = []
     time = max(40.0 + 6.0 * luck[0] + delay, 1.0)
     final = metrics["val_accuracy"] if status == "finished" else 0.5

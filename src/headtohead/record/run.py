@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,15 @@ from headtohead.options import ConfigError, build, require
 from headtohead.record.files import read_json, to_csv, to_json, write_arrays, write_atomically
 from headtohead.record.tags import metric_of, tag_of
 
+T = TypeVar("T")
+
 # The layout of run.json and study.json that this package reads and writes. Release 0.1 wrote 1 without saying so.
 VERSION = 1
 
+Phase = Literal["search", "confirm", "run"]
+Status = Literal["finished", "diverged", "failed"]
 # Curves that figures draw, by kind and name; NaN is null.
-Curves = dict[str, dict[str, tuple[float | None, ...]]]
+Curves = Mapping[str, Mapping[str, tuple[float | None, ...]]]
 
 # The first columns of results.csv; the final metrics follow.
 COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
@@ -93,31 +97,36 @@ class RunRecord:
 
     version: int = VERSION
     run: str
-    phase: Literal["search", "confirm", "run"]
+    phase: Phase
     arm: str
     head: str
     seed: int
     lr: float
-    status: Literal["finished", "diverged", "failed"]
+    status: Status
     steps: int
     wall_s: float
     diverged_at: int | None
     error: str | None
-    metrics: dict[str, float | None]
-    curves: dict[str, Curves] | None
+    metrics: Mapping[str, float | None]
+    curves: Mapping[str, Curves] | None
     pack: PackInfo
     overrides: tuple[str, ...]
     config: dict[str, Any]
     environment: Environment
     bytes: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self):
-        require_version(self.version)
 
+def build_record(cls: type[T], path: Path) -> T:
+    """Build a record from a JSON file.
 
-def require_version(version: int) -> None:
-    """Refuse a file that a later release has written."""
-    require(version == VERSION, "version", version, f"a newer headtohead wrote this; accepted: {VERSION}")
+    Raises:
+        ConfigError: the file is missing, broken, or written by a later release.
+    """
+    content = read_json(path)
+    version = content.get("version", VERSION)
+    # Before all else: a later layout may have other keys.
+    require(version == VERSION, "version", version, f"another release of headtohead wrote this; accepted: {VERSION}")
+    return build(cls, content, "")
 
 
 def write_run(
@@ -149,7 +158,7 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ConfigError: there is none, or it is broken.
     """
-    run = build(RunRecord, read_json(folder / "run.json"), "")
+    run = build_record(RunRecord, folder / "run.json")
     require(run.run == folder.name, "run", run.run, f"must be the folder's name, {folder.name}")
     return run
 

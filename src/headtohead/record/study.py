@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headtohead.options import ConfigError, build, nearest, require
-from headtohead.record.files import read_json, to_json, write_atomically
-from headtohead.record.run import VERSION, Environment, require_version
+from headtohead.record.files import to_json, write_atomically
+from headtohead.record.run import VERSION, Environment, build_record
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,6 @@ class StudyRecord:
     environment: Environment
 
     def __post_init__(self):
-        require_version(self.version)
         require(self.arms, "arms", "{}", "a study has one arm or more")
         for arm in self.protocol.ladder:
             require(arm in self.arms, "protocol.ladder", arm, f"no arm of the study; {nearest(arm, self.arms)}")
@@ -119,6 +118,6 @@ def read_study_record(folder: Path) -> StudyRecord:
     path = folder / "study.json"
     require(path.is_file(), "study", folder, "not a study's folder, as it has no study.json; see outputs/")
     try:
-        return build(StudyRecord, read_json(path), "")
+        return build_record(StudyRecord, path)
     except ConfigError as error:
         raise ConfigError(f"{path}: broken ({error}); run the study's command again to write it anew") from error

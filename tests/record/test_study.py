@@ -1,0 +1,65 @@
+"""The record of a study on disk."""
+
+import json
+
+import pytest
+
+from headtohead.options import ConfigError
+from headtohead.record.study import read_claims, read_study_record, write_study
+from headtohead.testing import ACCURACY, make_study
+
+
+@pytest.fixture
+def study(tmp_path):
+    return make_study(tmp_path / "study", seeds=2, records=False)
+
+
+def test_a_study_is_read_back_as_it_was(study, tmp_path):
+    record = read_study_record(study)
+    write_study(tmp_path, record)
+    assert read_study_record(tmp_path) == record
+    assert record.arms == {"softmax": ("head=softmax",), "sigmoid": ("head=sigmoid",)}
+    assert record.claims["accuracy"].margin == 0.005
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arms": {}}, "arms={}: a study has one arm or more"),
+        ({"arms": None}, "arms=None: must be a group of named values"),
+        ({"runs": ["a"]}, "runs=['a']: must be a group of named values"),
+        ({"grid": {"optimizer.lr": ["x"]}}, "grid.optimizer.lr.0=x: must be a number"),
+        ({"num_classes": {"softmax": 10}}, "num_classes=softmax: must name every arm, also ['sigmoid']"),
+        ({"claims": {"mine": ACCURACY | {"margin": -1}}}, "claims.mine.margin=-1.0: must be positive and finite"),
+        ({"claims": {"mine": ACCURACY | {"phase": "x"}}}, "claims.mine.phase=x: accepted: confirm, search"),
+        ({"version": 2, "colour": "red"}, "version=2: another release of headtohead wrote this; accepted: 1"),
+    ],
+)
+def test_a_broken_study_is_refused_with_file_key_and_what_is_accepted(study, change, message):
+    path = study / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ConfigError) as refusal:
+        read_study_record(study)
+    text = str(refusal.value)
+    assert text.startswith(f"{path}: broken ({message}") and "\n" not in text
+    assert text.endswith("; run the study's command again to write it anew")
+
+
+def test_a_ladder_names_arms_of_the_study(study):
+    path = study / "study.json"
+    content = json.loads(path.read_text())
+    content["protocol"]["ladder"] = ["softmax", "sigmiod"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"protocol\.ladder=sigmiod: no arm of the study; did you mean sigmoid\?"):
+        read_study_record(study)
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"not a study's folder, as it has no study\.json"):
+        read_study_record(tmp_path)
+
+
+def test_claims_are_checked():
+    assert read_claims({"mine": ACCURACY})["mine"].metric == "test_accuracy"
+    with pytest.raises(ConfigError, match=r"^claims\.mine\.margn: no such key; did you mean margin\?"):
+        read_claims({"mine": ACCURACY | {"margn": 1}})

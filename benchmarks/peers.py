@@ -6,7 +6,7 @@ Every function yields the seconds per step and run of one block after another, t
 import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -73,28 +73,21 @@ def eager_channels_last(case: Case, blocks: int) -> Iterator[float]:
     return eager(case, blocks, channels_last=True)
 
 
-def jax(case: Case, blocks: int) -> Iterator[float]:
-    """All runs as one program: vmap over seeds and, within a seed, over learning rates; scan over steps; jit.
-
-    All runs train softmax, the cheaper head, and those of a seed share their batches.
-    """
+def _jax_run(case: Case) -> tuple[Callable, Callable]:
+    """Return the functions that start and update one run, given its learning rate."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    inputs, labels = (jnp.asarray(part.numpy()) for part in case.standardised())
-    inputs = inputs.reshape(len(inputs), -1)
-    size, run = case.runs[0].training.batch_size, case.runs[0]
+    run = case.runs[0]
     model = run.model.build(case.pool.input_shape, case.pool.num_classes)
     sizes = [layer.weight.shape for layer in model.modules() if isinstance(layer, nn.Linear)]
     batch_norm = any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())
-    lrs = jnp.asarray([*case.lrs, *case.lrs])
 
     def optimizer(lr):
         if isinstance(run.optimizer, SGD):
             return optax.sgd(lr, momentum=run.optimizer.momentum)
-        decayed = optax.adamw(lr, weight_decay=run.optimizer.weight_decay)
-        return decayed
+        return optax.adamw(lr, weight_decay=run.optimizer.weight_decay)
 
     def start(key, lr):
         layers = []
@@ -124,6 +117,23 @@ def jax(case: Case, blocks: int) -> Iterator[float]:
         gradients, statistics = jax.grad(loss, has_aux=True)(layers, statistics, x, y)
         changes, memory = optimizer(lr).update(gradients, memory, layers)
         return optax.apply_updates(layers, changes), statistics, memory
+
+    return start, update
+
+
+def jax(case: Case, blocks: int) -> Iterator[float]:
+    """All runs as one program: vmap over seeds and, within a seed, over learning rates; scan over steps; jit.
+
+    All runs train softmax, the cheaper head, and those of a seed share their batches.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    inputs, labels = (jnp.asarray(part.numpy()) for part in case.standardised())
+    inputs = inputs.reshape(len(inputs), -1)
+    size = case.runs[0].training.batch_size
+    lrs = jnp.asarray([*case.lrs, *case.lrs])
+    start, update = _jax_run(case)
 
     @jax.jit
     def block(state, index_SVB):

@@ -1,12 +1,26 @@
 """The documents and the project's own commands say the same as the code."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
 
+import pandas as pd
+import pytest
 import yaml
+from conftest import TINY
+from test_house import FORBIDDEN, ROOMS
+
+from headtohead.analysis.claims import DERIVED
+from headtohead.record.tags import metric_of, tag_of
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"))
+)
+# Columns of results.csv that only images have.
+OF_IMAGES = {"shift_blur_accuracy", "shift_contrast_accuracy"}
 
 
 def read(path: str) -> str:
@@ -17,6 +31,83 @@ def recipe(target: str) -> list[str]:
     """Return the commands of a target of the Makefile."""
     (lines,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)
     return [line.strip().replace("$(BIN)", ".venv/bin") for line in lines.splitlines()]
+
+
+def table(text: str, header: str) -> dict[str, list[str]]:
+    """Return the rows of all Markdown tables whose first header cell is `header`, by each name in the first cell."""
+    rows = {}
+    for body in re.findall(rf"^\| {header} \|.*\n\|[ -|]+\n((?:\|.*\n)+)", text, re.MULTILINE):
+        for line in body.splitlines():
+            first, *others = [cell.strip() for cell in line.strip("|").split("|")]
+            rows |= dict.fromkeys(re.findall("`([^`]+)`", first), others)
+    return rows
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_links_lead_to_files(path):
+    text = read(path)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / path).parent.joinpath(target).exists(), target
+    headings = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_modules_that_are_named_exist(path):
+    named = re.findall(r"`((?:src/headtohead/)?(?:training|record|runner|analysis|report)/\w+(?:\.py)?)`", read(path))
+    for name in named:
+        file = ROOT / "src/headtohead" / name.removeprefix("src/headtohead/")
+        assert file.with_suffix(".py").is_file(), name
+
+
+def test_the_table_of_rooms_is_that_of_the_house():
+    rooms = table(read("docs/architecture.md"), "room")
+    assert set(rooms) == set(ROOMS)
+    for room, (_, may_import, leaves) in rooms.items():
+        named = set(ROOMS) - {"cli", "testing"} if room == "cli" else set(re.findall("`([^`]+)`", may_import))
+        assert named == ROOMS[room], room
+        assert set(filter(None, leaves.split(", "))) == FORBIDDEN.get(room, set()), room
+
+
+def test_metrics_name_the_functions_that_compute_them():
+    sources = [row[-1] for row in table(read("docs/metrics.md"), "column").values()]
+    functions = re.findall(r"`(\w+)/(\w+)\.py`: `(\w+)`", "\n".join(sources))
+    assert len(functions) > 40
+    for room, module, function in functions:
+        assert hasattr(importlib.import_module(f"headtohead.{room}.{module}"), function), (module, function)
+
+
+def test_derived_metrics_are_documented():
+    assert set(table(read("docs/metrics.md"), "metric")) == set(DERIVED)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/claims/*.yaml")), ids=lambda path: path.stem)
+def test_claims_agree_on_the_better_direction(path):
+    better = {name: row[3] for name, row in table(read("docs/metrics.md"), "column").items()}
+    better |= {name: row[2] for name, row in table(read("docs/metrics.md"), "metric").items()}
+    for claim in yaml.safe_load(path.read_text(encoding="utf-8")).values():
+        assert better[claim["metric"]] in (claim["direction"], "-"), claim["metric"]
+
+
+def test_every_column_and_tag_that_runs_write_is_documented(command, tmp_path):
+    result = command("name=x", "dataset=digits", *TINY)
+    assert result.status == 0, result.err
+    documented = table(read("docs/metrics.md"), "column")
+    assert set(pd.read_csv(tmp_path / "outputs/x/results.csv")) == set(documented)
+
+    (path,) = tmp_path.glob("outputs/x/runs/*/history.csv")
+    written = {re.sub("(?<=layer/).*", "<layer>", tag) for tag in pd.read_csv(path)}
+    tags = {tag: re.findall("`([^`]+)`", name)[0] for tag, (name, _) in table(read("docs/metrics.md"), "tag").items()}
+    assert written == set(tags)
+    assert all(metric_of(tag) == name and tag_of(name) == tag for tag, name in tags.items())
+
+
+def test_columns_of_images_alone_are_marked(command, tmp_path):
+    result = command("name=x", "dataset=iris", *TINY)
+    assert result.status == 0, result.err
+    documented = table(read("docs/metrics.md"), "column")
+    assert set(documented) - set(pd.read_csv(tmp_path / "outputs/x/results.csv")) == OF_IMAGES
+    assert {name for name, row in documented.items() if "images only" in row[0]} == OF_IMAGES
 
 
 def test_hooks_are_the_checks_of_make_lint():

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import TINY
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_house import FORBIDDEN, ROOMS
 
-from headtohead.analysis.claims import DERIVED
+from headtohead import cli
+from headtohead.analysis.pairing import DERIVED
 from headtohead.record.tags import metric_of, tag_of
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +61,46 @@ def test_modules_that_are_named_exist(path):
     for name in named:
         file = ROOT / "src/headtohead" / name.removeprefix("src/headtohead/")
         assert file.with_suffix(".py").is_file(), name
+
+
+def commands(text: str) -> list[str]:
+    """List the lines of code blocks and the inline code that call `headtohead`."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [code for code in [*lines, *re.findall(r"`([^`\n]+)`", text)] if code.startswith("headtohead ")]
+
+
+HEADERS = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("configs/experiment/*.yaml")}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_commands_run_as_written_in_bash_and_zsh(path):
+    for command in commands(read(path)):
+        check_command(command)
+
+
+def test_readme_has_commands():
+    assert len(commands(read("README.md"))) > 10
+
+
+@pytest.mark.parametrize("name", sorted(HEADERS))
+def test_headers_of_experiments_have_a_command_that_runs_as_written(name):
+    lines = [line for line in HEADERS[name].splitlines() if line.startswith("#")]
+    assert lines[1].endswith("?")
+    starts = [word for line in lines for word in re.findall("^# (Cost|Expected|Command):", line)]
+    assert starts == ["Cost", "Expected", "Command"]
+    assert lines[-1] == f"# Command: headtohead experiment={name}"
+    for code in re.findall(r"^# +(?:Command: )?(headtohead .*)$", HEADERS[name], re.MULTILINE):
+        check_command(code)
+
+
+def check_command(command: str) -> None:
+    unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "", command)
+    assert not set("()[]{}*?!<>|&;$#~\\`") & set(unquoted), command
+    arguments = shlex.split(command)[1:]
+    if arguments[0] not in cli.COMMANDS:
+        overrides = [argument for argument in arguments if "=" in argument]
+        OverridesParser.create().parse_overrides(overrides)
 
 
 def test_the_table_of_rooms_is_that_of_the_house():

@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test bench lint format lock clean
+.PHONY: help setup study test coverage bench lint format lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,13 +18,17 @@ study: setup  ## run the default study on the embedded digits and print its verd
 test: lint  ## lint, then run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: setup  ## time packs beside JAX, Lightning and plain PyTorch, which it installs
+coverage: setup  ## run all tests and list the lines that none of them runs
+	$(BIN)/pytest --cov=headtohead --cov-report=term-missing $(PYTEST_ARGS)
+
+bench: setup  ## install JAX and Lightning, and time packs beside them and plain PyTorch
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
 	$(BIN)/python benchmarks/speed.py
 
-lint: setup  ## check style and format, change nothing
+lint: setup  ## check style, format and types, change nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
 
 format: setup  ## fix style and format
 	$(BIN)/ruff check --fix
@@ -38,7 +42,7 @@ lock:  ## resolve the newest dependencies into requirements.lock
 		--custom-compile-command "make lock" -o requirements.lock
 
 clean:  ## remove caches and build files; .venv, data and outputs stay
-	rm -rf build dist src/*.egg-info *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist src/*.egg-info *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage*
 	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml

@@ -1,4 +1,4 @@
-"""The wheel alone, in an environment of its own and another working directory, is the whole program."""
+"""The wheel alone is the whole program: it runs in an environment of its own, from another working directory."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command, cwd):
-    """The standard output of a command that must succeed and sees no other headtohead."""
+    """Return the standard output of a command that must succeed and sees no other headtohead."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1"}
     done = subprocess.run(
@@ -34,7 +35,7 @@ def wheel(tmp_path_factory):
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for part in ("src", "configs"):
         shutil.copytree(ROOT / part, copy / part, ignore=ignore)
-    for part in (*ROOT.glob("*.toml"), *ROOT.glob("*.md")):
+    for part in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
         shutil.copy(part, copy)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, copy, cwd=folder)
     (path,) = folder.glob("*.whl")
@@ -43,13 +44,13 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """The interpreter of an environment with the wheel installed and our dependencies borrowed."""
+    """Interpreter of an environment that holds the wheel and borrows our dependencies."""
     environment = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment)
     python = environment / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(run(python, "-c", code, cwd=environment).strip())
-    # Such paths come after the environment's own, and the .pth files in them (our editable one) stay unread.
+    # The borrowed paths come after the environment's own. Python does not read the .pth files in them, such as ours.
     borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site / "borrowed.pth").write_text("\n".join(borrowed))
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
@@ -64,6 +65,15 @@ def test_wheel_contains_every_module_and_config(wheel):
     assert configs
     missing = (modules | configs) - set(zipfile.ZipFile(wheel).namelist())
     assert not missing
+
+
+def test_wheel_names_its_licence_and_brings_it(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        fields = message_from_string(archive.read(metadata).decode())
+        text = archive.read(metadata.replace("METADATA", "licenses/LICENSE")).decode()
+    assert fields["License-Expression"] == "MIT"
+    assert text == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_hydra_discovers_the_sweeper_without_torch(python, tmp_path):
@@ -92,6 +102,16 @@ def test_runs_from_another_working_directory(python, tmp_path):
     run(python, "-m", "headtohead", *arguments, cwd=tmp_path)
     (record,) = tmp_path.glob("outputs/tiny/runs/*/run.json")
     assert json.loads(record.read_text())
+
+
+def test_changelog_and_citation_tell_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (Unreleased|\S+ - \d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert headings[1].startswith(f"{version} - ")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [version]
 
 
 def test_lock_pins_every_dependency_from_any_index():

@@ -135,7 +135,7 @@ class Sweep:
         left = _unfinished(packs, phase)
         done = len(members) - sum(map(len, left))
         with Bar(folder, phase, len(members), done) as bar, self._live(folder), Stop(bar) as stop:
-            failures = self._launch(left, phase, len(left), bar, stop)
+            failures = self._launch(left, phase, len(packs), bar, stop)
         if not (folder / "study.json").exists():
             raise OSError(f"{folder}: has vanished; the same command trains again what is gone")
         recorded = {*write_results(folder).run}
@@ -155,7 +155,9 @@ class Sweep:
         )
         return [[members[index] for index in pack] for pack in packs]
 
-    def _launch(self, packs: list[list[Member]], phase: Phase, packs_left: int, bar: Bar, stop: Stop) -> dict[str, str]:
+    def _launch(
+        self, packs: list[list[Member]], phase: Phase, packs_of_phase: int, bar: Bar, stop: Stop
+    ) -> dict[str, str]:
         """Hand packs to the launcher, those of a killed process once more; return the reason for each failed run."""
         failures: dict[str, str] = {}
         attempts = ATTEMPTS
@@ -165,7 +167,7 @@ class Sweep:
             attempts -= 1
             jobs = [self._job(pack, phase) for pack in packs]
             try:
-                results = self._launcher(packs_left).launch(jobs, initial_job_idx=0)
+                results = self._launcher(packs_of_phase).launch(jobs, initial_job_idx=0)
             except Exception as error:
                 # Launchers differ in what they raise when a process is killed.
                 reason = self._reason(error)
@@ -197,15 +199,20 @@ class Sweep:
         job = PackJob(self._plan.axes.common, phase, packing.chosen_by, packing.threads, runs)
         return [f"name='{self.record.name}'", "claims=[]", job.override()]
 
-    def _launcher(self, packs_left: int) -> Launcher:
-        """Return the launcher. Joblib starts no process that would have no pack, or no core."""
+    def _launcher(self, packs_of_phase: int) -> Launcher:
+        """Return the launcher. Joblib starts no process that would have no pack, or no core.
+
+        Args:
+            packs_of_phase: the number of packs in the phase, with those that have ended. A process has the more
+                threads the fewer processes there are, and the rest of a study must be trained with the same threads.
+        """
         config = copy.deepcopy(self._plan.config)
         if "joblib" in config.hydra.launcher._target_:
             # Several processes would only share one accelerator.
             on_cpu = resolve_device(self._plan.members[0].config.settings.device).type == "cpu"
             cores = (os.cpu_count() or 1) if on_cpu else 1
             wanted = config.hydra.launcher.n_jobs
-            config.hydra.launcher.n_jobs = min(packs_left, cores if wanted < 0 else wanted)
+            config.hydra.launcher.n_jobs = min(packs_of_phase, cores if wanted < 0 else wanted)
         return Plugins.instance().instantiate_launcher(
             hydra_context=self._plan.context, task_function=run_pack, config=config
         )

@@ -263,9 +263,10 @@ def test_a_second_process_on_a_study_is_refused(command, tmp_path):
 
 def test_a_pack_whose_process_is_killed_is_tried_again(tmp_path):
     study = ["-m", "name=k", "model=factory", "model.path=factories:doomed", "seed=0,1", *TINY[:3], TINY[-1]]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, "-m", "headtohead", *study, "pack_size=1", "hydra.launcher.n_jobs=2"],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "TerminatedWorkerError" in result.stderr and "trying its" in result.stderr

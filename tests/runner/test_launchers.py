@@ -1,4 +1,4 @@
-"""Hydra's launchers, each with packs as its jobs: processes, submitit's jobs, a Ray instance of this machine."""
+"""Hydra's launchers train packs: as processes, as submitit's jobs, and on a Ray instance of this machine."""
 
 import os
 import secrets
@@ -21,8 +21,10 @@ LAUNCHERS = {
     "ray_cluster": ["+hydra.launcher.ray.remote.max_retries=0"],
 }  # fmt: skip
 MODULES = {"submitit_local": "submitit", "ray": "ray", "ray_cluster": "ray"}
+# Networks that the studies name lie in the folder of the tests.
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(Path(__file__).parents[1]), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }  # fmt: skip
 CLUSTER = """
 import sys, ray
@@ -48,7 +50,7 @@ def results(folder, name):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A folder, the arguments of a study of two packs, and its results with Hydra's basic launcher."""
+    """Return a folder, the arguments of a study of two packs, and its results with Hydra's basic launcher."""
     folder = tmp_path_factory.mktemp("small")
     study = ["head=softmax,sigmoid", "pack_size=2", "dataset=iris", "model=linear", "training.epochs=2"]
     assert sweep(folder, "basic", *study).returncode == 0
@@ -57,7 +59,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def cluster(tmp_path_factory):
-    """The address of a Ray cluster that was started in another folder than the study's."""
+    """Return the address of a Ray cluster that was started in another folder than the study's."""
     pytest.importorskip("ray")
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -98,13 +98,15 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command line. Exit with 2 for a wrong request, and with 1 for what broke.
+    """Run the command line. Exit with 2 for a wrong request, and with 1 for any other error.
 
     HYDRA_FULL_ERROR=1 in the environment shows the traceback instead of a line.
     """
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
-    command = partial(COMMANDS[sys.argv[1]], sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else hydra_command
+    command = (
+        partial(COMMANDS[sys.argv[1]], sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else hydra_command
+    )
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return

@@ -26,7 +26,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Axes:
-    """What a command sweeps.
+    """The settings that a command sweeps, and those that all its runs share.
 
     Attributes:
         common: the overrides that all runs share.

@@ -1,4 +1,4 @@
-"""The plan of a study: all that a command asks for, checked, before anything is written."""
+"""The plan of a study: its runs and how they are trained, checked before anything is written."""
 
 import os
 import sys
@@ -33,13 +33,13 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a command will do.
+    """A study that can be trained.
 
     Attributes:
         folder: the folder of the study, relative to the working directory.
         axes: the axes of the command line.
         members: the runs of the first phase.
-        packings: for each arm how its runs are packed.
+        packings: for each arm the packing of its runs.
         record: `study.json` as it will be before the first run.
         config: the configuration that Hydra composed for the sweep.
         context: the context by which Hydra makes launchers.
@@ -63,7 +63,7 @@ class StudyPlan:
         return _compose(self.config, self.axes, runs)
 
 
-def plan(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
+def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
     """Plan a study and check that it can be trained; nothing is written.
 
     Args:

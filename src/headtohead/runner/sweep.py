@@ -31,7 +31,7 @@ from headtohead.training import data
 from headtohead.training.config import resolve_device
 from headtohead.training.loop import may_share_a_pack
 
-# How often packs are handed to the launcher that a killed process has left unfinished.
+# How often a pack is handed to the launcher where a killed process leaves it unfinished.
 ATTEMPTS = 2
 # The number of test examples that a report shows.
 EXAMPLES = 8
@@ -44,8 +44,8 @@ def run_study(plan: StudyPlan, live: LivePage = nullcontext) -> dict[str, str]:
     """Train all runs of a study that have not ended, and write the study's files as they become known.
 
     Args:
-        plan: what to do.
-        live: a context to enter with the study's folder while packs are trained.
+        plan: the plan of the study.
+        live: from the study's folder to a context that is entered while packs are trained.
 
     Returns:
         For each failed run, by name, the reason.
@@ -72,8 +72,8 @@ class Sweep:
     """A study whose packs are being trained.
 
     Args:
-        plan: what to do.
-        live: a context to enter with the study's folder while packs are trained.
+        plan: the plan of the study.
+        live: from the study's folder to a context that is entered while packs are trained.
 
     Attributes:
         record: `study.json` as far as it is known.
@@ -84,7 +84,7 @@ class Sweep:
         self._plan, self._live = plan, live
         self.record = plan.record
         self.failures: dict[str, str] = {}
-        # Whether the system stopped a run, as a full disk does: no rate is chosen by what it has left of the runs.
+        # Whether the system stopped a run, as a full disk does: no rate is chosen by the runs that it has left.
         self._had_io_error = False
 
     def run(self) -> None:
@@ -125,7 +125,7 @@ class Sweep:
         return best_learning_rates(table.loc[table.run.isin(self.record.runs["search"])])
 
     def _train(self, members: Sequence[Member], phase: Phase) -> None:
-        """Train runs of a phase that have not ended; write which runs the study has, and what became of them."""
+        """Train runs of a phase that have not ended, and write study.json before and results.csv after."""
         folder, names = self._plan.folder, [member.name for member in members]
         self.record = replace(self.record, runs={**self.record.runs, phase: (*self.record.runs.get(phase, ()), *names)})
         write_study(folder, self.record)

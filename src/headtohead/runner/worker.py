@@ -51,7 +51,7 @@ class ResolvedPack:
     """A pack whose runs have their configurations.
 
     Attributes:
-        job: the pack as it came from the launcher.
+        job: the pack as it came from the launcher, or a half of it.
         members: its runs, in the order of `job.runs`.
     """
 
@@ -95,7 +95,7 @@ class StateFile:
 
     Args:
         pack: the pack.
-        notes: where it is shown that a checkpoint cannot be used or saved.
+        notes: the notes of the pack, which show that a checkpoint cannot be used or saved.
 
     Attributes:
         training: the state that the training goes on from; None where it starts anew.
@@ -186,7 +186,7 @@ def _train_or_halve(pack: ResolvedPack) -> Exception | None:
                 waiting = [*pack.halves(), *waiting]
             elif error:
                 errors.append(error)
-            # What a full disk or a vanished folder has stopped goes on from its last checkpoint.
+            # A pack that a full disk or a vanished folder has stopped goes on from its last checkpoint.
             if not isinstance(error, Interrupted | OSError):
                 checkpoint.remove(pack.checkpoint)
     return errors[0] if errors else None
@@ -228,7 +228,7 @@ def _train_unfinished(pack: ResolvedPack) -> Exception | None:
     if error and _must_be_halved(pack, error):
         sizes = " and ".join(str(len(half.members)) for half in pack.halves())
         notes.show(f"{len(pack.members)} runs do not fit into memory at once: {sizes} instead")
-        # The frames of its traceback hold what the pack has allocated.
+        # The frames of its traceback hold the memory of the pack.
         error = error.with_traceback(None)
         torch.cuda.empty_cache()
         return error

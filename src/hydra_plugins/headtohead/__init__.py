@@ -1,4 +1,4 @@
-"""Hydra's door to the sweep: Hydra takes sweepers only from modules under `hydra_plugins`.
+"""The sweeper of this package, in the only place where Hydra looks for one: a module under `hydra_plugins`.
 
 Hydra imports this file whenever it starts, so it imports nothing heavy. Discovery does not see it in an
 editable install, so `headtohead.cli` registers `PackSweeper` itself.
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 
 class PackSweeper(Sweeper):
-    """Turns a command line into packs of runs, each of them one job of the launcher."""
+    """A sweeper that turns a command line into packs of runs, each of them one job of the launcher."""
 
     def __init__(self, **options: Any) -> None:
         """Accept any option of `hydra.sweeper`: `headtohead.runner.plan` reads them from the config."""
@@ -27,20 +27,20 @@ class PackSweeper(Sweeper):
         self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Train what the arguments ask for and print the report's short form; exits with 1 where a run failed."""
+        """Train the study of a command line and print the short form of its report; exit with 1 if a run failed."""
         from headtohead.report.dashboard import Live, write_dashboard
         from headtohead.report.render import print_study, write_report
-        from headtohead.runner.plan import plan
+        from headtohead.runner.plan import plan_study
         from headtohead.runner.sweep import run_study
 
         assert self.config is not None and self.hydra_context is not None, "Hydra calls setup first"
-        study = plan(arguments, self.config, self.hydra_context)
-        failures = run_study(study, Live)
-        summary, figures = write_report(study.folder)
+        plan = plan_study(arguments, self.config, self.hydra_context)
+        failures = run_study(plan, Live)
+        summary, figures = write_report(plan.folder)
         write_dashboard(summary, figures)
         print_study(summary)
         if failures:
-            sys.exit(_describe(study.folder, failures))
+            sys.exit(_describe(plan.folder, failures))
 
 
 def _describe(folder: Path, failures: Mapping[str, str]) -> str:

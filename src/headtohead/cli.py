@@ -104,9 +104,8 @@ def main() -> None:
     """
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
-    command = (
-        partial(COMMANDS[sys.argv[1]], sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else hydra_command
-    )
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else hydra_command
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return

@@ -83,7 +83,9 @@ def test_a_sweep_of_heads_and_seeds_is_simply_run(command, tmp_path):
 
 
 def test_a_sweep_over_learning_rates_is_searched_and_confirmed(command, tmp_path):
-    result = command("-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=1e-6,0.1,1e9", "seed=0,1", *TINY)
+    # Batches of 16 make four steps: enough to diverge.
+    steps = [*TINY, "training.batch_size=16"]
+    result = command("-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=1e-6,0.3,1e30", "seed=0,1", *steps)
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / "outputs/s/results.csv")
     search, confirm = table[table.phase == "search"], table[table.phase == "confirm"]
@@ -93,11 +95,11 @@ def test_a_sweep_over_learning_rates_is_searched_and_confirmed(command, tmp_path
     assert set(search.seed) == {0, 1} and set(confirm.seed) == {2, 3}
     means = search.groupby(["arm", "lr"]).val_accuracy.mean()
     for arm, rows in confirm.groupby("arm"):
-        assert set(rows.lr) == {means[arm].idxmax()} == {0.1}
+        assert set(rows.lr) == {means[arm].idxmax()} == {0.3}
     diverged = search[search.status == "diverged"]
-    assert set(diverged.lr) == {1e9} and set(diverged.val_accuracy) == {0.1}
+    assert set(diverged.lr) == {1e30} and set(diverged.val_accuracy) == {0.1}
     study = json.loads((tmp_path / "outputs/s/study.json").read_text())
-    assert study["grid"] == {"optimizer.lr": [1e-6, 0.1, 1e9]}
+    assert study["grid"] == {"optimizer.lr": [1e-6, 0.3, 1e30]}
     assert study["protocol"]["confirm_seeds"] == [2, 3]
     assert study["arms"] == {"softmax": ["head=softmax"], "sigmoid": ["head=sigmoid"]}
     assert set(study["runs"]["search"] + study["runs"]["confirm"]) == set(table.run)

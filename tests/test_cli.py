@@ -1,12 +1,14 @@
-"""The command line as users meet it: what it writes, what it prints, what it refuses."""
+"""The command line: the files it writes, what it prints, and the requests it refuses."""
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import headtohead.configs
@@ -60,7 +62,8 @@ def test_one_run(command, tmp_path):
     tags += ["ambiguity/several", *(f"grad_norm/{part}" for part in ("total", "logits", "backbone", "classifier"))]
     tags += ["grad_norm/layer/hidden0", "grad_norm/layer/classifier"]
     assert set(tags) <= set(history.columns)
-    assert history.step.tolist() == [0, 0.5 * history.step.max(), 1] or len(history) <= 3
+    # 64 examples are one batch, and one epoch one step: before it and after it there is something to log.
+    assert history.step.tolist() == [0, 1] and history.epoch.tolist() == [0, 1] and run["steps"] == 1
     assert tree(tmp_path)[0] == "outputs"
 
 
@@ -80,7 +83,9 @@ def test_a_sweep_of_heads_and_seeds_is_simply_run(command, tmp_path):
 
 
 def test_a_sweep_over_learning_rates_is_searched_and_confirmed(command, tmp_path):
-    result = command("-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=1e-6,0.1,1e9", "seed=0,1", *TINY)
+    # Batches of 16 make four steps: enough to diverge.
+    steps = [*TINY, "training.batch_size=16"]
+    result = command("-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=1e-6,0.3,1e30", "seed=0,1", *steps)
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / "outputs/s/results.csv")
     search, confirm = table[table.phase == "search"], table[table.phase == "confirm"]
@@ -90,11 +95,11 @@ def test_a_sweep_over_learning_rates_is_searched_and_confirmed(command, tmp_path
     assert set(search.seed) == {0, 1} and set(confirm.seed) == {2, 3}
     means = search.groupby(["arm", "lr"]).val_accuracy.mean()
     for arm, rows in confirm.groupby("arm"):
-        assert set(rows.lr) == {means[arm].idxmax()} == {0.1}
+        assert set(rows.lr) == {means[arm].idxmax()} == {0.3}
     diverged = search[search.status == "diverged"]
-    assert (diverged.val_accuracy == 0.1).all()
+    assert set(diverged.lr) == {1e30} and set(diverged.val_accuracy) == {0.1}
     study = json.loads((tmp_path / "outputs/s/study.json").read_text())
-    assert study["grid"] == {"optimizer.lr": [1e-6, 0.1, 1e9]}
+    assert study["grid"] == {"optimizer.lr": [1e-6, 0.3, 1e30]}
     assert study["protocol"]["confirm_seeds"] == [2, 3]
     assert study["arms"] == {"softmax": ["head=softmax"], "sigmoid": ["head=sigmoid"]}
     assert set(study["runs"]["search"] + study["runs"]["confirm"]) == set(table.run)
@@ -122,7 +127,7 @@ def test_a_grid_with_the_best_rate_on_its_edge_is_extended_for_all_arms(command,
     assert "grid of every arm was extended" in (tmp_path / "outputs/s/report.md").read_text()
 
 
-def test_a_claim_of_ones_own_is_a_yaml_file(command, tmp_path):
+def test_users_own_claims_are_yaml_files(command, tmp_path):
     (tmp_path / "mine/claims").mkdir(parents=True)
     claim = "softness:\n  sentence: Softmax is soft.\n  metric: test_saturated\n  phase: confirm\n"
     (tmp_path / "mine/claims/softness.yaml").write_text(
@@ -215,7 +220,7 @@ def test_a_broken_record_is_trained_again(command, tmp_path):
     (first / "run.json").write_text("{")
     (second / "history.csv").unlink()
     (third / "run.json").write_text('{"run": "another"}')
-    (next(third.glob("events*"))).write_bytes(b"torn")
+    (next(third.glob("events*"))).write_bytes(b"truncated")
     untouched = (kept / "run.json").stat().st_mtime_ns
     assert command(*arguments).status == 0
     assert (kept / "run.json").stat().st_mtime_ns == untouched
@@ -260,9 +265,10 @@ def test_a_second_process_on_a_study_is_refused(command, tmp_path):
 
 def test_a_pack_whose_process_is_killed_is_tried_again(tmp_path):
     study = ["-m", "name=k", "model=factory", "model.path=factories:doomed", "seed=0,1", *TINY[:3], TINY[-1]]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, "-m", "headtohead", *study, "pack_size=1", "hydra.launcher.n_jobs=2"],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "TerminatedWorkerError" in result.stderr and "trying its" in result.stderr
@@ -335,8 +341,8 @@ def test_control_prior_starts_with_the_gradients_of_softmax(command, tmp_path):
         assert sigmoid.to_dict() == pytest.approx(softmax.to_dict(), rel=1e-6)
 
 
-def test_the_default_study_is_the_one_that_was_asked_for(command, tmp_path):
-    command("experiment=digits", "seed=0,1", "training.epochs=1", "dataset.train_size=64")
+def test_the_default_study_has_four_arms_and_seven_rates(command, tmp_path):
+    assert command("experiment=digits", "seed=0,1", "training.epochs=1", "dataset.train_size=64").status == 0
     study = json.loads((tmp_path / "outputs/digits/study.json").read_text())
     assert list(study["arms"]) == ["softmax", "sigmoid", "sigmoid_prior", "sigmoid_mean"]
     grid = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
@@ -446,6 +452,7 @@ def test_processes_side_by_side_give_the_same_results(command, tmp_path):
 
 
 def headtohead_process(*arguments, **environment):
+    """Run `headtohead` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "headtohead", *arguments],
         capture_output=True, text=True, check=True, env=os.environ | environment,
@@ -460,7 +467,28 @@ def test_help_names_the_groups_and_what_each_is_for():
         assert f"\n  {group} " in result.stdout
     assert "sigmoid_mean" in result.stdout and "fashion_mnist" in result.stdout
     assert "headtohead experiment=digits" in result.stdout
+    assert "headtohead --version" in result.stdout and "Hydra's version" not in result.stdout
     assert took < 10, "help imports something heavy"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_commands_of_the_help_are_one_word_per_argument_in_shells(shell, tmp_path):
+    """Unquoted, `seed=range(10)` is a syntax error in both shells."""
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    lines = re.findall(r"^  headtohead (.*?)  ", headtohead_process("--help").stdout, re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        printed = subprocess.run(
+            [shell, "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, cwd=tmp_path, check=True
+        ).stdout
+        assert printed.splitlines() == shlex.split(line)
+
+
+def test_the_version_is_that_of_the_package():
+    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        number = tomllib.load(file)["project"]["version"]
+    assert headtohead_process("--version").stdout == f"headtohead {number}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["head=wrong"]])

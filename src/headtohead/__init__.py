@@ -1,1 +1,1 @@
-"""Softmax + cross-entropy against per-class sigmoid + binary cross-entropy, measured."""
+"""Comparison of output heads: softmax + cross-entropy against per-class sigmoid + binary cross-entropy."""

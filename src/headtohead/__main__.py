@@ -1,3 +1,5 @@
+"""`python -m headtohead` is the command `headtohead`."""
+
 from headtohead.cli import main
 
 main()

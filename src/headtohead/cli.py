@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import hydra
@@ -20,21 +21,22 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from headtohead.options import ConfigError, nearest
 from hydra_plugins.headtohead import PackSweeper
 
+# Exit statuses.
 BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 
 
 @hydra.main(version_base="1.3", config_path="pkg://headtohead.configs", config_name="config")
-def app(config: DictConfig) -> None:
-    """Reached only where Hydra is told not to sweep."""
+def hydra_command(config: DictConfig) -> None:
+    """Run Hydra's command line, which hands it to `PackSweeper`; the body is reached if Hydra is told not to sweep."""
     raise ConfigError("hydra.mode=RUN: a single run is a sweep of one; accepted: MULTIRUN")
 
 
-def report(arguments: Sequence[str]) -> None:
-    """`headtohead report FOLDER`: rebuild a study's report from its records and print its short form.
+def report_command(arguments: Sequence[str]) -> None:
+    """Rebuild a study's report from its records and print its short form.
 
-    With --to, also write what is committed of it, and the matrix of all studies in the folder above.
+    With --to, also publish the report, and the overview of all studies in the folder above.
     """
-    parser = argparse.ArgumentParser(prog="headtohead report", description=report.__doc__)
+    parser = argparse.ArgumentParser(prog="headtohead report", description=report_command.__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
     options = parser.parse_args(arguments)
@@ -43,22 +45,22 @@ def report(arguments: Sequence[str]) -> None:
 
     # statsmodels collects garbage at every correction, and would look through all that was imported.
     gc.freeze()
-    findings, drawings = write_report(options.folder)
+    summary, figures = write_report(options.folder)
     if options.to:
         from headtohead.report.publish import publish
 
-        publish(findings, drawings, options.to)
-    print_study(findings)
+        publish(summary, figures, options.to)
+    print_study(summary)
     if options.to:
         print(f"published:   {options.to / 'README.md'}, {options.to.parent / 'matrix.md'}")
 
 
-def board(arguments: Sequence[str]) -> None:
-    """`headtohead board FOLDER`: open TensorBoard on a study, its arms first, until interrupted."""
-    parser = argparse.ArgumentParser(prog="headtohead board", description=board.__doc__)
+def board_command(arguments: Sequence[str]) -> None:
+    """Open TensorBoard on a study, its arms first, until interrupted."""
+    parser = argparse.ArgumentParser(prog="headtohead board", description=board_command.__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--runs", action="store_true", help="show every run beside the arms, and the HParams page")
-    parser.add_argument("--port", type=int, help="the first free one from 6006 on unless given")
+    parser.add_argument("--port", type=int, help="the port; the first free one from 6006 on unless given")
     options = parser.parse_args(arguments)
 
     from headtohead.report.server import launch, wait
@@ -67,34 +69,43 @@ def board(arguments: Sequence[str]) -> None:
     wait()
 
 
-def reproduce(arguments: Sequence[str]) -> None:
-    """`headtohead reproduce FOLDER`: train a recorded run again, alone, and compare; exits with 1 where it differs."""
-    parser = argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce.__doc__)
-    parser.add_argument(
-        "folder", type=Path, help="the folder of a run, such as outputs/digits/runs/head=softmax,seed=0"
-    )
+def reproduce_command(arguments: Sequence[str]) -> None:
+    """Train a recorded run again, alone, and compare it with its record; exit with 1 if it differs."""
+    parser = argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce_command.__doc__)
+    example = "outputs/digits/runs/head=softmax,seed=0"
+    parser.add_argument("folder", type=Path, help=f"the folder of a run, such as {example}")
     folder = parser.parse_args(arguments).folder
 
-    from headtohead.runner.reproduce import print_reproduction
-    from headtohead.runner.reproduce import reproduce as train_again
+    from headtohead.runner.reproduce import print_reproduction, reproduce
 
-    found = train_again(folder)
-    print_reproduction(folder, found)
-    if found.different:
+    reproduction = reproduce(folder)
+    print_reproduction(folder, reproduction)
+    if reproduction.different:
         sys.exit(BROKEN)
 
 
-COMMANDS = {"report": report, "board": board, "reproduce": reproduce}
+def version_command(arguments: Sequence[str]) -> None:
+    """Print the version of this package."""
+    print(f"headtohead {version('headtohead')}")
+
+
+COMMANDS = {
+    "report": report_command,
+    "board": board_command,
+    "reproduce": reproduce_command,
+    "--version": version_command,
+}
 
 
 def main() -> None:
-    """Run the command line. Exits with 2 for what was asked wrongly and with 1 for what broke.
+    """Run the command line. Exit with 2 for a wrong request, and with 1 for any other error.
 
     HYDRA_FULL_ERROR=1 in the environment shows the traceback instead of a line.
     """
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
-    command = partial(COMMANDS[sys.argv[1]], sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else app
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else hydra_command
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return
@@ -103,7 +114,7 @@ def main() -> None:
     try:
         command()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(_print_error(describe(error), WRONG_REQUEST))
+        sys.exit(_print_error(_describe(error), WRONG_REQUEST))
     except KeyboardInterrupt as interrupt:
         sys.exit(_print_error("; ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED))
     except Exception as error:
@@ -112,8 +123,8 @@ def main() -> None:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def describe(error: Exception) -> str:
-    """One or two lines: the key, what was found, and what is accepted with the nearest names first."""
+def _describe(error: Exception) -> str:
+    """Describe an error in one or two lines: the key, its value, and what is accepted with the nearest names first."""
     cause = error.__cause__
     if isinstance(error, ConfigError):
         return str(error)

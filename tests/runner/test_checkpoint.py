@@ -1,4 +1,4 @@
-"""What survives on disk: whole checkpoints, those before them, and whole studies whose process is killed."""
+"""Whole checkpoints survive on disk, and so do studies whose process is killed."""
 
 import os
 import random
@@ -36,15 +36,15 @@ def test_training_goes_on_bitwise_from_every_point(config, family, tmp_path):
     for stop in range(len(whole) - 1):
         for index, point in enumerate(train(runs, pool, True)):
             if index == stop:
-                checkpoint.save(tmp_path / "a.pt", {"of": family, "training": point.state()})
+                checkpoint.save(tmp_path / "a.pt", {"identity": family, "training": point.state()})
                 break
         state, flaws = checkpoint.load(tmp_path / "a.pt", family)
         *points, outcomes = train(runs, pool, True, state["training"])
         assert not flaws and len(points) == len(whole)
         for one, other in zip(points, whole, strict=True):
             assert one.step == other.step and {*one.values} == {*other.values}
-            for tag, value_R in one.values.items():
-                assert value_R.tobytes() == other.values[tag].tobytes(), (stop, one.step, tag)
+            for metric, value_R in one.values.items():
+                assert value_R.tobytes() == other.values[metric].tobytes(), (stop, one.step, metric)
         for one, other in zip(outcomes, expected, strict=True):
             assert repr(one.metrics) == repr(other.metrics)
             assert repr(one.curves) == repr(other.curves)
@@ -54,7 +54,7 @@ def test_a_damaged_checkpoint_yields_to_the_one_before(tmp_path):
     path = tmp_path / "a.pt"
     assert checkpoint.load(path, "x") == (None, [])
     for number in (1, 2):
-        checkpoint.save(path, {"of": "x", "number": number, "tensor": torch.arange(1000)})
+        checkpoint.save(path, {"identity": "x", "number": number, "tensor": torch.arange(1000)})
     assert checkpoint.load(path, "x")[0]["number"] == 2
     whole = path.read_bytes()
     middle = len(whole) // 2
@@ -73,7 +73,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
-    checkpoint.save(tmp_path / "a.pt", {"of": "x", "trap": Trap()})
+    checkpoint.save(tmp_path / "a.pt", {"identity": "x", "trap": Trap()})
     with pytest.raises(Exception, match=r"[Ww]eights"):
         checkpoint.load(tmp_path / "a.pt", "x")
     assert not (tmp_path / "sprung").exists()
@@ -87,13 +87,13 @@ STUDY = [
 
 
 def start(name, folder):
-    """`headtohead` on the study in a process of its own, which is this one's copy and has imported all it needs."""
+    """Start `headtohead` on the study in a copy of this process, which has imported all that it needs."""
     child = os.fork()
     if child:
         return child
     os.chdir(folder)
     # The streams of this copy are those of pytest.
-    sys.stdout = sys.stderr = open("said", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stderr = open("output", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["headtohead", *STUDY, f"name={name}"]
     status = 1
@@ -126,7 +126,7 @@ def outcome(folder, name):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_study_killed_at_random_points_ends_as_if_it_never_was(tmp_path):
-    from headtohead.report import render as report  # noqa: F401
+    from headtohead.report import render  # noqa: F401
     from headtohead.runner import sweep  # noqa: F401
 
     started = time.monotonic()
@@ -157,8 +157,8 @@ def test_a_study_killed_at_random_points_ends_as_if_it_never_was(tmp_path):
 def test_an_interrupted_study_saves_its_state_and_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert interrupted(start("stopped", tmp_path)) == 130
-    said = (tmp_path / "said").read_text()
-    assert "saving what is trained" in said and "the same command goes on where it stopped" in said
+    output = (tmp_path / "output").read_text()
+    assert "saving what is trained" in output and "the same command goes on where it stopped" in output
     assert glob("outputs/stopped/checkpoints/*.pt")
     assert ended(start("stopped", tmp_path)) == 0
     assert ended(start("whole", tmp_path)) == 0

@@ -1,4 +1,4 @@
-"""What breaks around a study: its folder, the disk, file handles, files on it; no run that has ended is lost."""
+"""Faults around a study, of its folder, the disk, file handles and files: no run that has ended is lost."""
 
 import ctypes
 import errno
@@ -15,10 +15,9 @@ import pytest
 from conftest import TINY
 
 from headtohead import cli
-from headtohead.record import events as board
-from headtohead.record import run as record
+from headtohead.record.events import Events
 from headtohead.report.render import write_report
-from headtohead.runner import checkpoint
+from headtohead.runner import checkpoint, worker
 from headtohead.testing import make_study
 
 SHORT = ["dataset=iris", "model=linear", "training.epochs=2", "training.points=3", "training.evaluations=2"]
@@ -34,14 +33,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 def in_a_copy(folder, arguments, before=lambda: None):
-    """The status of `headtohead` and what it said, in a copy of this process to which permissions apply."""
+    """Return the status and the output of `headtohead` in a copy of this process to which permissions apply."""
     child = os.fork()
     if not child:
         status = 1
         try:
             os.chdir(folder)
             # The streams of this copy are those of pytest.
-            sys.stdout = sys.stderr = open("said", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+            sys.stdout = sys.stderr = open("output", "w", buffering=1, encoding="utf-8")  # noqa: SIM115
             if os.geteuid() == 0:
                 # Root without its capabilities: version 3 of the header, this process, and three empty sets.
                 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
@@ -57,13 +56,13 @@ def in_a_copy(folder, arguments, before=lambda: None):
             sys.stderr.flush()
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status, (folder / "said").read_text()
+    return status, (folder / "output").read_text()
 
 
-def complaint(said):
-    """The lines of the error."""
-    assert "Traceback" not in said
-    return [line for line in said.splitlines() if line.startswith("headtohead: ")]
+def error_lines(output):
+    """Return the lines of the error."""
+    assert "Traceback" not in output
+    return [line for line in output.splitlines() if line.startswith("headtohead: ")]
 
 
 def table(study):
@@ -72,7 +71,7 @@ def table(study):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The results of the study, and all that it imports imported."""
+    """Return the results of the study; all that it imports is then imported."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -105,8 +104,8 @@ def is_read_only():
     [(is_a_file, "Not a directory"), (study_is_a_file, "File exists"), (is_read_only, "Permission denied")],
 )
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path, undisturbed, before, reason):
-    status, said = in_a_copy(tmp_path, STUDY, before)
-    (line,) = complaint(said)
+    status, output = in_a_copy(tmp_path, STUDY, before)
+    (line,) = error_lines(output)
     assert status == 1
     assert f"outputs/x: cannot be made or written ({reason})" in line
 
@@ -158,25 +157,25 @@ def repair(folder):
 )
 def test_a_fault_in_the_middle_is_told_and_the_same_command_goes_on(tmp_path, undisturbed, fault, reason, kept):
     def before():
-        whole, written = record.write_run, []
+        write_run, written = worker.write_run, []
 
-        def write_run(folder, *rest):
-            whole(folder, *rest)
+        def write_run_then_fail(folder, *rest):
+            write_run(folder, *rest)
             written.append(folder)
             if len(written) == 4:
                 fault()
 
-        record.write_run = write_run
+        worker.write_run = write_run_then_fail
 
-    status, said = in_a_copy(tmp_path, STUDY, before)
+    status, output = in_a_copy(tmp_path, STUDY, before)
     assert status == 1
-    lines = complaint(said)
-    assert len(lines) <= 2 and reason in lines[-1], said
+    lines = error_lines(output)
+    assert len(lines) <= 2 and reason in lines[-1], output
     repair(tmp_path)
     ended = {path: path.stat().st_mtime_ns for path in (tmp_path / X).glob("runs/*/run.json")}
     assert len(ended) == kept, "the confirm phase does not follow a search that the fault has cut short"
-    status, said = in_a_copy(tmp_path, STUDY)
-    assert status == 0, said
+    status, output = in_a_copy(tmp_path, STUDY)
+    assert status == 0, output
     assert {path: path.stat().st_mtime_ns for path in ended} == ended
     pd.testing.assert_frame_equal(table(tmp_path / X), undisturbed)
 
@@ -189,8 +188,8 @@ def test_a_pack_may_have_more_runs_than_the_process_may_open_files(tmp_path, und
         resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 20, first_free + 20))
 
     wide = ["-m", *SHORT, "name=x", "seed=range(60)", "pack_size=60", "hydra.launcher.n_jobs=1"]
-    status, said = in_a_copy(tmp_path, wide, before)
-    assert status == 0, said
+    status, output = in_a_copy(tmp_path, wide, before)
+    assert status == 0, output
     assert table(tmp_path / X).status.tolist() == ["finished"] * 60
 
 
@@ -207,7 +206,7 @@ def test_a_note_that_cannot_be_written_stops_no_training(command, tmp_path, monk
 )
 def test_a_checkpoint_that_is_no_use_is_named_and_not_used(command, tmp_path, monkeypatch, undisturbed, damage, flaw):
     study = [*STUDY[:-1], "checkpoint_s=0"]
-    add = board.Events.add
+    add = Events.add
 
     def full(events, step, values):
         if step > 1:
@@ -215,7 +214,7 @@ def test_a_checkpoint_that_is_no_use_is_named_and_not_used(command, tmp_path, mo
         add(events, step, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(board.Events, "add", full)
+        patch.setattr(Events, "add", full)
         result = command(*study)
     assert result.status == 1 and "12 runs failed" in result.err and "No space left" in result.err
     saved = sorted((tmp_path / X / "checkpoints").glob("*.pt"))
@@ -223,7 +222,7 @@ def test_a_checkpoint_that_is_no_use_is_named_and_not_used(command, tmp_path, mo
     if damage:
         saved[0].write_bytes(damage(saved[0].read_bytes()))
     else:
-        checkpoint.save(saved[0], {"of": "another"})
+        checkpoint.save(saved[0], {"identity": "another"})
     result = command(*study)
     assert result.status == 0, result.err
     assert f"{saved[0].name}: {flaw}" in result.err.replace("\n", "") and result.err.count("not used") == 1
@@ -265,12 +264,12 @@ def test_a_record_with_something_else_in_a_place_is_trained_again(command, tmp_p
         assert (run["metrics"] if key == "val_nll" else run)[key] != "x"
 
 
-@pytest.mark.parametrize("torn", ["*tfevents*", "history.csv", "predictions.npz"])
-def test_a_run_whose_files_are_torn_is_trained_again_and_no_other(command, tmp_path, torn):
+@pytest.mark.parametrize("pattern", ["*tfevents*", "history.csv", "predictions.npz"])
+def test_a_run_whose_files_are_truncated_is_trained_again_and_no_other(command, tmp_path, pattern):
     arguments = ["-m", *SHORT, "name=x", "seed=range(2)", "pack_size=1"]
     assert command(*arguments).status == 0
     (one, other), results = sorted((tmp_path / X).glob("runs/*")), table(tmp_path / X)
-    (path,) = one.glob(torn)
+    (path,) = one.glob(pattern)
     whole = path.stat().st_size
     os.truncate(path, whole // 2)
     made = [(folder / "run.json").stat().st_mtime_ns for folder in (one, other)]
@@ -278,7 +277,7 @@ def test_a_run_whose_files_are_torn_is_trained_again_and_no_other(command, tmp_p
     assert result.status == 0, result.err
     again = [(folder / "run.json").stat().st_mtime_ns for folder in (one, other)]
     assert again[0] > made[0] and again[1] == made[1]
-    (path,) = one.glob(torn)
+    (path,) = one.glob(pattern)
     assert path.stat().st_size >= whole
     pd.testing.assert_frame_equal(table(tmp_path / X), results)
 
@@ -301,7 +300,7 @@ def test_what_failed_is_listed_and_alone_tried_again(command, tmp_path, monkeypa
     arguments = ["-m", "name=x", "model=factory", "model.path=mending:make", "pack_size=1", "seed=range(4)"]
     result = command(*arguments, *TINY[:3], TINY[-1])
     assert result.status == 1
-    first, second = complaint(result.err)
+    first, second = error_lines(result.err)
     assert first == "headtohead: 2 runs failed; the same command tries them again"
     (log,) = re.findall(r"RuntimeError: seed '\d' \(2 runs, such as .*, traceback in (.*)\)$", second) or [""]
     assert "RuntimeError: seed" in json.loads((tmp_path / log).read_text())["error"]
@@ -324,7 +323,7 @@ def test_no_path_of_a_config_leads_out_of_the_outputs(command, tmp_path, monkeyp
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path / "in")
     result = command(*SHORT, override)
-    assert result.status == 2 and complaint(result.err) == result.err.splitlines() and override in result.err
+    assert result.status == 2 and error_lines(result.err) == result.err.splitlines() and override in result.err
     assert [path.name for path in tmp_path.glob("**/*")] == ["in"]
 
 
@@ -349,9 +348,9 @@ def test_values_of_a_config_are_no_markup_in_the_report(tmp_path):
         run["config"] |= {"note": evil, evil: 1, "own": evil + run["arm"]}
         run["environment"]["versions"][evil] = evil
         path.write_text(json.dumps(run))
-    asked = json.loads((study / "study.json").read_text())
-    asked |= {"name": evil, "command": ["headtohead", evil], "classes": [evil] * 10}
-    (study / "study.json").write_text(json.dumps(asked))
+    record = json.loads((study / "study.json").read_text())
+    record |= {"name": evil, "command": ["headtohead", evil], "classes": [evil] * 10}
+    (study / "study.json").write_text(json.dumps(record))
     write_report(study)
     shown = (study / "report.html").read_text(encoding="utf-8")
     assert evil not in shown and "&lt;script&gt;alert(1)" in shown

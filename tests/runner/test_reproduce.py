@@ -1,4 +1,4 @@
-"""A recorded run again, beside its record."""
+"""A recorded run is trained again and compared with its record."""
 
 import json
 
@@ -24,17 +24,21 @@ def test_a_run_of_a_pack_is_equal_within_the_bound_or_the_difference_is_named(co
         result = command("reproduce", str(folder))
         assert result.status == 0, result.out
         assert "bitwise equal in all" in result.out or "equal within 1e-09" in result.out
-    record = folder / "run.json"
-    run = json.loads(record.read_text())
+    path = folder / "run.json"
+    run = json.loads(path.read_text())
     run["metrics"]["val_accuracy"] += 0.01
     run["environment"]["versions"]["torch"] = "1.0"
-    record.write_text(json.dumps(run))
+    path.write_text(json.dumps(run))
     result = command("reproduce", str(folder))
     assert result.status == 1
     assert "different in 1 of" in result.out and "val_accuracy" in result.out
     assert "environment: versions.torch: 1.0, now" in result.out
 
 
-def test_what_is_no_run_is_refused(command, tmp_path):
+def test_a_folder_without_a_record_is_refused(command, tmp_path):
     result = command("reproduce", "nowhere")
     assert result.status == 2 and "nowhere: no record of a run; accepted:" in result.err
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/run.json").write_text("{")
+    result = command("reproduce", "broken")
+    assert result.status == 2 and "broken: its record is broken (JSONDecodeError: " in result.err

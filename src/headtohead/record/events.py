@@ -1,8 +1,11 @@
 """TensorBoard event files: values, distributions, pictures, text and hyperparameters as TensorBoard reads them.
 
-A folder is a run of TensorBoard. What is written again goes into a file with a later name: its first event tells
+A folder is a run of TensorBoard. Values that are written anew go into a file with a later name: its first event tells
 readers that have the page open to drop what they read before.
 """
+
+# Protocol buffers make their classes when they are imported; no stubs describe those of TensorBoard.
+# pyright: reportAttributeAccessIssue=false
 
 import json
 import math
@@ -10,9 +13,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -24,21 +28,23 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util import tensor_util
 
-Value = Summary.Value
+Value: TypeAlias = Summary.Value
+# The number of replaced files that stay in a folder.
 KEPT = 2
-# What an arm has no setting for shows as this in the table of hyperparameters.
+# The cell of a hyperparameter that a run does not have.
 ABSENT = "-"
 
 
 class Events:
-    """A new event file in a folder, as a context. Steps may be written in any order, each tag's own upwards.
+    """A new event file in a folder, as a context. Steps may come in any order, those of one tag must ascend.
 
-    The file is open only while it is written: a pack has as many as runs, and a process may open few at once.
+    The file is open only while it is written: a pack has a file per run, and a process may open few at once.
 
     Args:
-        folder: of the run, made if missing.
-        replace: write where TensorBoard does not look, and on leaving show the whole file in the place of those before
-            it. Of these the last KEPT stay, since TensorBoard's slow reader must finish one to find the next.
+        folder: the folder of the run, made if missing.
+        replace: whether the file replaces those before it. It is then written where TensorBoard does not look, and
+            shown when the context is left. The last KEPT files before it stay, since TensorBoard's slow reader must
+            finish one to find the next.
     """
 
     def __init__(self, folder: Path, replace: bool = False):
@@ -56,6 +62,7 @@ class Events:
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def close(self) -> None:
+        """Show the file, if it replaces others, and remove these."""
         if self._aside != self._path:
             self._aside.replace(self._path)
             for path in self._old:
@@ -75,7 +82,7 @@ class Events:
 
 
 def append(folder: Path, values: Iterable[Value]) -> None:
-    """Add values to a folder's last event file, if it has one; what readers have read of it stays."""
+    """Add values to a folder's last event file, if it has one; values that readers have read stay."""
     files = sorted(folder.glob("*tfevents*"))
     if files:
         _append(files[-1], Event(wall_time=time.time(), summary=Summary(value=values)))
@@ -88,45 +95,45 @@ def _append(path: Path, *events: Event) -> None:
             writer.write(event.SerializeToString())
 
 
-def scalars(values: Mapping[str, float]) -> list[Value]:
-    """A value per tag, those that are NaN left out."""
+def scalars(values: Mapping[str, float | np.floating]) -> list[Value]:
+    """Return a value per tag, without those that are NaN."""
     return [Value(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
 
 
-def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Value:
-    """A distribution as counts between edges, of which there is one more."""
-    edges, counts = np.asarray(edges, dtype=float), np.asarray(counts, dtype=float)
-    centres = (edges[1:] + edges[:-1]) / 2
+def histogram(tag: str, edges: npt.ArrayLike, counts: npt.ArrayLike) -> Value:
+    """Return a distribution: the counts of H bins, and their edges, of which there are H + 1."""
+    edge, count = np.asarray(edges, dtype=float), np.asarray(counts, dtype=float)
+    centre = (edge[1:] + edge[:-1]) / 2
     proto = HistogramProto(
-        min=edges[0],
-        max=edges[-1],
-        num=counts.sum(),
-        sum=(counts * centres).sum(),
-        sum_squares=(counts * centres**2).sum(),
-        bucket_limit=edges[1:],
-        bucket=counts,
+        min=edge[0],
+        max=edge[-1],
+        num=count.sum(),
+        sum=(count * centre).sum(),
+        sum_squares=(count * centre**2).sum(),
+        bucket_limit=edge[1:],
+        bucket=count,
     )
     return Value(tag=tag, histo=proto)
 
 
 def picture(tag: str, png: bytes) -> Value:
-    """An image in PNG format."""
+    """Return an image in PNG format."""
     width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
     return Value(tag=tag, image=Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png))
 
 
 def text(tag: str, markdown: str) -> Value:
-    """A page of text in Markdown."""
+    """Return a page of text in Markdown."""
     metadata = text_metadata.create_summary_metadata(display_name=tag, description="")
     return Value(tag=tag, tensor=tensor_util.make_tensor_proto(markdown), metadata=metadata)
 
 
 def precision_recall(tag: str, positives_T: np.ndarray, negatives_T: np.ndarray) -> Value:
-    """A precision-recall curve.
+    """Return a precision-recall curve over T thresholds that divide [0, 1] evenly, upwards from zero.
 
     Args:
-        positives_T, negatives_T: how many examples of the class, and of the others, score at least each of T
-            thresholds that divide [0, 1] evenly, upwards from zero.
+        positives_T: the number of examples of the class that score at least each threshold.
+        negatives_T: the same number of examples of other classes.
     """
     tp, fp = positives_T.astype(float), negatives_T.astype(float)
     # Without a prediction nothing is wrong: the curve ends at full precision.
@@ -138,16 +145,22 @@ def precision_recall(tag: str, positives_T: np.ndarray, negatives_T: np.ndarray)
 
 
 def margin_charts(charts: Mapping[str, Mapping[str, tuple[str, str, str]]]) -> Value:
-    """The layout of the Custom Scalars page: by category and title the tags of a line and of its band's bounds."""
+    """Return the layout of the Custom Scalars page.
 
-    def chart(title: str, tags: tuple[str, str, str]) -> layout_pb2.Chart:
+    Args:
+        charts: by category and title the tags of a line, of the lower and of the upper bound of its band.
+    """
+
+    def chart(title: str, tags: tuple[str, str, str]) -> Any:
         series = layout_pb2.MarginChartContent.Series(**dict(zip(("value", "lower", "upper"), tags, strict=True)))
         return layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[series]))
 
     # The page shows the charts of a category from last to first.
     layout = layout_pb2.Layout(
         category=[
-            layout_pb2.Category(title=category, chart=[chart(title, tags) for title, tags in reversed(titles.items())])
+            layout_pb2.Category(
+                title=category, chart=[chart(title, tags) for title, tags in reversed([*titles.items()])]
+            )
             for category, titles in charts.items()
         ]
     )
@@ -158,7 +171,7 @@ def margin_charts(charts: Mapping[str, Mapping[str, tuple[str, str, str]]]) -> V
 
 
 def session_start(hparams: Mapping[str, str | float]) -> Value:
-    """The hyperparameters of a run."""
+    """Return the hyperparameters of a run, as it starts."""
     info = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for name, value in hparams.items():
         kind = "string_value" if isinstance(value, str) else "number_value"
@@ -167,14 +180,19 @@ def session_start(hparams: Mapping[str, str | float]) -> Value:
 
 
 def session_end(succeeded: bool) -> Value:
-    """How a run ended."""
+    """Return the status of a run that has ended."""
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     return _hparams(hparams_metadata.SESSION_END_INFO_TAG, session_end_info=info)
 
 
 def experiment(domains: Mapping[str, Sequence[str | float]], metrics: Mapping[str, str]) -> Value:
-    """The columns of the HParams page: hyperparameters with all values that occur, and metrics' tags with names."""
+    """Return the columns of the HParams page.
+
+    Args:
+        domains: for each hyperparameter all values that occur.
+        metrics: for each tag of a metric the name to show.
+    """
     described = api_pb2.Experiment()
     for name, values in domains.items():
         words = isinstance(values[0], str)
@@ -187,16 +205,19 @@ def experiment(domains: Mapping[str, Sequence[str | float]], metrics: Mapping[st
 
 
 def column(values: Iterable[object]) -> list[str | float]:
-    """The distinct values of a hyperparameter in order, all numbers or all text."""
+    """Return the distinct values of a hyperparameter in order: numbers if all values are, else text."""
     values = list(values)
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return sorted(set(values))
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) == len(values):
+        return sorted(set(numbers))
     return sorted({value if isinstance(value, str) else json.dumps(value) for value in values})
 
 
 def cell(value: object, column: Sequence[str | float]) -> str | float:
-    """A value as the others of its column are."""
-    return value if isinstance(value, str) or not isinstance(column[0], str) else json.dumps(value)
+    """Return a value in the type of its column."""
+    if isinstance(value, int | float) and not isinstance(column[0], str):
+        return value
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _hparams(tag: str, **data: object) -> Value:

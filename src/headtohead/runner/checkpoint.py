@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 
-from headtohead.record.run import write_atomically
+from headtohead.record.files import write_atomically
 
 MAGIC = b"headtohead checkpoint 1\n"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write nested tensors, numbers and texts; what `path` held before becomes its predecessor.
+    """Write a state; the file that `path` held before becomes its predecessor.
+
+    Args:
+        path: the file of the checkpoint; its folder is made if missing.
+        state: nested tensors, numbers and texts, with the key `identity` for `load`.
 
     Raises:
         OSError: there is no room, or no right, to write; the checkpoints before it stay.
@@ -32,9 +36,15 @@ def save(path: Path, state: dict[str, Any]) -> None:
     newest.replace(path)
 
 
-def load(path: Path, of: Any) -> tuple[dict[str, Any] | None, list[str]]:
-    """The last checkpoint that is whole and was saved with `state["of"] == of`, or None; and what was wrong with the
-    others, a line each.
+def load(path: Path, identity: object) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the last checkpoint that is whole and has this identity, or None, and the flaws of later ones.
+
+    Args:
+        path: the file of the checkpoint.
+        identity: the value that `state["identity"]` must have.
+
+    Returns:
+        The state, and a line for each file that could not be used.
     """
     flaws = []
     for candidate in (path, _before(path)):
@@ -50,7 +60,7 @@ def load(path: Path, of: Any) -> tuple[dict[str, Any] | None, list[str]]:
             flaws.append(f"{candidate}: damaged, or no checkpoint")
             continue
         state = torch.load(io.BytesIO(content[start:]), weights_only=True)
-        if state["of"] == of:
+        if state.get("identity") == identity:
             return state, flaws
         flaws.append(f"{candidate}: of other runs, or of another version")
     return None, flaws

@@ -1,160 +1,202 @@
-"""From a command line to runs and packs: arms x learning rates x seeds.
+"""The plan of a study: its runs and how they are trained, checked before anything is written."""
 
-An arm is every swept setting but the seed and the learning rate, which are its repetition and its tuning.
-"""
-
-import math
-import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise, product
+from datetime import UTC, datetime
+from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
 
 from headtohead.options import ConfigError, require
-from headtohead.record.run import NOT_OF_A_RUN, folder_name
+from headtohead.record.files import differences
+from headtohead.record.run import NOT_OF_A_RUN, read_run
+from headtohead.record.study import StudyProtocol, StudyRecord, read_claims, read_study_record
+from headtohead.runner.axes import LR, Axes, Run, is_named, read_axes, search
+from headtohead.runner.hparams import hparam_columns
+from headtohead.runner.pack_job import Phase
+from headtohead.runner.packs import Packing, choose_packing
+from headtohead.runner.process import environment
+from headtohead.runner.resolve import Member, compose
+from headtohead.training import data
+from headtohead.training.config import architecture_key, resolve_device
+from headtohead.training.data import Dataset
+from headtohead.training.evaluation import ood_dataset
+from headtohead.training.models import checked_build
+from headtohead.training.packing import is_stackable
 
-SEED, LR = "seed", "optimizer.lr"
-# These say where and how to run, or what to report, not what runs: they are no part of a run's name.
-UNNAMED = NOT_OF_A_RUN | {"experiment", "pack_size"}
+# The most differences that a refusal shows.
+SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Axes:
-    """What a command sweeps.
+class StudyPlan:
+    """A study that can be trained.
 
     Attributes:
-        common: the overrides that all runs share.
-        arms: for each arm's label its own overrides.
-        lrs: the learning rates, empty where the command names none.
-        seeds: the seeds, empty where the command names none.
+        folder: the folder of the study, relative to the working directory.
+        axes: the axes of the command line.
+        members: the runs of the first phase.
+        packings: for each arm the packing of its runs.
+        record: `study.json` as it will be before the first run.
+        config: the configuration that Hydra composed for the sweep.
+        context: the context by which Hydra makes launchers.
     """
 
-    common: tuple[str, ...]
-    arms: dict[str, tuple[str, ...]]
-    lrs: tuple[float, ...]
-    seeds: tuple[int, ...]
+    folder: Path
+    axes: Axes
+    members: tuple[Member, ...]
+    packings: dict[str, Packing]
+    record: StudyRecord
+    config: DictConfig
+    context: HydraContext
+
+    @property
+    def tuned(self) -> bool:
+        """Whether learning rates are searched and confirmed; the runs of any other study are simply trained."""
+        return _is_tuned(self.axes)
+
+    def compose(self, runs: Sequence[Run]) -> tuple[Member, ...]:
+        """Compose runs of the study with their configurations."""
+        return _compose(self.config, self.axes, runs)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a study before it is composed. `lr` and `seed` are None where the config decides."""
+def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
+    """Plan a study and check that it can be trained; nothing is written.
 
-    arm: str
-    overrides: tuple[str, ...]
-    lr: float | None
-    seed: int | None
+    Args:
+        arguments: the overrides of the command line, without Hydra's own.
+        config: the configuration that Hydra composed for the sweep.
+        context: the context by which Hydra makes launchers.
 
-    def name(self, common: Sequence[str]) -> str:
-        """The folder of the run: its overrides, the arm's first, then the learning rate and the seed."""
-        parts = [*self.overrides, *filter(named, common)]
-        parts += [f"{LR}={number(self.lr)}"] if self.lr is not None else []
-        parts += [f"{SEED}={self.seed}"] if self.seed is not None else []
-        return folder_name(",".join(parts))
-
-
-def named(override: str) -> bool:
-    """Whether an override says what is trained, and belongs to the names of the runs."""
-    return re.split("[=@]", override.lstrip("+~"))[0] not in UNNAMED
-
-
-def read_axes(arguments: Sequence[str], params: Mapping[str, object] | None) -> Axes:
-    """The axes of a command line; `params`, an experiment's own, yield to it."""
-    parser = OverridesParser.create()
-    given = parser.parse_overrides(list(arguments))
-    keys = {override.get_key_element().lstrip("+") for override in given}
-    defaults = [f"{key}={value}" for key, value in (params or {}).items() if key not in keys]
-
-    common: list[str] = []
-    swept: dict[str, list[str]] = {}
-    lrs: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = ()
-    for override in [*parser.parse_overrides(defaults), *given]:
-        key, line = override.get_key_element(), override.input_line
-        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else []
-        if key == LR:
-            lrs = _numbers(LR, values or [line.partition("=")[2]], float)
-        elif key == SEED:
-            seeds = _numbers(SEED, values or [line.partition("=")[2]], int)
-        elif not values:
-            common.append(line)
-        elif key in UNNAMED:
-            raise ConfigError(f"{line}: {key} cannot be swept; give one value")
-        else:
-            swept[key] = [f"{key}={value}" for value in values]
-    arms = {_label(overrides): overrides for overrides in product(*swept.values())}
-    return Axes(tuple(common), arms, lrs, seeds)
-
-
-def search(axes: Axes) -> list[Run]:
-    """Every arm at every learning rate with every seed, in the order of the command."""
-    return [
-        Run(arm, overrides, lr, seed)
-        for (arm, overrides), lr, seed in product(axes.arms.items(), axes.lrs or [None], axes.seeds or [None])
-    ]
-
-
-def next_rate(before: float, edge: float) -> float:
-    """The learning rate that continues a grid beyond its edge in the same ratio, to three digits."""
-    return float(f"{edge * edge / before:.3g}")
-
-
-def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
-    """Each arm that has a best learning rate at that rate with fresh seeds."""
-    return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]
-
-
-def into_packs(
-    runs: Iterable[int],
-    key: Callable[[int], Hashable],
-    seed: Callable[[int], int],
-    size: Callable[[int], int],
-) -> list[list[int]]:
-    """Group runs, given by number, into packs of at most `size` of even length.
-
-    Runs of one pack have equal keys. Runs with the same seed share batches: a seed whose runs fill more than half
-    a pack has packs of its own, other seeds stand together.
+    Raises:
+        ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
-    groups: dict[Hashable, list[int]] = {}
-    for run in runs:
-        groups.setdefault(key(run), []).append(run)
-    packs = []
-    for group in groups.values():
-        group.sort(key=seed)
-        most = size(group[0])
-        of_seed = [list(same) for _, same in groupby(group, key=seed)]
-        alone = [same for same in of_seed if 2 * len(same) > most]
-        together = [run for same in of_seed if 2 * len(same) <= most for run in same]
-        for part in [*alone, together]:
-            count = math.ceil(len(part) / most)
-            edges = [round(i * len(part) / count) for i in range(count + 1)] if count else []
-            # Within a pack the given order keeps runs of one head side by side: one loss computes them.
-            packs += [sorted(part[start:end]) for start, end in pairwise(edges)]
-    return packs
+    axes = read_axes(arguments, config.hydra.sweeper.params)
+    members = _compose(config, axes, search(axes))
+    _check_places(config, members[0])
+    packings = _choose_packings(members)
+    record = _initial_record(axes, members, config)
+    if not members[0].config.settings.accept_drift:
+        _refuse_drift(axes, members, record)
+    return StudyPlan(members[0].study, axes, members, packings, record, config, context)
 
 
-def number(value: float) -> str:
-    """The shortest text that reads back as the same number."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
+def _is_tuned(axes: Axes) -> bool:
+    return len(axes.lrs) > 1
 
 
-def _label(overrides: tuple[str, ...]) -> str:
-    """`head=sigmoid,model.dropout=0.1` becomes `sigmoid,dropout=0.1`; an empty label is the head's to fill."""
-    parts = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        group = key.lstrip("+").split("@")[0]
-        parts.append(value if "." not in group else f"{group.rpartition('.')[2]}={value}")
-    return ",".join(parts)
+def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run]) -> tuple[Member, ...]:
+    return tuple(compose(config.hydra.job.config_name, axes.common, run) for run in runs)
 
 
-def _numbers(key: str, values: Sequence[str], kind: type) -> tuple:
-    numbers = []
-    for value in values:
-        try:
-            numbers.append(kind(value))
-        except ValueError:
-            raise ConfigError(f"{key}={value}: must be {'a number' if kind is float else 'an integer'}") from None
-    require(len(set(numbers)) == len(numbers), key, ",".join(values), "names a value twice")
-    return tuple(numbers)
+def _check_places(config: DictConfig, member: Member) -> None:
+    """Refuse other folders than that of the study: Hydra would make them."""
+    places = {"sweep.dir": [str(member.study)], "sweep.subdir": [".", os.getcwd()], "output_subdir": [None]}
+    for key, accepted in places.items():
+        place = OmegaConf.select(config.hydra, key)
+        require(place in accepted, f"hydra.{key}", place, "cannot be chosen; name= names the folder in outputs/")
+
+
+def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
+    """Choose the packing of each arm; refuse data and networks that the loop could not train."""
+    stackable: dict[str, bool] = {}
+    packings: dict[str, Packing] = {}
+    checked: set[Dataset] = set()
+    for member in members:
+        config = member.config
+        pool = data.load(config.dataset, resolve_device(config.settings.device))
+        if config.dataset not in checked:
+            data.view(pool, config.dataset, config.settings.seed)
+            _check_ood(config.dataset, pool)
+            checked.add(config.dataset)
+        key = architecture_key(config)
+        if key not in stackable:
+            module = checked_build(config.model, config.head, pool.input_shape, pool.num_classes)
+            stackable[key] = is_stackable(module)
+        packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
+    return packings
+
+
+def _check_ood(dataset: Dataset, pool: data.Pool) -> None:
+    ood = ood_dataset(dataset)
+    if ood is not None:
+        shape = data.load(ood, pool.device).input_shape
+        accepted = f"inputs of shape {pool.input_shape}, not {shape}"
+        require(shape == pool.input_shape, "dataset.ood", dataset.ood, accepted)
+
+
+def _initial_record(axes: Axes, members: Sequence[Member], config: DictConfig) -> StudyRecord:
+    """Return study.json as it will be before the first run."""
+    first = members[0].config
+    device = resolve_device(first.settings.device)
+    seeds = sorted({member.config.settings.seed for member in members})
+    fresh = _fresh_seeds(seeds, first.protocol.confirm_seeds) if _is_tuned(axes) else []
+    phases: tuple[Phase, ...] = ("search", "confirm")[: 1 + bool(fresh)] if _is_tuned(axes) else ("run",)
+    classes = {member.run.arm: data.load(member.config.dataset, device).classes for member in members}
+    distinct = {*classes.values()}
+    return StudyRecord(
+        name=first.settings.name,
+        command=("headtohead", *sys.argv[1:]),
+        common=axes.common,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        num_classes={arm: len(names) for arm, names in classes.items()},
+        # Arms on different datasets have no names of classes in common.
+        classes=distinct.pop() if len(distinct) == 1 else (),
+        arms={member.run.arm: member.run.overrides for member in members},
+        grid={LR: tuple(sorted(axes.lrs))},
+        protocol=StudyProtocol(
+            search_seeds=tuple(seeds),
+            confirm_seeds=tuple(fresh),
+            selected_by="val_accuracy",
+            extended={"below": 0, "above": 0},
+            ladder=first.protocol.ladder or (),
+        ),
+        runs={},
+        hparams=hparam_columns(members, phases, fresh),
+        claims=read_claims({str(claim): node for claim, node in (config.get("claims") or {}).items()}),
+        environment=environment(str(device)),
+    )
+
+
+def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
+    """Return the seeds that follow those of the search: `count`, or as many where it is None."""
+    return [seeds[-1] + 1 + index for index in range(len(seeds) if count is None else count)]
+
+
+def _refuse_drift(axes: Axes, members: Sequence[Member], record: StudyRecord) -> None:
+    """Refuse to go on with a study whose configuration, claims, code or libraries were others."""
+    folder = members[0].study
+    lines = _study_drift(folder, axes, record) or next(filter(None, (_run_drift(m, record) for m in members)), [])
+    if lines:
+        more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise ConfigError(
+            f"{folder} was made otherwise ({'; '.join(lines[:SHOWN])}{more})\n"
+            "accepted: another name=, or accept_drift=true to keep its runs of the same configuration"
+        )
+
+
+def _study_drift(folder: Path, axes: Axes, record: StudyRecord) -> list[str]:
+    """List, a line each, how the study.json of the folder differs from the command."""
+    try:
+        before = read_study_record(folder)
+    except ConfigError:
+        return []  # a study.json that is broken is written anew; the runs have records of their own
+    lines = [f"{item}, now not" for item in before.common if item not in axes.common and is_named(item)]
+    lines += [f"now {item}" for item in axes.common if item not in before.common and is_named(item)]
+    return lines + differences({"claims": before.claims}, {"claims": record.claims})
+
+
+def _run_drift(member: Member, record: StudyRecord) -> list[str]:
+    """List, a line each, how the record of a run differs from the command."""
+    try:
+        run = read_run(member.folder)
+    except ConfigError:
+        return []  # a run without a record, or with a broken one, is trained
+    before, now = (
+        {"python": where.python, "versions": where.versions, "commit": where.commit}
+        for where in (run.environment, record.environment)
+    )
+    return differences(run.config, member.values, NOT_OF_A_RUN) + differences(before, now)

@@ -1,6 +1,7 @@
-"""Progress of a phase, wherever its packs are trained: workers leave notes in a folder, a bar reads them.
+"""Progress of a phase, wherever its packs are trained: workers leave notes in a folder, and a bar reads them.
 
-The notes are files, one per pack, so that processes, other machines on a shared folder and this process are alike.
+The notes are files, one per pack, so that it does not matter whether a worker is this process, another one, or another
+machine on a shared folder.
 """
 
 import shutil
@@ -15,18 +16,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 FOLDER = ".progress"
-SAID = ".said"
+MESSAGE = ".message"
 STOP = ".stop"
-GO_ON = "the same command goes on where it stopped"
+RESUME_HINT = "the same command goes on where it stopped"
 
 
 class Notes:
-    """What a worker says of its pack. What cannot be written is left unsaid: no training stops for it.
+    """Notes of a worker about its pack. A note that cannot be written is left out: no training stops for it.
 
     Args:
         study: the folder of the study.
         pack: a name that no other pack of the phase has.
-        runs: the pack holds.
+        runs: the number of runs in the pack.
     """
 
     def __init__(self, study: Path, pack: str, runs: int):
@@ -40,15 +41,15 @@ class Notes:
         with suppress(OSError):
             self._path.write_text(f"{self._runs * share:.4f}")
 
-    @property
-    def stop(self) -> bool:
-        """Whether the study has been asked to stop."""
-        return (self._path.parent / STOP).exists()
-
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
         """Show a line above the bar."""
         with suppress(OSError):
-            self._path.with_name(f"{self._path.name}{SAID}").write_text(line, encoding="utf-8")
+            self._path.with_name(f"{self._path.name}{MESSAGE}").write_text(line, encoding="utf-8")
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the sweep has told its workers to stop."""
+        return (self._path.parent / STOP).exists()
 
 
 class Bar:
@@ -56,7 +57,9 @@ class Bar:
 
     Args:
         study: the folder of the study.
-        runs: of the phase, and how many of them were `done` before.
+        phase: the name of the phase.
+        runs: the number of runs in the phase.
+        done: the number of runs that ended before.
     """
 
     def __init__(self, study: Path, phase: str, runs: int, done: int = 0):
@@ -86,8 +89,8 @@ class Bar:
         """Show a line above the bar."""
         self._progress.console.print(line, markup=False, highlight=False)
 
-    def stop(self) -> None:
-        """Ask the workers to save their state and stop."""
+    def request_stop(self) -> None:
+        """Tell the workers to save their state and stop."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / STOP).touch()
 
@@ -103,7 +106,7 @@ class Bar:
         done = float(self._done)
         for path in self._folder.glob("[!.]*"):
             text = path.read_text(encoding="utf-8")  # empty between being opened and being written
-            if not path.name.endswith(SAID):
+            if not path.name.endswith(MESSAGE):
                 done += float(text or 0)
             elif text and path not in self._shown:
                 self._shown.add(path)
@@ -112,16 +115,22 @@ class Bar:
 
 
 class Stop:
-    """As a context, Ctrl-C asks the workers to save their state and stop; once more, and it interrupts at once."""
+    """A context in which Ctrl-C tells the workers to save their state and stop; a second Ctrl-C interrupts at once.
+
+    Attributes:
+        requested: whether Ctrl-C was pressed.
+    """
 
     def __init__(self, bar: Bar):
         self._bar = bar
-        self.asked = False
+        self.requested = False
 
     def __enter__(self) -> Self:
         # Signals reach the main thread alone.
         self._before = (
-            signal.signal(signal.SIGINT, self._ask) if threading.current_thread() is threading.main_thread() else None
+            signal.signal(signal.SIGINT, self._on_interrupt)
+            if threading.current_thread() is threading.main_thread()
+            else None
         )
         return self
 
@@ -129,9 +138,9 @@ class Stop:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt(GO_ON)
-        self.asked = True
-        self._bar.stop()
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt(RESUME_HINT)
+        self.requested = True
+        self._bar.request_stop()
         self._bar.print("saving what is trained; Ctrl-C again stops at once")

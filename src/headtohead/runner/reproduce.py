@@ -1,24 +1,29 @@
-"""One recorded run again, alone, beside its record."""
+"""Reproduction: a recorded run, trained again alone and compared with its record."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from headtohead.options import ConfigError
-from headtohead.record import run as record
-from headtohead.runner.worker import environment, prepare_process
+from headtohead.record.files import differences
+from headtohead.record.run import RunRecord, read_run
+from headtohead.runner.process import environment, prepare_process
 from headtohead.training import data
 from headtohead.training.config import parse, resolve_device
-from headtohead.training.loop import train
+from headtohead.training.loop import Outcome, train
 
-# How far a run in a pack may be from the run alone, relative to the value or, below 1, absolute.
+# How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
 BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 5e-2}
+# The most metrics that are printed.
+SHOWN = 12
+ACCEPTED = "accepted: the folder of a run that ended, such as outputs/digits/runs/head=softmax,seed=0"
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,9 @@ class Reproduction:
     """A run beside its record.
 
     Attributes:
-        metrics: by name the recorded value and that of now; NaN where there is none.
-        bound: up to which a difference counts as rounding.
-        environment: a line for each thing that differs around the run.
+        metrics: for each metric the recorded value and the new one; NaN where there is none.
+        bound: the largest difference that counts as rounding.
+        environment: a line for each difference between the recorded environment and this one.
     """
 
     metrics: dict[str, tuple[float, float]]
@@ -37,18 +42,18 @@ class Reproduction:
 
     @property
     def unequal(self) -> dict[str, float]:
-        """The distance of the metrics that are not bitwise equal, the largest first."""
-        found = {
-            name: abs(now - before) / max(1.0, abs(before)) if math.isfinite(now - before) else math.inf
-            for name, (before, now) in self.metrics.items()
+        """The distance of each metric that is not bitwise equal, the largest first."""
+        distances = {
+            metric: abs(now - before) / max(1.0, abs(before)) if math.isfinite(now - before) else math.inf
+            for metric, (before, now) in self.metrics.items()
             if before != now and not (math.isnan(before) and math.isnan(now))
         }
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return dict(sorted(distances.items(), key=lambda item: -item[1]))
 
     @property
     def different(self) -> list[str]:
         """The metrics beyond the bound."""
-        return [name for name, distance in self.unequal.items() if distance > self.bound]
+        return [metric for metric, distance in self.unequal.items() if distance > self.bound]
 
 
 def reproduce(folder: Path) -> Reproduction:
@@ -57,44 +62,57 @@ def reproduce(folder: Path) -> Reproduction:
     Raises:
         ConfigError: the folder holds no record of a run that ended.
     """
-    run = record.read_run(folder)
-    if run is None or run["status"] == "failed":
-        accepted = "the folder of a run that ended, such as outputs/digits/runs/head=softmax,seed=0"
-        raise ConfigError(f"{folder}: {'its run failed' if run else 'no record of a run'}; accepted: {accepted}")
-    # Records of older versions lack what only the study asks for.
-    config = parse(OmegaConf.merge({"protocol": {"ladder": None}}, run["config"]))
+    run = _read_ended_run(folder)
+    # Records of older versions lack what only the study needs.
+    config = parse(cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, run.config)))
     device = resolve_device(config.settings.device)
-    prepare_process(run["pack"]["threads"])
-    *_, (outcome,) = train([config], data.load(config.dataset, device), run["phase"] != "search")
-    names = [*dict.fromkeys([*run["metrics"], *outcome.metrics])]
-    before, now = ({name: _number(values.get(name)) for name in names} for values in (run["metrics"], outcome.metrics))
+    prepare_process(run.pack.threads)
+    *_, outcomes = train([config], data.load(config.dataset, device), run.phase != "search")
+    assert isinstance(outcomes, list)
     return Reproduction(
-        {name: (before[name], now[name]) for name in names},
+        _side_by_side(run.metrics, outcomes[0]),
         BOUNDS[config.settings.precision],
-        record.differences(run["environment"], environment(str(device))),
+        differences(run.environment, environment(str(device))),
     )
 
 
-def print_reproduction(folder: Path, found: Reproduction, shown: int = 12) -> None:
-    """The verdict in one sentence, the metrics that differ most, and what differs around the run."""
+def print_reproduction(folder: Path, reproduction: Reproduction) -> None:
+    """Print the result in one sentence, the metrics that differ most, and what differs in the environment."""
     console = Console(highlight=False)
-    say = partial(console.print, markup=False, soft_wrap=True)
-    unequal, different = found.unequal, found.different
+    print_line = partial(console.print, markup=False, soft_wrap=True)
+    unequal, different, count = reproduction.unequal, reproduction.different, len(reproduction.metrics)
     if not unequal:
-        say(f"{folder.name}: bitwise equal in all {len(found.metrics)} metrics")
+        print_line(f"{folder.name}: bitwise equal in all {count} metrics")
     elif not different:
-        said = f"equal within {found.bound:g}, the bound between a run in a pack and alone; "
-        say(f"{folder.name}: {said}{len(found.metrics) - len(unequal)} of {len(found.metrics)} bitwise")
+        bound = f"equal within {reproduction.bound:g}, the bound between a run in a pack and alone"
+        print_line(f"{folder.name}: {bound}; {count - len(unequal)} of {count} bitwise")
     else:
-        say(f"{folder.name}: different in {len(different)} of {len(found.metrics)} metrics")
+        print_line(f"{folder.name}: different in {len(different)} of {count} metrics")
     if unequal:
         table = Table("metric", "recorded", "now", "distance")
-        for name, distance in [*unequal.items()][:shown]:
-            table.add_row(name, *(f"{value:.9g}" for value in found.metrics[name]), f"{distance:.2g}")
+        for metric, distance in [*unequal.items()][:SHOWN]:
+            table.add_row(metric, *(f"{value:.9g}" for value in reproduction.metrics[metric]), f"{distance:.2g}")
         console.print(table)
-    for line in found.environment:
-        say(f"environment: {line}")
+    for line in reproduction.environment:
+        print_line(f"environment: {line}")
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _read_ended_run(folder: Path) -> RunRecord:
+    if not (folder / "run.json").is_file():
+        raise ConfigError(f"{folder}: no record of a run; {ACCEPTED}")
+    try:
+        run = read_run(folder)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: its record is broken ({error}); {ACCEPTED}") from error
+    if run.status == "failed":
+        raise ConfigError(f"{folder}: its run failed; {ACCEPTED}")
+    return run
+
+
+def _side_by_side(recorded: Mapping[str, float | None], outcome: Outcome) -> dict[str, tuple[float, float]]:
+    now: dict[str, float | None] = {**outcome.metrics}
+    return {metric: (_or_nan(recorded.get(metric)), _or_nan(now.get(metric))) for metric in {**recorded, **now}}
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,39 +1,55 @@
-"""From overrides to the checked configuration of a run, in the sweeper and in its workers alike."""
+"""From overrides to the checked configuration of a run, in the sweep and in its workers alike."""
 
 import copy
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from headtohead.runner.plan import Run
+from headtohead.runner.axes import Run
 from headtohead.training.config import Config, parse
 
 
 @dataclass(frozen=True)
 class Member:
-    """A run with its configuration: checked, and as plain values for the record.
+    """A run of a study with its configuration.
 
     Attributes:
-        choices: the option chosen in each config group.
+        run: its place among the axes, with the label of its arm.
+        name: the name of the run and of its folder.
+        config: the configuration, checked.
+        values: the configuration as plain values, for the record.
+        head: the option chosen in the config group `head`.
     """
 
     run: Run
+    name: str
     config: Config
     values: dict[str, Any]
-    choices: dict[str, str]
+    head: str
+
+    @property
+    def study(self) -> Path:
+        """The folder of the study, relative to the working directory."""
+        return Path("outputs") / self.config.settings.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run, relative to the working directory."""
+        return self.study / "runs" / self.name
 
 
 def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
-    """The configuration of `run`, composed by Hydra and checked.
+    """Compose the configuration of a run with Hydra and check it.
 
     Raises:
         ConfigError: the configuration is not valid.
     """
-    config, values, choices = _compose_arm(config_name, common, run.overrides)
+    config, values, head = _compose_arm(config_name, common, run.overrides)
     values = copy.deepcopy(values)
     if run.lr is not None:
         config = replace(config, optimizer=replace(config.optimizer, lr=run.lr))
@@ -41,16 +57,17 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
     if run.seed is not None:
         config = replace(config, settings=replace(config.settings, seed=run.seed))
         values["seed"] = run.seed
-    arm = run.arm or choices["head"]
-    return Member(replace(run, arm=arm), config, values, choices)
+    return Member(replace(run, arm=run.arm or head), run.name(common), config, values, head)
 
 
 # Composing takes Hydra tens of milliseconds; the runs of an arm differ in two numbers.
 @cache
-def _compose_arm(config_name: str, common: tuple[str, ...], overrides: tuple[str, ...]):
+def _compose_arm(
+    config_name: str, common: tuple[str, ...], overrides: tuple[str, ...]
+) -> tuple[Config, dict[str, Any], str]:
     loader = GlobalHydra.instance().config_loader()
     node = loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
-    choices = OmegaConf.to_container(node.hydra.runtime.choices)
     # The claims are the study's, not the run's.
-    app = OmegaConf.masked_copy(node, [key for key in node if key not in ("hydra", "pack", "claims")])
-    return parse(app), OmegaConf.to_container(app, resolve=True), choices
+    app = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("hydra", "pack", "claims")])
+    values = cast(dict[str, Any], OmegaConf.to_container(app, resolve=True))
+    return parse(app), values, node.hydra.runtime.choices["head"]

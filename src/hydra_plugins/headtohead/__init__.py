@@ -1,4 +1,4 @@
-"""Hydra's door to the sweep: Hydra takes sweepers only from modules under `hydra_plugins`.
+"""The sweeper of this package, in the only place where Hydra looks for one: a module under `hydra_plugins`.
 
 Hydra imports this file whenever it starts, so it imports nothing heavy. Discovery does not see it in an
 editable install, so `headtohead.cli` registers `PackSweeper` itself.
@@ -6,7 +6,7 @@ editable install, so `headtohead.cli` registers `PackSweeper` itself.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +16,48 @@ from omegaconf import DictConfig
 
 
 class PackSweeper(Sweeper):
-    """Turns a command line into packs of runs, each of them one job of the launcher."""
+    """A sweeper that turns a command line into packs of runs, each of them one job of the launcher."""
 
     def __init__(self, **options: Any) -> None:
-        """Accept any option of `hydra.sweeper`: `headtohead.sweep` reads them from the config."""
+        """Accept any option of `hydra.sweeper`: `headtohead.runner.plan` reads them from the config."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over; the task function is not needed, as packs have their own."""
         self.hydra_context = hydra_context
-        self.task_function = task_function
         self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Train what the arguments ask for and print the report's short form; exits with 1 where a pack failed."""
-        from headtohead.report.dashboard import write_dashboard
+        """Train the study of a command line and print the short form of its report; exit with 1 if a run failed."""
+        from headtohead.report.dashboard import Live, write_dashboard
         from headtohead.report.render import print_study, write_report
-        from headtohead.runner.sweep import Sweep
+        from headtohead.runner.plan import plan_study
+        from headtohead.runner.sweep import run_study
 
-        study = Sweep(arguments, self.config, self.hydra_context)
-        study.run()
-        findings, drawings = write_report(study.folder)
-        write_dashboard(findings, drawings)
-        print_study(findings)
-        if study.failures:
-            sys.exit(_failed(study.folder, study.failures))
+        assert self.config is not None and self.hydra_context is not None, "Hydra calls setup first"
+        plan = plan_study(arguments, self.config, self.hydra_context)
+        failures = run_study(plan, Live)
+        summary, figures = write_report(plan.folder)
+        write_dashboard(summary, figures)
+        print_study(summary)
+        if failures:
+            sys.exit(_describe(plan.folder, failures))
 
 
-def _failed(folder: Path, failures: Sequence[tuple[str, str]]) -> str:
-    """How many runs failed, and for each reason the first of them with its log.
+def _describe(folder: Path, failures: Mapping[str, str]) -> str:
+    """Tell how many runs failed, and for each reason its first run with the log.
 
     Reasons are one if they differ only in what they quote, such as the path of a file.
+
+    Args:
+        folder: the folder of the study.
+        failures: for each failed run the reason.
     """
-    reasons: dict[str, list[tuple[str, str]]] = {}
-    for run, reason in failures:
-        reasons.setdefault(re.sub(r"'[^']*'", "", reason), []).append((run, reason))
+    groups: dict[str, list[str]] = {}
+    for run, reason in failures.items():
+        groups.setdefault(re.sub(r"'[^']*'", "", reason), []).append(run)
     lines = [f"{len(failures)} runs failed; the same command tries them again"]
-    for group in reasons.values():
-        runs, (reason, *_) = zip(*group, strict=True)
-        log = folder / "runs" / runs[0] / "run.json"
+    for first, *others in groups.values():
+        log = folder / "runs" / first / "run.json"
         where = f", traceback in {log}" if log.exists() else ""
-        lines.append(f"{reason} ({len(runs)} runs, such as {runs[0]}{where})")
+        lines.append(f"{failures[first]} ({1 + len(others)} runs, such as {first}{where})")
     return "\n".join(f"headtohead: {line}" for line in lines)

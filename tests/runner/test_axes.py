@@ -1,9 +1,9 @@
-"""Command lines to axes, runs and packs."""
+"""Command lines to axes and runs."""
 
 import pytest
 
 from headtohead.options import ConfigError
-from headtohead.runner.plan import Run, confirm, into_packs, read_axes, search
+from headtohead.runner.axes import Run, confirm, rates_beyond, read_axes, search
 
 
 def test_a_sweep_has_arms_rates_and_seeds():
@@ -80,27 +80,15 @@ def test_confirm_takes_each_arm_at_its_best():
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "packs"), [(1, 16, 1), (16, 16, 1), (17, 16, 2), (40, 16, 3), (280, 16, 20), (5, 1, 5)]
+    ("best", "extended", "beyond"),
+    [
+        ({"a": 0.1, "b": 0.1}, (0, 0), {}),
+        ({"a": 0.01, "b": 0.1}, (0, 0), {"below": 0.001}),
+        ({"a": 0.01, "b": 3.0}, (1, 1), {"below": 0.001, "above": 90.0}),
+        ({"a": 0.01, "b": 3.0}, (2, 0), {"above": 90.0}),
+        ({"a": 0.01}, (2, 2), {}),
+    ],
 )
-def test_packs_are_even_and_hold_every_run_once(count, size, packs):
-    made = into_packs(range(count), key=lambda i: 0, seed=lambda i: i % 10, size=lambda i: size)
-    assert sorted(i for pack in made for i in pack) == list(range(count))
-    assert len(made) == packs
-    lengths = [len(pack) for pack in made]
-    assert max(lengths) <= size
-    assert max(lengths) - min(lengths) <= 1
-
-
-def test_a_seed_that_fills_more_than_half_a_pack_has_packs_of_its_own():
-    made = into_packs(range(70), key=lambda i: 0, seed=lambda i: i % 10 if i < 40 else 10, size=lambda i: 16)
-    assert sorted(i for pack in made for i in pack) == list(range(70))
-    # Thirty runs of one seed, and forty of ten seeds with four runs each.
-    assert sorted(len(pack) for pack in made if min(pack) >= 40) == [15, 15]
-    assert sorted(len(pack) for pack in made if min(pack) < 40) == [13, 13, 14]
-
-
-def test_packs_keep_keys_apart_and_seeds_together():
-    made = into_packs(range(40), key=lambda i: i % 2, seed=lambda i: i % 5, size=lambda i: 4)
-    for pack in made:
-        assert len({i % 2 for i in pack}) == 1
-        assert len({i % 5 for i in pack}) == 1
+def test_a_grid_grows_at_the_edges_that_hold_a_best_rate_twice_each(best, extended, beyond):
+    below, above = extended
+    assert rates_beyond([0.01, 0.1, 3.0], best, {"below": below, "above": above}) == beyond

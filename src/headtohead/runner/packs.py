@@ -1,0 +1,80 @@
+"""Packs of a study: how many runs train at once, and which of them together."""
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from headtohead.runner.pack_job import ChosenBy
+from headtohead.training.config import Config, resolve_device
+
+# The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
+PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
+# The most logits of a pack's batch on the CPU: the loss passes over them many times.
+LOGITS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Size and threads of packs.
+
+    Attributes:
+        size: the most runs per pack.
+        chosen_by: "user" or "planner".
+        threads: the number of CPU threads per pack; None takes all.
+    """
+
+    size: int
+    chosen_by: ChosenBy
+    threads: int | None
+
+
+def choose_packing(config: Config, stackable: bool, num_classes: int) -> Packing:
+    """Choose the packing that is fastest for a configuration, unless it names a pack size.
+
+    Convolutions on the CPU are faster one run at a time. The operations of stacked packs are so short that threads
+    cost more than they bring, many times more on a busy machine.
+    """
+    device = resolve_device(config.settings.device).type
+    threads = 1 if stackable and device == "cpu" else None
+    if config.settings.pack_size is not None:
+        return Packing(config.settings.pack_size, "user", threads)
+    if device == "cpu":
+        fit = LOGITS // (config.training.batch_size * num_classes)
+        return Packing(min(PACK_SIZES["cpu"], max(1, fit)) if stackable else 1, "planner", threads)
+    return Packing(PACK_SIZES.get(device, 16), "planner", threads)
+
+
+def into_packs(
+    runs: Iterable[int],
+    key: Callable[[int], Hashable],
+    seed: Callable[[int], int],
+    size: Callable[[int], int],
+) -> list[list[int]]:
+    """Group runs, given by number, into packs of even length.
+
+    Runs with the same seed share batches: a seed whose runs fill more than half a pack has packs of its own, the
+    other seeds stand together.
+
+    Args:
+        runs: the numbers of the runs.
+        key: from a run to what it shares with all others of its pack.
+        seed: from a run to its seed.
+        size: from a run to the most runs of its pack.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    packs = []
+    for group in groups.values():
+        group.sort(key=seed)
+        most = size(group[0])
+        by_seed = [list(same) for _, same in groupby(group, key=seed)]
+        alone = [same for same in by_seed if 2 * len(same) > most]
+        together = [run for same in by_seed if 2 * len(same) <= most for run in same]
+        for part in [*alone, together]:
+            count = math.ceil(len(part) / most)
+            edges = [round(i * len(part) / count) for i in range(count + 1)] if count else []
+            # Within a pack the given order keeps runs of one head side by side: one loss computes them.
+            packs += [sorted(part[start:end]) for start, end in pairwise(edges)]
+    return packs

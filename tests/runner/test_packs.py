@@ -1,0 +1,32 @@
+"""Runs are grouped into packs of even length."""
+
+import pytest
+
+from headtohead.runner.packs import into_packs
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "packs"), [(1, 16, 1), (16, 16, 1), (17, 16, 2), (40, 16, 3), (280, 16, 20), (5, 1, 5)]
+)
+def test_packs_are_even_and_hold_every_run_once(count, size, packs):
+    made = into_packs(range(count), key=lambda i: 0, seed=lambda i: i % 10, size=lambda i: size)
+    assert sorted(i for pack in made for i in pack) == list(range(count))
+    assert len(made) == packs
+    lengths = [len(pack) for pack in made]
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_seed_that_fills_more_than_half_a_pack_has_packs_of_its_own():
+    made = into_packs(range(70), key=lambda i: 0, seed=lambda i: i % 10 if i < 40 else 10, size=lambda i: 16)
+    assert sorted(i for pack in made for i in pack) == list(range(70))
+    # Thirty runs of one seed, and forty of ten seeds with four runs each.
+    assert sorted(len(pack) for pack in made if min(pack) >= 40) == [15, 15]
+    assert sorted(len(pack) for pack in made if min(pack) < 40) == [13, 13, 14]
+
+
+def test_packs_keep_keys_apart_and_seeds_together():
+    made = into_packs(range(40), key=lambda i: i % 2, seed=lambda i: i % 5, size=lambda i: 4)
+    for pack in made:
+        assert len({i % 2 for i in pack}) == 1
+        assert len({i % 5 for i in pack}) == 1

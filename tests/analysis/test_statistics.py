@@ -15,7 +15,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from headtohead.analysis.statistics import (
-    HOPELESS,
+    MOST_SEEDS,
     equivalence_p,
     first_reach,
     holm,
@@ -175,7 +175,7 @@ def test_more_seeds_gives_up():
     assert more_seeds(np.array([1.0]), margin=0.1) is None
     assert more_seeds(np.array([1.0, -1.0, 1.0, -0.99]), margin=1e-6) is None
     just = np.array([1.0, -1.0] * 5) + 0.1
-    assert more_seeds(just, margin=1e-6) < HOPELESS
+    assert more_seeds(just, margin=1e-6) < MOST_SEEDS
 
 
 def test_time_to_target_counts_those_who_never_arrive(rng):

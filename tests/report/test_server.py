@@ -154,23 +154,23 @@ def test_every_run_has_its_curves_its_hyperparameters_and_its_final_metrics(stud
     assert columns["head.name"] == ["sigmoid", "softmax"] and columns["phase"] == ["confirm", "search"]
     assert columns["head.reduction"] == ["-", "sum"] and columns["seed"] == [0, 1, 2, 3, 4, 5]
     assert columns["optimizer.lr"] == sorted(table.lr.unique())
-    asked = {
+    request = {
         "startIndex": 0,
         "sliceSize": 1000,
         "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
         "colParams": [{"metric": info["name"]} for info in described["metricInfos"]],
     }
-    groups = runs.post("plugin/hparams/session_groups", asked)["sessionGroups"]
+    groups = runs.post("plugin/hparams/session_groups", request)["sessionGroups"]
     assert {group["name"] for group in groups} == names
     for group in groups:
         assert group["hparams"].keys() == columns.keys(), "a column is missing"
         row = table.loc[group["name"].removeprefix("runs/")]
         assert (group["hparams"]["arm"], group["hparams"]["optimizer.lr"]) == (row.arm, row.lr)
-        found = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        metrics = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         measured = [name for name in ("val_accuracy", "test_nll") if not np.isnan(row[name])]
         assert len(measured) == 1 + (row.phase == "confirm")
         for name in measured:
-            assert found[f"final/{name}"] == pytest.approx(row[name], rel=1e-5)
+            assert metrics[f"final/{name}"] == pytest.approx(row[name], rel=1e-5)
 
 
 # For each chart of the page its title and the colours of what it draws, lines and bands, from more than two points.

@@ -240,7 +240,10 @@ def test_without_a_search_the_runs_confirm_and_the_grid_is_not_judged(tmp_path):
     for verdict in (sensitivity, nll):
         assert verdict.verdict == "inconclusive"
         assert verdict.note == "not judged: the study has no runs of the phase search"
-    assert accuracy.p_corrected == min(1, 2 * accuracy.p) or accuracy.p_corrected == accuracy.p
+    # Those that cannot be judged are no tests of the family.
+    smaller, larger = sorted((verdict.p, verdict.p_corrected) for verdict in (accuracy, speed))
+    assert smaller[1] == min(1, 2 * smaller[0])
+    assert larger[1] == max(larger[0], smaller[1])
 
 
 def test_what_cannot_be_judged_is_open_and_named(tmp_path):
@@ -403,17 +406,17 @@ def test_studies_of_one_head_against_itself_are_rarely_decided(tmp_path):
 
 
 def test_a_known_effect_is_found_as_often_as_its_power(tmp_path):
-    """The difference that ten pairs detect with a power of 80 % is found in four of five studies."""
+    """The difference that ten pairs detect with a power of 80 % is detected in four of five studies."""
     # Two arms share half of their variance, so that a difference deviates as much as one arm.
     effect = minimum_detectable_difference(np.array([-1.0, 1.0] * 5)) / np.std([-1.0, 1.0] * 5, ddof=1)
     tested = {"accuracy": ACCURACY | {"margin": 1e-6}}
     shift = {"twin": {"test_accuracy": -effect * 0.004}}
-    found = 0
+    supported = 0
     for index in range(60):
         study = table_of(tmp_path / "s", arms=TWIN, tuned=False, claims=tested, effects=shift, seed=index)
         (verdict,) = judge(study)
-        found += verdict.verdict == "supported"
-    assert found / 60 == pytest.approx(0.8, abs=0.1)
+        supported += verdict.verdict == "supported"
+    assert supported / 60 == pytest.approx(0.8, abs=0.1)
 
 
 def test_the_loss_of_a_guess_is_that_of_the_arms_own_classes(tmp_path):

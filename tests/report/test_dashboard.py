@@ -34,7 +34,7 @@ def test_bands_are_means_with_the_t_interval_over_confirmed_seeds(tmp_path):
         values_SR = curve(study, arm, "confirm", "val/accuracy")
         assert values_SR.shape[1] == 5
         assert scalars(study, arm, "mean/val/accuracy").keys() == set(values_SR.index)
-        for step, row in values_SR.iloc[1:].iterrows():  # at first all seeds guess alike
+        for step, row in values_SR.iloc[1:].iterrows():  # at first all seeds are at chance level
             lower, upper = stats.t.interval(0.95, 4, row.mean(), stats.sem(row))
             assert scalars(study, arm, "mean/val/accuracy")[step] == pytest.approx(row.mean(), rel=1e-6)
             assert scalars(study, arm, "mean_lower/val/accuracy")[step] == pytest.approx(lower, rel=1e-5)

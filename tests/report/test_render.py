@@ -334,9 +334,9 @@ def test_a_rate_on_the_edge_of_the_grid_and_an_extended_grid_are_told(tmp_path):
     protocol = json.loads((study / "study.json").read_text())["protocol"]
     change(study / "study.json", protocol=protocol | {"extended": {"below": 0, "above": 2}})
     summary, _ = write_report(study)
-    told = warnings(summary)
-    assert "softmax may not be tuned: its best learning rate, 1, is the highest of the grid (0.01 to 1)" in told
-    assert "sigmoid may not be tuned" not in told
+    listed = warnings(summary)
+    assert "softmax may not be tuned: its best learning rate, 1, is the highest of the grid (0.01 to 1)" in listed
+    assert "sigmoid may not be tuned" not in listed
     assert "extended the grid of every arm by learning rates (2 above)" in remarks(summary)
     assert [row[1] for row in page(study).tables["arms"][1:]] == ["1*", "0.1"]
 
@@ -348,10 +348,9 @@ def test_few_seeds_are_told(tmp_path, seeds, kind):
 
 
 def test_too_many_claims_for_the_seeds_are_told(tmp_path):
-    told = warnings(summarise(make_study(tmp_path / "study", seeds=5)))
-    assert (
-        "No claim about softmax and sigmoid can be supported or refuted: 5 pairs of runs cannot reach p < 0.05" in told
-    )
+    listed = warnings(summarise(make_study(tmp_path / "study", seeds=5)))
+    reason = "5 pairs of runs cannot reach p < 0.05"
+    assert f"No claim about softmax and sigmoid can be supported or refuted: {reason}" in listed
 
 
 def test_diverged_and_failed_runs_are_counted_with_their_reason(study, tmp_path):
@@ -380,8 +379,8 @@ def test_records_of_other_configs_under_one_name_are_told(tmp_path):
     path = run_file(study, phase="search")
     config = json.loads(path.read_text())["config"]
     change(path, config=config | {"training": config["training"] | {"epochs": 3}})
-    told = warnings(summarise(study))
-    assert f"1 run of softmax, such as {path.parent.name}, differ from the rest in training.epochs" in told
+    listed = warnings(summarise(study))
+    assert f"1 run of softmax, such as {path.parent.name}, differ from the rest in training.epochs" in listed
 
 
 def test_runs_of_earlier_commands_are_left_out_but_named(tmp_path):
@@ -560,8 +559,8 @@ def test_a_wrong_claim_is_refused_by_its_name(tmp_path):
 
 def test_a_claim_without_its_metric_is_a_warning(tmp_path):
     study = small(tmp_path / "study", claims={"mine": ACCURACY | {"metric": "test_beauty"}})
-    told = warnings(summarise(study))
-    assert "Claim mine: " in told and "test_beauty" in told
+    listed = warnings(summarise(study))
+    assert "Claim mine: " in listed and "test_beauty" in listed
 
 
 def test_nothing_from_the_records_is_markup(tmp_path):

@@ -47,7 +47,7 @@ def study(tmp_path_factory):
     )
 
 
-# What one shared learning rate would have said
+# Differences at one shared learning rate
 
 
 def test_differences_at_a_shared_rate_and_at_each_arms_own(study):

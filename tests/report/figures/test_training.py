@@ -1,4 +1,4 @@
-"""The figures: complete, small, told apart without colour, and the same for the same records."""
+"""The figures: complete, small, legible without colour, and the same for the same records."""
 
 import json
 import math

@@ -82,8 +82,8 @@ def test_a_broken_ladder_is_refused(tmp_path, ladder):
 @pytest.mark.parametrize(
     ("ladder", "expected"),
     [
-        ("[sigmoid,softmx]", "softmx is no arm; did you mean softmax? accepted: sigmoid, softmax"),
-        ("[sigmoid]", "two arms or more"),
+        ("[sigmoid,softmx]", "softmx: no arm of the study; did you mean softmax? accepted: sigmoid, softmax"),
+        ("[sigmoid]", "none of them twice"),
         ("[sigmoid,sigmoid]", "none of them twice"),
     ],
 )

@@ -95,7 +95,7 @@ def decide(study: Study, family: Sequence[AComparison]) -> list[AComparison]:
     measured = [_measure(study, comparison) for comparison in family]
     corrected = statistics.holm([comparison.p for comparison, _ in measured])
     equivalence = statistics.holm([comparison.p_equivalence for comparison, _ in measured])
-    # Holm holds the smallest p-value of a family against this level: who reaches it passes in any case.
+    # Holm compares the smallest p-value of a family with this level. A value below it passes whatever the others are.
     level = ALPHA / max(1, int(np.isfinite(corrected).sum()))
     return [
         _decide(replace(comparison, p_corrected=float(p), p_equivalence=float(p_equivalence)), differences, level)

@@ -1,21 +1,21 @@
-"""Do the statistics keep their word? Intervals that cover, verdicts that are seldom false, effects that are found.
+"""Measure whether the statistics hold: how often intervals cover, verdicts are false and effects are detected.
 
     python benchmarks/simulations.py                  synthetic studies, a few minutes
-    python benchmarks/simulations.py --pipeline 100   so many real studies of one head against itself
+    python benchmarks/simulations.py --pipeline 100   100 trained studies of one head against itself
 
-Both print a table of what was measured beside what was promised.
+Both print a table of the measured rates beside the nominal ones.
 """
 
 import argparse
 import contextlib
 import io
-import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,11 +30,12 @@ from headtohead import cli
 from headtohead.analysis.claims import Verdict, judge
 from headtohead.analysis.statistics import sign_flip_p, t_interval
 from headtohead.analysis.study import read_study
-from headtohead.record import run as record
+from headtohead.record.run import read_history, read_runs, write_results, write_run
+from headtohead.record.study import read_study_record, write_study
 from headtohead.testing import make_study
 
-TWIN = {"softmax": ["head=softmax"], "twin": ["head=twin"]}
-# Small and quick: the point is the pipeline, and that the learning rates are chosen by chance in part.
+TWIN = {"softmax": ("head=softmax",), "twin": ("head=twin",)}
+# A small and quick study, whose learning rates are chosen by chance in part.
 NULL = (
     "dataset=iris",
     "model=linear",
@@ -48,14 +49,14 @@ SEEDS = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measure whether the statistics hold.")
     parser.add_argument("--pipeline", type=int, metavar="N", help="train N null studies instead")
     parser.add_argument("--studies", type=int, default=300, help="synthetic null studies")
     parser.add_argument("--draws", type=int, default=10_000, help="samples per coverage and power")
     arguments = parser.parse_args()
     table = Table(title="statistics by simulation", title_justify="left")
-    for header in ("what", "measured", "promised"):
-        table.add_column(header, justify="left" if header == "what" else "right")
+    for header in ("rate", "measured", "nominal"):
+        table.add_column(header, justify="left" if header == "rate" else "right")
     rows = pipeline(arguments.pipeline) if arguments.pipeline else synthetic(arguments.draws, arguments.studies)
     for row in rows:
         table.add_row(*row)
@@ -63,19 +64,19 @@ def main() -> None:
 
 
 def synthetic(draws: int, studies: int) -> Iterator[tuple[str, str, str]]:
-    """Rows of the table, from numbers drawn."""
+    """Yield the rows of the table from drawn numbers."""
     rng = np.random.default_rng(0)
     for name, noise in {"normal": np.random.Generator.standard_normal, "accuracy": accuracies}.items():
         for pairs in (5, 10, 20):
             yield f"coverage, {name} noise, {pairs} seeds", f"{coverage(rng, noise, pairs, draws):.1%}", "95 % ± 1.5"
     for pairs in (8, 10, 20):
         for effect in (0.5, 1.0):
-            found = np.mean([sign_flip_p(rng.normal(effect, 1, pairs)) < 0.05 for _ in range(draws // 10)])
-            promised = TTestPower().power(effect, pairs, 0.05)
-            yield f"power, effect {effect:g} deviations, {pairs} seeds", f"{found:.1%}", f"{promised:.1%}"
+            detected = np.mean([sign_flip_p(rng.normal(effect, 1, pairs)) < 0.05 for _ in range(draws // 10)])
+            nominal = TTestPower().power(effect, pairs, 0.05)
+            yield f"power, effect {effect:g} deviations, {pairs} seeds", f"{detected:.1%}", f"{nominal:.1%}"
     with tempfile.TemporaryDirectory() as folder:
         for arms in (2, 4):
-            twins = TWIN | {f"twin{index}": [f"head=twin{index}"] for index in range(2, arms)}
+            twins = TWIN | {f"twin{index}": (f"head=twin{index}",) for index in range(2, arms)}
             judged = (
                 judge(read_study(make_study(Path(folder) / "null", arms=twins, seeds=12, records=False, seed=seed)))
                 for seed in track(range(studies), f"null studies of {arms} arms")
@@ -86,20 +87,22 @@ def synthetic(draws: int, studies: int) -> Iterator[tuple[str, str, str]]:
 def coverage(
     rng: np.random.Generator, noise: Callable[[np.random.Generator, int], np.ndarray], pairs: int, draws: int
 ) -> float:
-    """Share of paired t intervals that hold the true difference, zero."""
+    """Return the share of paired t intervals that contain the true difference, zero."""
     intervals = (t_interval(noise(rng, pairs)) for _ in range(draws))
     return float(np.mean([interval.lower <= 0 <= interval.upper for interval in intervals]))
 
 
 def accuracies(rng: np.random.Generator, pairs: int) -> np.ndarray:
-    """Differences of two arms' test accuracies: seeds differ in their luck, 360 test examples add noise."""
+    """Draw differences of two arms' test accuracies: seeds vary, and 360 test examples add noise."""
     chance = np.clip(rng.normal(0.95, 0.01, pairs), 0, 1)
     return (rng.binomial(360, chance) - rng.binomial(360, chance)) / 360
 
 
-def false_verdicts(name: str, studies: Iterator[list[Verdict]]) -> Iterator[tuple[str, str, str]]:
-    """Rows for null studies: in how many was anything called supported or refuted?"""
-    false, tested, counts = [], [], Counter()
+def false_verdicts(name: str, studies: Iterable[list[Verdict]]) -> Iterator[tuple[str, str, str]]:
+    """Yield rows on null studies: the share in which any claim is supported or refuted."""
+    false: list[bool] = []
+    tested: list[int] = []
+    counts: Counter[str] = Counter()
     for verdicts in studies:
         wrong = [verdict for verdict in verdicts if verdict.verdict in ("supported", "refuted")]
         false.append(bool(wrong))
@@ -107,16 +110,16 @@ def false_verdicts(name: str, studies: Iterator[list[Verdict]]) -> Iterator[tupl
         counts.update(verdict.metric for verdict in wrong)
     interval = stats.binomtest(sum(false), len(false)).proportion_ci(method="wilson")
     measured = f"{np.mean(false):.1%} ({interval.low:.1%} to {interval.high:.1%})"
-    what = f"false verdicts in {len(false)} null studies, {name}, {np.mean(tested):.0f} tests each"
-    yield what, measured, "at most 5 %"
+    title = f"false verdicts in {len(false)} null studies, {name}, {np.mean(tested):.0f} tests each"
+    yield title, measured, "at most 5 %"
     if counts:
         yield "  of these", ", ".join(f"{metric} {count}" for metric, count in counts.most_common(4)), ""
 
 
 def pipeline(studies: int) -> Iterator[tuple[str, str, str]]:
-    """Rows of the table, from studies that are trained, one per core at a time."""
+    """Yield the rows of the table from trained studies, one per core at a time."""
     started = time.perf_counter()
-    # Fresh processes now and then: what they have composed and loaded stays in memory.
+    # Processes are replaced now and then, since configs and data that they load stay in memory.
     with get_context("spawn").Pool(maxtasksperchild=5) as pool:
         judged = pool.imap(null_study, range(studies))
         yield from false_verdicts("trained", track(judged, "null studies", total=studies, console=Console(stderr=True)))
@@ -139,7 +142,7 @@ def null_study(number: int) -> list[Verdict]:
 
 
 def headtohead(*arguments: str) -> None:
-    """The command `headtohead` in this process, silent unless it fails."""
+    """Run the command `headtohead` in this process, silent unless it fails."""
     sys.argv = ["headtohead", *arguments]
     os.environ.pop("HYDRA_FULL_ERROR", None)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
@@ -151,26 +154,32 @@ def headtohead(*arguments: str) -> None:
 
 
 def join(sides: dict[str, tuple[Path, int]], folder: Path) -> Path:
-    """One study whose arms are the given studies, each with its first seed; seeds are counted from there."""
-    runs = {arm: record.read_runs(study) for arm, (study, _) in sides.items()}
-    rates = [{run["lr"] for run in side if run["phase"] == "search"} for side in runs.values()]
+    """Join studies into one with an arm for each; seeds are counted from the first seed of each study."""
+    runs = {arm: read_runs(study)[0].values() for arm, (study, _) in sides.items()}
+    rates = [{run.lr for run in side if run.phase == "search"} for side in runs.values()]
     shared = set.intersection(*rates)
     names: dict[str, list[str]] = {"search": [], "confirm": []}
     for arm, (study, first) in sides.items():
         for run in runs[arm]:
             # A side may have extended its grid; the arms of one study would have done so together.
-            if run["phase"] == "search" and run["lr"] not in shared:
+            if run.phase == "search" and run.lr not in shared:
                 continue
-            seed = run["seed"] - first
-            history = record.read_history(study / "runs" / run["run"]).to_dict("records")
-            name = f"head={arm},optimizer.lr={run['lr']:g},seed={seed}"
-            names[run["phase"]].append(name)
-            run |= {"run": name, "arm": arm, "head": arm, "seed": seed}
-            record.write_run(folder / "runs" / name, run, history)
-    asked = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    asked |= {"name": folder.name, "arms": TWIN, "runs": names, "grid": {"optimizer.lr": sorted(shared)}}
-    record.write_atomically(folder / "study.json", record.to_json(asked))
-    record.write_results(folder)
+            seed = run.seed - first
+            history = read_history(study / "runs" / run.run).to_dict("records")
+            name = f"head={arm},optimizer.lr={run.lr:g},seed={seed}"
+            names[run.phase].append(name)
+            write_run(folder / "runs" / name, replace(run, run=name, arm=arm, head=arm, seed=seed), history)
+    record = read_study_record(next(study for study, _ in sides.values()))
+    joined = replace(
+        record,
+        name=folder.name,
+        arms=TWIN,
+        num_classes=dict.fromkeys(TWIN, next(iter(record.num_classes.values()))),
+        runs={phase: tuple(of_phase) for phase, of_phase in names.items()},
+        grid={"optimizer.lr": tuple(sorted(shared))},
+    )
+    write_study(folder, joined)
+    write_results(folder)
     return folder
 
 

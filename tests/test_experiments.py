@@ -1,4 +1,8 @@
-"""The committed studies: their tables and verdicts are those of their results.csv, computed here anew."""
+"""The published studies: their numbers and verdicts are those of their results.csv and verdicts.json.
+
+A published page keeps the wording it was written with: no page is written again when the report words a sentence
+differently. These tests therefore read tables by their numbers, verdicts and arms, not by their sentences.
+"""
 
 import json
 import math
@@ -11,7 +15,10 @@ from scipy import stats
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIES = sorted(path.parent for path in EXPERIMENTS.glob("*/results.csv"))
-COLUMNS = {"val_accuracy": (3, 100), "test_accuracy": (4, 100), "test_nll": (5, 1)}
+# Of each metric in the table of arms its column, and the factor of its values.
+ARM_CELLS = {"val_accuracy": (3, 100), "test_accuracy": (4, 100), "test_nll": (5, 1)}
+# A cell with a verdict: its symbol and its word.
+VERDICT = re.compile(r"[✓✗=?] (supported|refuted|equivalent|inconclusive)")
 
 study = pytest.mark.parametrize("folder", STUDIES, ids=lambda folder: folder.name)
 
@@ -31,12 +38,20 @@ def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return runs, ended[ended.lr == ended.arm.map(best)]
 
 
-def arms(folder: Path) -> dict[str, list[str]]:
-    """The table of arms in the README, cells by arm; the first of each is empty."""
+def tables(folder: Path) -> list[list[list[str]]]:
+    """The rows of every table in the README, without their headings; the first cell of a row is empty."""
     text = (folder / "README.md").read_text(encoding="utf-8")
-    table = text[text.index("| arm | best learning rate |") :].split("\n\n")[0].splitlines()[2:]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in table]
-    return {re.sub(r"\\(.)", r"\1", row[1]): row for row in rows}
+    blocks = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    return [[[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in block[2:]] for block in blocks]
+
+
+def number(cell: str) -> float:
+    return float(cell.replace("−", "-"))
+
+
+def arms(folder: Path) -> dict[str, list[str]]:
+    """The table of arms in the README, which is the first one, by arm."""
+    return {re.sub(r"\\(.)", r"\1", row[1]): row for row in tables(folder)[0]}
 
 
 @study
@@ -49,13 +64,13 @@ def test_the_table_of_arms(folder):
         assert cells[6] == str(len(of_arm))
         assert cells[7] == f"{((runs.arm == arm) & (runs.status == 'diverged')).sum()}/{(runs.arm == arm).sum()}"
         assert of_arm.lr.to_numpy() == pytest.approx(float(cells[2].rstrip("\\*")), rel=1e-5)
-        for metric, (place, scale) in COLUMNS.items():
+        for metric, (place, scale) in ARM_CELLS.items():
             values = scale * of_arm[metric].dropna()
             digits = len(cells[place].split()[0].partition(".")[2])
             # Of the rounding to the digits shown, and of results.csv itself.
             room = 0.5 * 10**-digits + 1e-4
             mean, _, half = cells[place].partition(" ± ")
-            assert float(mean.replace("−", "-")) == pytest.approx(values.mean(), abs=room), (arm, metric)
+            assert number(mean) == pytest.approx(values.mean(), abs=room), (arm, metric)
             # One seed has no interval.
             assert (half == "") == (len(values) == 1)
             if len(values) > 1 and values.std() > 0:
@@ -86,6 +101,30 @@ def test_the_differences_of_the_verdicts(folder):
         checked += 1
     # Of one seed nothing is judged.
     assert bool(checked) == (runs.groupby(["arm", "lr"]).seed.nunique().max() > 1)
+
+
+@study
+def test_the_readme_shows_every_verdict_with_its_numbers(folder):
+    verdicts = json.loads((folder / "verdicts.json").read_text())["claims"]
+    rows = [row for table in tables(folder) for row in table if VERDICT.fullmatch(row[-2])]
+    assert len(rows) == len(verdicts)
+    for cells, verdict in zip(rows, verdicts, strict=True):
+        _, claim, metric, margin, _, difference, p, seeds, word, _ = cells
+        factor = 100 if verdict["metric"].endswith("accuracy") else 1
+        assert claim == verdict["claim"] and metric.partition(",")[0] == verdict["metric"]
+        assert (word.split()[1], int(seeds)) == (verdict["verdict"], verdict["seeds"])
+        assert number(margin) == pytest.approx(factor * verdict["margin"], rel=1e-5)
+        if not verdict["seeds"]:
+            assert (difference, p) == ("-", "-")
+            continue
+        shown = re.findall(r"[−+]?[\d.]+", difference)
+        room = 0.5 * 10 ** -len(shown[0].partition(".")[2]) * 1.001
+        expected = [factor * verdict[key] for key in ("difference", "lower", "upper")]
+        assert [number(text) for text in shown] == pytest.approx(expected, abs=room), claim
+        if p == "&lt; 0.001":
+            assert verdict["p_corrected"] < 0.001
+        else:
+            assert number(p) == pytest.approx(verdict["p_corrected"], abs=0.0005001)
 
 
 @study

@@ -3,10 +3,10 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from headtohead.analysis.predictions import (
-    THRESHOLDS,
+    NUM_THRESHOLDS,
     Predictions,
     above_thresholds,
-    confusion,
+    confusion_counts,
     most_ambiguous,
     pooled,
     same_examples,
@@ -23,14 +23,16 @@ def runs(count=3, examples=200, classes=4):
 
 def test_confusion_is_that_of_scikit_learn():
     expected = sum(confusion_matrix(run.label, run.prediction, labels=range(4)) for run in runs())
-    assert (confusion(runs()) == expected).all()
+    assert (confusion_counts(runs()) == expected).all()
 
 
 def test_counts_above_thresholds_are_those_of_a_comparison():
     positives_KT, negatives_KT = above_thresholds(runs())
-    for index in (0, 1, 37, 50, THRESHOLDS - 1):
+    for index in (0, 1, 37, 50, NUM_THRESHOLDS - 1):
         for label in range(4):
-            reaches = [(run.activations[:, label] >= index / (THRESHOLDS - 1), run.label == label) for run in runs()]
+            reaches = [
+                (run.activations[:, label] >= index / (NUM_THRESHOLDS - 1), run.label == label) for run in runs()
+            ]
             assert positives_KT[label, index] == sum((above & own).sum() for above, own in reaches)
             assert negatives_KT[label, index] == sum((above & ~own).sum() for above, own in reaches)
 

@@ -15,7 +15,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from headtohead.analysis.statistics import (
-    HOPELESS,
+    MOST_SEEDS,
     equivalence_p,
     first_reach,
     holm,
@@ -175,7 +175,7 @@ def test_more_seeds_gives_up():
     assert more_seeds(np.array([1.0]), margin=0.1) is None
     assert more_seeds(np.array([1.0, -1.0, 1.0, -0.99]), margin=1e-6) is None
     just = np.array([1.0, -1.0] * 5) + 0.1
-    assert more_seeds(just, margin=1e-6) < HOPELESS
+    assert more_seeds(just, margin=1e-6) < MOST_SEEDS
 
 
 def test_time_to_target_counts_those_who_never_arrive(rng):
@@ -193,9 +193,9 @@ def test_time_to_target_counts_those_who_never_arrive(rng):
 
 
 def test_learning_rate_sensitivity():
-    guess = math.log(10)
-    nll = np.array([[0.2, 0.1, 0.3], [0.1, 50.0, guess], [0.4, 0.4, 0.4]])
-    expected = [0.1, (2 * guess + 0.1) / 3 - 0.1, 0]
+    chance = math.log(10)
+    nll = np.array([[0.2, 0.1, 0.3], [0.1, 50.0, chance], [0.4, 0.4, 0.4]])
+    expected = [0.1, (2 * chance + 0.1) / 3 - 0.1, 0]
     np.testing.assert_allclose(learning_rate_sensitivity(nll, 10), expected, atol=1e-12)
 
 
@@ -206,7 +206,7 @@ def test_the_target_is_that_of_the_best_arm():
 
 
 def accuracies(rng: np.random.Generator, pairs: int) -> np.ndarray:
-    """Differences of two arms' test accuracies: seeds differ in their luck, 360 test examples add noise."""
+    """Draw differences of two arms' test accuracies: seeds vary, and 360 test examples add noise."""
     chance = np.clip(rng.normal(0.95, 0.01, pairs), 0, 1)
     return (rng.binomial(360, chance) - rng.binomial(360, chance)) / 360
 
@@ -221,8 +221,8 @@ def test_intervals_cover(rng, noise, pairs):
 @pytest.mark.parametrize("pairs", [8, 10, 20])
 def test_sign_flips_find_a_known_effect_as_often_as_the_power_formula_says(rng, pairs):
     effect = 1.0
-    found = np.mean([sign_flip_p(rng.normal(effect, 1, pairs)) < 0.05 for _ in range(800 if pairs <= 10 else 200)])
-    assert found == pytest.approx(TTestPower().power(effect, pairs, 0.05), abs=0.05)
+    detected = np.mean([sign_flip_p(rng.normal(effect, 1, pairs)) < 0.05 for _ in range(800 if pairs <= 10 else 200)])
+    assert detected == pytest.approx(TTestPower().power(effect, pairs, 0.05), abs=0.05)
 
 
 @pytest.mark.parametrize("pairs", [8, 10])

@@ -8,7 +8,8 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from headtohead.analysis.study import read_study
-from headtohead.record import run as record
+from headtohead.record.files import write_arrays, write_atomically
+from headtohead.record.run import read_history, read_run, write_run
 from headtohead.report.dashboard import Live, write_curves, write_dashboard
 from headtohead.report.render import write_report
 from headtohead.testing import CLASSES, make_study
@@ -33,7 +34,7 @@ def test_bands_are_means_with_the_t_interval_over_confirmed_seeds(tmp_path):
         values_SR = curve(study, arm, "confirm", "val/accuracy")
         assert values_SR.shape[1] == 5
         assert scalars(study, arm, "mean/val/accuracy").keys() == set(values_SR.index)
-        for step, row in values_SR.iloc[1:].iterrows():  # at first all seeds guess alike
+        for step, row in values_SR.iloc[1:].iterrows():  # at first all seeds are at chance level
             lower, upper = stats.t.interval(0.95, 4, row.mean(), stats.sem(row))
             assert scalars(study, arm, "mean/val/accuracy")[step] == pytest.approx(row.mean(), rel=1e-6)
             assert scalars(study, arm, "mean_lower/val/accuracy")[step] == pytest.approx(lower, rel=1e-5)
@@ -82,15 +83,11 @@ def test_a_study_in_progress_fills_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr("headtohead.report.dashboard.PAUSE", 0.05)
     whole, study = make_study(tmp_path / "whole", seeds=3), tmp_path / "live"
     (study / "runs").mkdir(parents=True)
-    asked = json.loads((whole / "study.json").read_text())
-    record.write_atomically(study / "study.json", record.to_json(asked | {"name": "live"}))
+    write_atomically(study / "study.json", (whole / "study.json").read_bytes())
 
     def bring(seed):
         for run in (whole / "runs").glob(f"*,seed={seed}"):
-            record.write_run(study / "runs" / run.name, json.loads((run / "run.json").read_text()), rows(run))
-
-    def rows(run):
-        return pd.read_csv(run / "history.csv").to_dict("records")
+            write_run(study / "runs" / run.name, read_run(run), read_history(run).to_dict("records"))
 
     def until(condition):
         end = time.monotonic() + 60
@@ -134,14 +131,14 @@ def test_the_page_of_a_finished_study(tmp_path):
     label = rng.integers(0, CLASSES, 50)
     for run in (study / "runs").iterdir():
         activations = rng.random((50, CLASSES)).astype(np.float32)
-        said = {"label": label, "prediction": activations.argmax(1), "activations": activations}
-        record.write_arrays(run / "predictions.npz", said)
+        predictions = {"label": label, "prediction": activations.argmax(1), "activations": activations}
+        write_arrays(run / "predictions.npz", predictions)
     images = rng.integers(0, 255, (2, 1, 8, 8)).astype(np.uint8)
-    record.write_arrays(study / "examples.npz", {"index": np.array([3, 7]), "inputs": images})
+    write_arrays(study / "examples.npz", {"index": np.array([3, 7]), "inputs": images})
     stale = study / "arms" / "gone"
     stale.mkdir(parents=True)
-    findings, drawings = write_report(study)
-    write_dashboard(findings, drawings)
+    summary, drawings = write_report(study)
+    write_dashboard(summary, drawings)
 
     assert {path.name for path in (study / "arms").iterdir()} == {"softmax", "sigmoid", "all arms"}
     together = EventAccumulator(str(study / "arms" / "all arms")).Reload()
@@ -153,7 +150,7 @@ def test_the_page_of_a_finished_study(tmp_path):
         assert image.encoded_image_string.startswith(b"\x89PNG") and image.width == 1000
     (page,) = together.Tensors("verdicts")
     text = page.tensor_proto.string_val[0].decode()
-    assert findings.answer.headline in text and "| sigmoid" not in text
-    assert text.count("softmax against sigmoid") == len(findings.verdicts)
+    assert summary.answer.headline in text and "| sigmoid" not in text
+    assert text.count("softmax against sigmoid") == len(summary.verdicts)
     curves = EventAccumulator(str(study / "arms" / "softmax")).Reload().Tags()["tensors"]
     assert {"all classes", *(f"class/{label}" for label in range(CLASSES))} <= set(curves)

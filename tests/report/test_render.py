@@ -13,17 +13,16 @@ import pytest
 from rich.console import Console
 
 from headtohead.analysis.statistics import t_interval
-from headtohead.analysis.summary import Findings, find
+from headtohead.analysis.summary import Summary, summarise
 from headtohead.analysis.text import against, rivals
 from headtohead.options import ConfigError
-from headtohead.record import run as record
+from headtohead.record.run import read_results
 from headtohead.report.render import SYMBOLS, print_study, write_report
 from headtohead.testing import ACCURACY, make_study
 
 FIGURES = [
     "ambiguity", "gradients", "learning_rates", "reliability", "seeds", "shared_rate", "time_to_target", "training",
 ]  # fmt: skip
-UNSORTED = '{"arms": {"softmax": []}, "runs": {"run": []}, "grid": {"optimizer.lr": "high"}}'
 VOID = {"meta", "br", "hr", "img", "input", "link", "col"}
 
 
@@ -67,12 +66,16 @@ def page(study: Path) -> Page:
     return Page((study / "report.html").read_text(encoding="utf-8"))
 
 
-def warnings(findings: Findings) -> str:
-    return "\n".join(doubt.text for doubt in findings.doubts if doubt.kind == "warning")
+def warnings(summary: Summary) -> str:
+    return "\n".join(check.text for check in summary.checks if check.kind == "warning")
 
 
-def remarks(findings: Findings) -> str:
-    return "\n".join(doubt.text for doubt in findings.doubts if doubt.kind == "remark")
+def remarks(summary: Summary) -> str:
+    return "\n".join(check.text for check in summary.checks if check.kind == "remark")
+
+
+def interval_of(comparison):
+    return comparison.difference, comparison.lower, comparison.upper
 
 
 def small(folder: Path, **options) -> Path:
@@ -175,7 +178,7 @@ def test_verdicts_are_those_of_verdicts_json_in_words_and_symbols(study):
         attributes for tag, attributes in page(study).elements if tag == "span" and "verdict" in attributes["class"]
     ]
     assert all(attributes["data-symbol"] == SYMBOLS[attributes["class"].split()[1]] for attributes in spans)
-    claimed = markdown[markdown.index("## What the article claims") :]
+    claimed = markdown[markdown.index("## Common claims") :]
     for word in ("supported", "refuted", "equivalent", "inconclusive"):
         count = sum(verdict["verdict"] == word for verdict in verdicts)
         assert f"{SYMBOLS[word]} {count} {word}" in claimed
@@ -198,17 +201,17 @@ def test_the_short_form_fits_the_terminal(study, width):
     console = Console(file=StringIO(), width=width, color_system=None)
     print_study(study, console)
     text = console.file.getvalue()
-    findings = find(study)
+    summary = summarise(study)
     *body, results, report, board = text.rstrip().splitlines()
     assert max(map(len, body)) <= width
     assert [line.split()[-1] for line in (results, report, board)] == [
         str(study / name) for name in ("results.csv", "report.html", "")
     ]
     joined = " ".join(text.split())
-    assert findings.answer.headline in joined
-    for verdict in findings.verdicts:
+    assert summary.answer.headline in joined
+    for verdict in summary.verdicts:
         assert f"{SYMBOLS[verdict.verdict]} {verdict.verdict}" in joined
-    assert all(doubt.text in joined for doubt in findings.doubts if doubt.kind == "warning")
+    assert all(check.text in joined for check in summary.checks if check.kind == "warning")
     if width == 80:
         assert re.search(r"^sigmoid_mean +0\.1 +\S+ ± \S+ +\S+ ± \S+ +\S+ ± \S+ +0/40 *$", text, re.MULTILINE)
 
@@ -221,7 +224,7 @@ def test_how_it_was_done_is_told(study):
     assert "optimizer.lr" not in differing and "seed" not in differing
     assert ["training.epochs", "20"] in parsed.tables["shared"]
     facts = dict(parsed.tables["facts"])
-    assert facts["seeds of the search"] == "0-9" and facts["fresh seeds to confirm"] == "10-19"
+    assert facts["search seeds"] == "0-9" and facts["confirm seeds"] == "10-19"
     assert ["torch", "2.11.0"] in parsed.tables["versions"]
 
 
@@ -231,48 +234,48 @@ def test_how_it_was_done_is_told(study):
 def test_a_head_that_is_better_than_all_others_is_recommended(tmp_path):
     worse = {"val_accuracy": -0.03, "test_accuracy": -0.03}
     study = small(tmp_path / "study", seeds=10, effects={"softmax": worse})
-    answer = find(study).answer
+    answer = summarise(study).answer
     assert answer.headline == "Use sigmoid at learning rate 0.1: it is better than every other arm."
     (comparison,) = answer.comparisons
     results = pd.read_csv(study / "results.csv")
     table = results[results.phase == "confirm"].pivot(index="seed", columns="arm", values="test_accuracy")
-    assert comparison.difference == pytest.approx(t_interval(table.sigmoid - table.softmax))
-    assert comparison.verdict == "better" and comparison.pairs == 10
+    assert interval_of(comparison) == pytest.approx(t_interval(table.sigmoid - table.softmax))
+    assert comparison.outcome == "better" and comparison.seeds == 10
 
 
 def test_equivalent_heads_are_called_so(tmp_path):
-    answer = find(small(tmp_path / "study", seeds=10, noise=0.2)).answer
+    answer = summarise(small(tmp_path / "study", seeds=10, noise=0.2)).answer
     assert re.fullmatch(r"Use (\w+) at learning rate 0\.1, or (\w+), which is equivalent\.", answer.headline)
 
 
 def test_an_undecided_answer_tells_how_many_more_seeds_would_decide(tmp_path):
-    findings = find(small(tmp_path / "study", noise=2.0))
-    assert "is not settled" in findings.answer.headline
-    (comparison,) = findings.answer.comparisons
-    assert comparison.more_seeds == findings.verdicts[0].more_seeds
-    assert any(f"about {comparison.more_seeds} more seeds would decide" in text for text in findings.answer.sentences)
+    summary = summarise(small(tmp_path / "study", noise=2.0))
+    assert "is not settled" in summary.answer.headline
+    (comparison,) = summary.answer.comparisons
+    assert comparison.more_seeds == summary.verdicts[0].more_seeds
+    assert any(f"about {comparison.more_seeds} more seeds would decide" in text for text in summary.answer.sentences)
 
 
 def test_the_answer_and_the_verdicts_never_disagree(tmp_path):
     effects = {"softmax": {"val_accuracy": -0.01, "test_accuracy": -0.01}}
     study = small(tmp_path / "study", seeds=10, arms=("softmax", "sigmoid", "sigmoid_prior"), effects=effects)
-    findings = find(study)
-    verdict = next(row for row in findings.verdicts if row.versus == findings.answer.headline.split()[1])
-    comparison = next(item for item in findings.answer.comparisons if item.versus == "softmax")
-    assert (verdict.verdict, comparison.verdict) == ("refuted", "better")
-    assert comparison.difference == pytest.approx((-verdict.difference, -verdict.upper, -verdict.lower))
-    assert comparison.p == verdict.p_corrected
+    summary = summarise(study)
+    verdict = next(row for row in summary.verdicts if row.versus == summary.answer.headline.split()[1])
+    comparison = next(item for item in summary.answer.comparisons if item.versus == "softmax")
+    assert (verdict.verdict, comparison.outcome) == ("refuted", "better")
+    assert interval_of(comparison) == pytest.approx((-verdict.difference, -verdict.upper, -verdict.lower))
+    assert comparison.p_corrected == verdict.p_corrected
 
 
 def test_the_choice_is_made_on_validation_not_on_test(tmp_path):
     effects = {"softmax": {"val_accuracy": 0.03, "test_accuracy": -0.03}}
-    headline = find(small(tmp_path / "study", seeds=10, effects=effects)).answer.headline
+    headline = summarise(small(tmp_path / "study", seeds=10, effects=effects)).answer.headline
     assert headline == "Undecided: validation favours softmax at learning rate 0.1, the test set sigmoid."
 
 
 def test_better_probabilities_are_mentioned(tmp_path):
     effects = {"softmax": {"val_accuracy": 0.02}, "sigmoid": {"val_nll": -0.08, "test_nll": -0.08}}
-    sentences = find(small(tmp_path / "study", seeds=10, effects=effects)).answer.sentences
+    sentences = summarise(small(tmp_path / "study", seeds=10, effects=effects)).answer.sentences
     assert "The probabilities of sigmoid are better (lower NLL): prefer it where they matter." in sentences
 
 
@@ -284,12 +287,12 @@ def test_every_setting_of_the_heads_has_an_answer(tmp_path):
     }
     worse, better = ({"val_accuracy": change, "test_accuracy": change} for change in (-0.03, 0.03))
     effects = {"softmax,dropout=0.0": worse, "softmax,dropout=0.5": better}
-    answer = find(small(tmp_path / "study", seeds=10, arms=arms, effects=effects)).answer
+    answer = summarise(small(tmp_path / "study", seeds=10, arms=arms, effects=effects)).answer
     assert answer.headline == "An answer for each of 2 settings."
     for sentence, share, head in zip(answer.sentences, ("0.0", "0.5"), ("sigmoid", "softmax"), strict=True):
         best = f"Use {head} at learning rate 0.1: it is better than every other arm."
         assert sentence == f"model.dropout={share}: {best}"
-    assert [item.verdict for item in answer.comparisons] == ["better", "better"]
+    assert [item.outcome for item in answer.comparisons] == ["better", "better"]
     assert [item.versus for item in answer.comparisons] == ["softmax,dropout=0.0", "sigmoid,dropout=0.5"]
 
 
@@ -309,20 +312,20 @@ def test_what_two_arms_share_is_said_once():
 
 def test_a_clean_study_has_no_warning(tmp_path):
     study = small(tmp_path / "study", seeds=20)
-    findings, _ = write_report(study)
-    assert findings.doubts == []
-    assert "Nothing that this report looks for" in page(study).text
+    summary, _ = write_report(study)
+    assert summary.checks == []
+    assert "No check found anything" in page(study).text
     assert "Warning" not in (study / "report.md").read_text(encoding="utf-8")
 
 
 def test_an_untuned_study_says_so_first(tmp_path):
     study = small(tmp_path / "study", seeds=20, tuned=False)
-    findings, _ = write_report(study)
+    summary, _ = write_report(study)
     parsed = page(study)
     assert "not tuned" in parsed.text[:600]
-    assert parsed.text.index("not tuned") < parsed.text.index("What the article claims")
-    assert "The arms are not tuned: all ran at one learning rate, 0.1" in warnings(findings)
-    assert "no arm is tuned" in findings.answer.headline
+    assert parsed.text.index("not tuned") < parsed.text.index("Common claims")
+    assert "The arms are not tuned: all of them ran at one learning rate, 0.1" in warnings(summary)
+    assert "no arm is tuned" in summary.answer.headline
     assert not (study / "figures" / "learning_rates.svg").exists()
 
 
@@ -330,30 +333,31 @@ def test_a_rate_on_the_edge_of_the_grid_and_an_extended_grid_are_told(tmp_path):
     study = small(tmp_path / "study", best_lr={"softmax": 1.0, "sigmoid": 0.1})
     protocol = json.loads((study / "study.json").read_text())["protocol"]
     change(study / "study.json", protocol=protocol | {"extended": {"below": 0, "above": 2}})
-    findings, _ = write_report(study)
-    found = warnings(findings)
-    assert "softmax may not be tuned: its best learning rate, 1, is the highest of the grid (0.01 to 1)" in found
-    assert "sigmoid may not be tuned" not in found
-    assert "extended by learning rates (2 above)" in remarks(findings)
+    summary, _ = write_report(study)
+    listed = warnings(summary)
+    assert "softmax may not be tuned: its best learning rate, 1, is the highest of the grid (0.01 to 1)" in listed
+    assert "sigmoid may not be tuned" not in listed
+    assert "extended the grid of every arm by learning rates (2 above)" in remarks(summary)
     assert [row[1] for row in page(study).tables["arms"][1:]] == ["1*", "0.1"]
 
 
 @pytest.mark.parametrize(("seeds", "kind"), [(5, "warning"), (12, "remark"), (20, None)])
 def test_few_seeds_are_told(tmp_path, seeds, kind):
-    doubts = find(small(tmp_path / "study", seeds=seeds)).doubts
-    assert {doubt.kind for doubt in doubts if "seed" in doubt.text and str(seeds) in doubt.text} == {kind} - {None}
+    checks = summarise(small(tmp_path / "study", seeds=seeds)).checks
+    assert {check.kind for check in checks if "seed" in check.text and str(seeds) in check.text} == {kind} - {None}
 
 
 def test_too_many_claims_for_the_seeds_are_told(tmp_path):
-    found = warnings(find(make_study(tmp_path / "study", seeds=5)))
-    assert "No claim on softmax and sigmoid can be supported or refuted: 5 pairs of runs cannot reach p < 0.05" in found
+    listed = warnings(summarise(make_study(tmp_path / "study", seeds=5)))
+    reason = "5 pairs of runs cannot reach p < 0.05"
+    assert f"No claim about softmax and sigmoid can be supported or refuted: {reason}" in listed
 
 
 def test_diverged_and_failed_runs_are_counted_with_their_reason(study, tmp_path):
-    findings = find(study)
-    assert "1 run failed: head=softmax,optimizer.lr=0.01,seed=3. RuntimeError: made up." in warnings(findings)
-    assert "10 runs diverged (10 of sigmoid); each counts as a guess." in remarks(findings)
-    at_best = find(small(tmp_path / "study", diverged=[("sigmoid", 0.1, 4)]))
+    summary = summarise(study)
+    assert "1 run failed: head=softmax,optimizer.lr=0.01,seed=3. RuntimeError: made up." in warnings(summary)
+    assert "10 runs diverged (10 of sigmoid). A diverged run counts at chance level." in remarks(summary)
+    at_best = summarise(small(tmp_path / "study", diverged=[("sigmoid", 0.1, 4)]))
     assert "1 run diverged (1 of sigmoid), 1 of them at a chosen learning rate" in warnings(at_best)
 
 
@@ -363,11 +367,11 @@ def test_mixed_devices_versions_commits_and_packs_are_told(tmp_path):
     environment = json.loads(path.read_text())["environment"]
     versions = environment["versions"] | {"torch": "2.12.0"}
     environment |= {"device": "cuda:0", "device_name": "NVIDIA H200", "versions": versions, "commit": "abc+"}
-    change(path, environment=environment, pack={"size": 1, "mode": "module", "chosen_by": "user", "threads": 1})
-    findings = find(study)
+    change(path, environment=environment, pack={"size": 1, "mode": "vmap", "chosen_by": "user", "threads": 1})
+    summary = summarise(study)
     for what in ("devices: cpu x86_64", "versions of torch: 2.11.0", "commits: 0123", "pack modes: stacked"):
-        assert f"Mixed {what}" in warnings(findings)
-    assert "The code differed from its commit" in remarks(findings)
+        assert f"Mixed {what}" in warnings(summary)
+    assert "The code differed from its commit" in remarks(summary)
 
 
 def test_records_of_other_configs_under_one_name_are_told(tmp_path):
@@ -375,20 +379,19 @@ def test_records_of_other_configs_under_one_name_are_told(tmp_path):
     path = run_file(study, phase="search")
     config = json.loads(path.read_text())["config"]
     change(path, config=config | {"training": config["training"] | {"epochs": 3}})
-    found = warnings(find(study))
-    assert f"1 run of softmax, such as {path.parent.name}, differ from the rest in training.epochs" in found
+    listed = warnings(summarise(study))
+    assert f"1 run of softmax, such as {path.parent.name}, differ from the rest in training.epochs" in listed
 
 
 def test_runs_of_earlier_commands_are_left_out_but_named(tmp_path):
     study = small(tmp_path / "study")
-    asked = json.loads((study / "study.json").read_text())
-    change(study / "study.json", arms={"softmax": asked["arms"]["softmax"]})
-    runs = {phase: [run for run in names if "softmax" in run] for phase, names in asked["runs"].items()}
-    change(study / "study.json", runs=runs)
-    findings = find(study)
-    assert "16 runs in the folder belong to earlier commands" in remarks(findings)
-    assert list(findings.arms.arm) == ["softmax"]
-    assert findings.answer.headline.startswith("Only softmax at learning rate 0.1 has run")
+    content = json.loads((study / "study.json").read_text())
+    runs = {phase: [run for run in names if "softmax" in run] for phase, names in content["runs"].items()}
+    change(study / "study.json", arms={"softmax": content["arms"]["softmax"]}, runs=runs)
+    summary = summarise(study)
+    assert "16 runs in the folder belong to earlier commands" in remarks(summary)
+    assert [arm.arm for arm in summary.arms] == ["softmax"]
+    assert summary.answer.headline.startswith("Only softmax at learning rate 0.1 has run")
 
 
 # Studies that are not whole
@@ -399,23 +402,23 @@ def test_a_half_finished_study_reports_what_there_is(tmp_path):
     for run in sorted(study.glob("runs/*seed=[67]")):
         shutil.rmtree(run)
     (study / "results.csv").unlink()
-    findings = find(study)
-    assert "Half-finished: 4 of 8 runs of the phase confirm have no record" in warnings(findings)
-    assert list(findings.arms.seeds) == [2, 2]
-    assert len(record.read_results(study)) == 28
+    summary = summarise(study)
+    assert "Half-finished: 4 of 8 runs of the phase confirm have no record" in warnings(summary)
+    assert [arm.seeds for arm in summary.arms] == [2, 2]
+    assert len(read_results(study)) == 28
 
 
 def test_a_study_without_its_confirm_phase_is_provisional(tmp_path):
     study = small(tmp_path / "study")
-    asked = json.loads((study / "study.json").read_text())
-    for run in asked["runs"].pop("confirm"):
+    runs = json.loads((study / "study.json").read_text())["runs"]
+    for run in runs["confirm"]:
         shutil.rmtree(study / "runs" / run)
     (study / "results.csv").unlink()
-    change(study / "study.json", runs={"search": asked["runs"]["search"]})
-    findings, _ = write_report(study)
-    assert "the confirm phase has not begun" in warnings(findings)
-    assert "provisional" in " ".join(findings.answer.sentences)
-    assert "test_accuracy" not in findings.study.results
+    change(study / "study.json", runs={"search": runs["search"]})
+    summary, _ = write_report(study)
+    assert "the confirm phase has not begun" in warnings(summary)
+    assert "provisional" in " ".join(summary.answer.sentences)
+    assert "test_accuracy" not in summary.study.results
     assert not (study / "figures" / "seeds.svg").exists()
 
 
@@ -423,9 +426,9 @@ def test_a_study_that_has_only_begun(tmp_path):
     study = small(tmp_path / "study")
     shutil.rmtree(study / "runs")
     (study / "results.csv").unlink()
-    findings, _ = write_report(study)
-    assert findings.answer.headline == "There is no answer yet: no run has ended well."
-    assert "24 of 24 runs of the phase search have no record" in warnings(findings)
+    summary, _ = write_report(study)
+    assert summary.answer.headline == "There is no answer yet: no run has ended well."
+    assert "24 of 24 runs of the phase search have no record" in warnings(summary)
     print_study(study, Console(file=StringIO()))
 
 
@@ -437,15 +440,15 @@ def test_a_study_whose_runs_all_failed(tmp_path):
 
 def test_a_study_of_one_run(tmp_path):
     study = small(tmp_path / "study", arms=("sigmoid",), seeds=1, tuned=False, claims={})
-    findings, _ = write_report(study)
+    summary, _ = write_report(study)
     assert page(study).tables["arms"][1][2].count("±") == 0
-    assert warnings(findings) == ""
-    assert "study.json names no claims" in remarks(findings)
+    assert warnings(summary) == ""
+    assert "study.json names no claims" in remarks(summary)
     print_study(study, Console(file=StringIO()))
 
 
 def test_results_without_records_are_enough(tmp_path):
-    whole, results = find(small(tmp_path / "whole")), write_report(small(tmp_path / "results", records=False))[0]
+    whole, results = summarise(small(tmp_path / "whole")), write_report(small(tmp_path / "results", records=False))[0]
     assert results.answer == whole.answer
     assert "Broken history" in warnings(results)
 
@@ -454,36 +457,38 @@ def test_results_without_records_are_enough(tmp_path):
     ("text", "reason"),
     [
         ('{"run": "half', "JSONDecodeError"),
-        ("[]", "holds no record of a run"),
-        ('{"run": "x"}', "lacks phase"),
-        ({"phase": "later", "lr": None}, "has no valid phase and lr"),
-        ({"metrics": {"test_accuracy": "high"}}, "has no valid metrics"),
-        ({"curves": {"test": {"reliability": {"confidence": ["a"]}}}}, "has no valid curves"),
+        ("[]", "no JSON object"),
+        ('{"run": "x"}', "phase: missing"),
+        ({"phase": "later"}, "phase=later: accepted: confirm, run, search"),
+        ({"lr": None}, "lr=None: must be a number"),
+        ({"metrics": {"test_accuracy": "high"}}, "metrics.test_accuracy=high: must be a number"),
+        ({"curves": {"test": {"reliability": {"confidence": ["a"]}}}}, "curves.test.reliability.confidence.0=a"),
+        ({"version": 99}, "version=99: a newer headtohead wrote this"),
     ],
 )
 def test_a_broken_record_is_named_and_its_row_kept(tmp_path, text, reason):
     study = small(tmp_path / "study")
     path, other = run_file(study), run_file(study, 1)
-    before = record.read_results(study)
+    before = read_results(study)
     if isinstance(text, str):
         path.write_text(text)
     else:
         change(path, **text)
-    findings = find(study)
-    assert f"Broken record: runs/{path.parent.name}/run.json ({reason}" in warnings(findings)
-    assert set(findings.study.results.run) == set(before.run)
+    summary = summarise(study)
+    assert f"Broken record: runs/{path.parent.name}/run.json ({reason}" in warnings(summary)
+    assert set(summary.study.results.run) == set(before.run)
     other.write_bytes(other.read_bytes()[:100])
     (study / "results.csv").unlink()
-    findings = find(study)
-    assert warnings(findings).count("Broken record") == 2
-    assert len(findings.study.results) == len(before) - 2
+    summary = summarise(study)
+    assert warnings(summary).count("Broken record") == 2
+    assert len(summary.study.results) == len(before) - 2
 
 
 def test_a_record_under_another_name_is_broken(tmp_path):
     study = small(tmp_path / "study")
     path, other = run_file(study), run_file(study, 1)
     path.write_bytes(other.read_bytes())
-    assert f"is the record of another run, {other.parent.name}" in warnings(find(study))
+    assert f"run={other.parent.name}: must be the folder's name, {path.parent.name}" in warnings(summarise(study))
 
 
 @pytest.mark.parametrize("text", ["", "step,val/accuracy\n0,x\n", "epoch\n1\n", "\0"])
@@ -491,9 +496,9 @@ def test_a_broken_history_is_named(tmp_path, text):
     study = small(tmp_path / "study")
     path = run_file(study).with_name("history.csv")
     path.write_text(text)
-    findings = find(study)
-    assert f"Broken history: runs/{path.parent.name}/history.csv" in warnings(findings)
-    assert path.parent.name not in set(findings.study.history.run)
+    summary = summarise(study)
+    assert f"Broken history: runs/{path.parent.name}/history.csv" in warnings(summary)
+    assert path.parent.name not in set(summary.study.history.run)
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path):
@@ -503,13 +508,30 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"arms": {}, "runs": []}', '{"arms": [], "runs": {}}', UNSORTED]
+    ("change_it", "reason"),
+    [
+        ("", "JSONDecodeError"),
+        ("{", "JSONDecodeError"),
+        ("[]", "no JSON object"),
+        ("{}", "name: missing"),
+        ({"arms": {}}, "arms={}: a study has one arm or more"),
+        ({"arms": []}, "arms=[]: must be a group of named values"),
+        ({"runs": {"search": None}}, "runs.search=None: must be a list"),
+        ({"grid": {"optimizer.lr": "high"}}, "grid.optimizer.lr=high: must be a list"),
+        ({"num_classes": {"softmax": 10}}, "num_classes=softmax: must name every arm"),
+        ({"version": 99}, "version=99: a newer headtohead wrote this"),
+    ],
 )
-def test_a_broken_study_json_is_refused(tmp_path, text):
+def test_a_broken_study_json_is_refused_by_its_key(tmp_path, change_it, reason):
     study = small(tmp_path / "study", records=False)
-    (study / "study.json").write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(str(study / "study.json"))):
+    path = study / "study.json"
+    if isinstance(change_it, str):
+        path.write_text(change_it)
+    else:
+        change(path, **change_it)
+    with pytest.raises(ConfigError) as error:
         write_report(study)
+    assert str(error.value).startswith(f"{path}: broken ({reason}") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "run,phase\nx,y\n", "\0\0", 'run,"phase\n'])
@@ -529,15 +551,16 @@ def test_a_results_csv_that_breaks_off_is_refused(tmp_path):
 
 
 def test_a_wrong_claim_is_refused_by_its_name(tmp_path):
-    study = small(tmp_path / "study", claims={"mine": ACCURACY | {"margin": -1.0}})
+    study = small(tmp_path / "study")
+    change(study / "study.json", claims={"mine": ACCURACY | {"margin": -1.0}})
     with pytest.raises(ConfigError, match=r"mine\.margin"):
         write_report(study)
 
 
 def test_a_claim_without_its_metric_is_a_warning(tmp_path):
     study = small(tmp_path / "study", claims={"mine": ACCURACY | {"metric": "test_beauty"}})
-    found = warnings(find(study))
-    assert "Claim mine: " in found and "test_beauty" in found
+    listed = warnings(summarise(study))
+    assert "Claim mine: " in listed and "test_beauty" in listed
 
 
 def test_nothing_from_the_records_is_markup(tmp_path):

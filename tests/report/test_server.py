@@ -72,10 +72,10 @@ class Board:
     def until(self, path, condition, **query):
         """What the endpoint says as soon as it says enough: TensorBoard reads files while it serves."""
         end = time.monotonic() + 60
-        while not condition(found := self.get(path, **query)):
-            assert time.monotonic() < end, found
+        while not condition(answer := self.get(path, **query)):
+            assert time.monotonic() < end, answer
             time.sleep(0.2)
-        return found
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_first_page_is_the_layout_with_a_band_per_arm(study, arms):
     layout = arms.until("plugin/custom_scalars/layout", bool)
     charts = {chart["title"]: chart["margin"]["series"] for part in layout["category"] for chart in part["chart"]}
     assert len(charts) == 11, "all but the norm of the backbone, which a linear model lacks"
-    tags = arms.until("plugin/scalars/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())
+    tags = arms.until("plugin/scalars/tags", lambda tags: {"softmax", "sigmoid"} <= tags.keys())
     for (series,) in charts.values():
         assert set(series.values()) <= tags["softmax"].keys() & tags["sigmoid"].keys()
 
@@ -130,7 +130,7 @@ def test_distributions_pictures_and_text_are_there(arms):
     images = arms.until("plugin/images/tags", bool)["all arms"]
     assert {f"figure/{name}" for name in ("confusion", "reliability", "ambiguous_examples")} <= images.keys()
     for arm in ("softmax", "sigmoid"):
-        histograms = arms.until("plugin/histograms/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())[arm]
+        histograms = arms.until("plugin/histograms/tags", lambda tags: {"softmax", "sigmoid"} <= tags.keys())[arm]
         assert histograms.keys() == {f"distribution/{name}" for name in ("logits", "logit_gradient", "gradient")}
         points = arms.get("plugin/histograms/histograms", run=arm, tag="distribution/logits")
         assert 3 <= len(points) == len({point[1] for point in points})
@@ -145,7 +145,7 @@ def test_distributions_pictures_and_text_are_there(arms):
 def test_every_run_has_its_curves_its_hyperparameters_and_its_final_metrics(study, runs):
     table = pd.read_csv(study / "results.csv").set_index("run")
     names = {f"runs/{run}" for run in table.index}
-    tags = runs.until("plugin/scalars/tags", lambda found: names <= found.keys())
+    tags = runs.until("plugin/scalars/tags", lambda tags: names <= tags.keys())
     for run in names:
         assert {"train/loss", "val/accuracy", "grad_norm/logits", "final/val_nll"} <= tags[run].keys()
 
@@ -154,23 +154,23 @@ def test_every_run_has_its_curves_its_hyperparameters_and_its_final_metrics(stud
     assert columns["head.name"] == ["sigmoid", "softmax"] and columns["phase"] == ["confirm", "search"]
     assert columns["head.reduction"] == ["-", "sum"] and columns["seed"] == [0, 1, 2, 3, 4, 5]
     assert columns["optimizer.lr"] == sorted(table.lr.unique())
-    asked = {
+    request = {
         "startIndex": 0,
         "sliceSize": 1000,
         "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
         "colParams": [{"metric": info["name"]} for info in described["metricInfos"]],
     }
-    groups = runs.post("plugin/hparams/session_groups", asked)["sessionGroups"]
+    groups = runs.post("plugin/hparams/session_groups", request)["sessionGroups"]
     assert {group["name"] for group in groups} == names
     for group in groups:
         assert group["hparams"].keys() == columns.keys(), "a column is missing"
         row = table.loc[group["name"].removeprefix("runs/")]
         assert (group["hparams"]["arm"], group["hparams"]["optimizer.lr"]) == (row.arm, row.lr)
-        found = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        metrics = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         measured = [name for name in ("val_accuracy", "test_nll") if not np.isnan(row[name])]
         assert len(measured) == 1 + (row.phase == "confirm")
         for name in measured:
-            assert found[f"final/{name}"] == pytest.approx(row[name], rel=1e-5)
+            assert metrics[f"final/{name}"] == pytest.approx(row[name], rel=1e-5)
 
 
 # For each chart of the page its title and the colours of what it draws, lines and bands, from more than two points.
@@ -210,7 +210,7 @@ def test_a_browser_draws_a_line_and_a_band_per_arm(arms, tmp_path):
 def test_a_study_stopped_before_its_page_gets_one(tmp_path):
     study = make_study(tmp_path / "s", seeds=2)
     with Board(study) as board:
-        board.until("plugin/scalars/tags", lambda found: {"softmax", "sigmoid"} <= found.keys())
+        board.until("plugin/scalars/tags", lambda tags: {"softmax", "sigmoid"} <= tags.keys())
 
 
 def test_a_taken_port_gives_way_unless_it_was_asked_for(study, arms):

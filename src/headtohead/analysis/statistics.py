@@ -1,6 +1,6 @@
 """Statistics of runs. The unit is the training run, never the test example.
 
-Differences, (seeds,), are of two arms that share their seeds, in the metric's own unit.
+`differences`, (seeds,), are those of two arms that share their seeds, in the metric's own unit.
 """
 
 import math
@@ -10,18 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-# Up to so many pairs every pattern of signs is tried; beyond, as many patterns are drawn at random.
+# Up to this number of pairs every pattern of signs is tried; with more, 2**EXACT_PAIRS patterns are drawn at random.
 EXACT_PAIRS = 16
-# More seeds than this are no advice.
-HOPELESS = 1000
+# The most further seeds that the report advises.
+MOST_SEEDS = 1000
 
 
 class Interval(NamedTuple):
-    """A mean with the bounds of its confidence interval."""
+    """A mean with the bounds of its confidence interval; NaN bounds where there is none."""
 
     mean: float
     lower: float
@@ -32,29 +33,29 @@ class Interval(NamedTuple):
         return self.upper - self.mean
 
 
-def t_interval(values: np.ndarray, confidence: float = 0.95) -> Interval:
-    """Student's t interval of the mean of `values`, (seeds,); NaN bounds for fewer than two.
+def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return Student's t interval for the mean of `values`, (seeds,); NaN bounds for fewer than two values.
 
-    Of differences it is the paired t interval of two arms.
+    For paired differences it is the paired t interval.
     """
     values = np.asarray(values, dtype=float)
-    mean = values.mean() if len(values) else np.nan
+    mean = float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
-        return Interval(mean, np.nan, np.nan)
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * _standard_error(values)
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * _standard_error(values)
     return Interval(mean, mean - half, mean + half)
 
 
 def best_learning_rates(search: pd.DataFrame) -> dict[str, float]:
-    """Each arm's learning rate of the highest mean validation accuracy over the seeds of the search.
+    """Return each arm's learning rate of the highest mean validation accuracy over the seeds of the search.
 
-    Ties go to the lower validation NLL, then to the lower rate. Failed runs do not count; diverged runs
-    count as a guess.
+    Ties go to the lower validation NLL, then to the lower rate. Failed runs do not count. Diverged runs count at
+    chance level.
 
     Args:
-        search: rows of results.csv.
+        search: Rows of results.csv.
     """
-    finished = search[search.status != "failed"]
+    finished = search.loc[search.status != "failed"]
     if finished.empty:
         return {}
     means = finished.groupby(["arm", "lr"])[["val_accuracy", "val_nll"]].mean().reset_index()
@@ -63,21 +64,21 @@ def best_learning_rates(search: pd.DataFrame) -> dict[str, float]:
 
 
 def target_accuracy(search: pd.DataFrame, share: float = 0.95) -> float:
-    """The validation accuracy that runs race to: a share of the best mean over seeds of any arm at any rate.
+    """Return the validation accuracy to reach: a share of the best mean over seeds among all arms and rates.
 
     Args:
-        search: rows of results.csv, of the search or, without one, of all runs.
+        search: Rows of results.csv for the search or, without one, for all runs.
     """
     return float(share * search.groupby(["arm", "lr"]).val_accuracy.mean().max())
 
 
-def sign_flip_p(differences: np.ndarray) -> float:
-    """Two-sided p-value that the mean difference is zero, by flipping the signs of pairs (Fisher, 1935).
+def sign_flip_p(differences: ArrayLike) -> float:
+    """Return the two-sided p-value of a mean difference of zero, by flipping the signs of pairs (Fisher, 1935).
 
-    If the arms do not differ, each difference is as likely as its negative. p is the share of sign patterns
-    whose mean lies at least as far from zero as the observed one: of all patterns up to EXACT_PAIRS pairs,
-    so that it is exact, and beyond of 2**EXACT_PAIRS patterns drawn with a fixed seed, the observed one
-    included, which keeps the test valid (Phipson and Smyth, 2010).
+    If the arms do not differ, each difference is as likely as its negative. p is the share of sign patterns whose
+    mean is at least as far from zero as the observed one. Up to EXACT_PAIRS pairs it counts all patterns and is
+    exact. With more pairs it counts 2**EXACT_PAIRS patterns drawn with a fixed seed; the observed pattern is one of
+    them, which keeps the test valid (Phipson and Smyth, 2010).
     """
     differences = np.asarray(differences, dtype=float)
     # Sums that differ by rounding alone are ties.
@@ -86,13 +87,13 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 
 def smallest_sign_flip_p(pairs: int) -> float:
-    """The lowest p-value that so many pairs can reach: 2 / 2**pairs, as all signs agree or all disagree."""
+    """Return the lowest p-value that `pairs` pairs can reach: 2 / 2**pairs, as all signs agree or all disagree."""
     return min(1.0, 2.0 ** (1 - min(pairs, EXACT_PAIRS + 1)))
 
 
 @cache
 def _signs(pairs: int) -> np.ndarray:
-    """Sign patterns, (patterns, pairs); the first is that of the data."""
+    """Return sign patterns, (patterns, pairs); the first one flips nothing."""
     if pairs <= EXACT_PAIRS:
         return (1 - 2 * ((np.arange(2**pairs)[:, None] >> np.arange(pairs)) & 1)).astype(np.int8)
     signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.int8), size=(2**EXACT_PAIRS, pairs))
@@ -100,8 +101,8 @@ def _signs(pairs: int) -> np.ndarray:
     return signs
 
 
-def equivalence_p(differences: np.ndarray, margin: float) -> float:
-    """p-value that the mean difference lies outside (-margin, margin): two one-sided paired t tests.
+def equivalence_p(differences: ArrayLike, margin: float) -> float:
+    """Return the p-value of a mean difference outside (-margin, margin): two one-sided paired t tests.
 
     Below 0.05 the arms are equivalent (Schuirmann, 1987). NaN for fewer than two pairs.
     """
@@ -115,8 +116,8 @@ def equivalence_p(differences: np.ndarray, margin: float) -> float:
     return float(stats.t.sf(room / error, len(differences) - 1))
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's (1979) corrected p-values of a family of tests; NaN are no tests and stay NaN."""
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Correct the p-values of a family of tests by Holm (1979); NaN are no tests and stay NaN."""
     corrected = np.array(p_values, dtype=float)
     tested = ~np.isnan(corrected)
     if tested.any():
@@ -124,10 +125,10 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def minimum_detectable_difference(differences: np.ndarray, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The true difference that a two-sided paired t test at level `alpha` finds with probability `power`.
+def minimum_detectable_difference(differences: ArrayLike, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the true difference that a two-sided paired t test at level `alpha` detects with probability `power`.
 
-    It takes the spread and the number of the observed differences; NaN for fewer than two pairs.
+    Spread and number are those of the observed differences. NaN for fewer than two pairs.
     """
     differences = np.asarray(differences, dtype=float)
     if len(differences) < 2:
@@ -137,76 +138,76 @@ def minimum_detectable_difference(differences: np.ndarray, alpha: float = 0.05, 
 
 @cache
 def _detectable_effect(pairs: int, alpha: float, power: float) -> float:
-    # The far tail adds nothing at a power that anyone asks for, and makes the solver fail for large effects.
+    # The far tail adds nothing at usual powers, and makes the solver fail for large effects.
     return float(TTestPower().solve_power(nobs=pairs, alpha=alpha / 2, power=power, alternative="larger"))
 
 
-def more_seeds(differences: np.ndarray, margin: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """About how many more pairs would decide, if the observed mean and spread are the true ones.
+def more_seeds(differences: ArrayLike, margin: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Estimate how many more pairs would decide, if the observed mean and spread are the true ones.
 
-    That is, until the difference is found, or the arms are shown equivalent within `margin`, with probability
-    `power` at level `alpha`, whichever comes first. None where more than HOPELESS would be needed, or where
-    fewer than two pairs say nothing of the spread.
+    A pair of arms is decided when the difference is detected, or the arms are shown equivalent within `margin`, with
+    probability `power` at level `alpha`. None where more than MOST_SEEDS would be needed, or where fewer than two
+    pairs give no spread.
     """
     differences = np.asarray(differences, dtype=float)
     have = len(differences)
     if have < 2:
         return None
     mean, deviation = abs(differences.mean()), max(differences.std(ddof=1), 1e-9 * margin)
-    # A larger effect is as certain, and beyond the reach of the noncentral t distribution.
+    # Larger effects are as certain, and the noncentral t distribution fails for them.
     effect = min(mean / deviation, 10.0)
 
     def decided(pairs: int) -> float:
-        reach = _power_of_equivalence(mean, deviation, margin, pairs, alpha)
+        probability = _power_of_equivalence(mean, deviation, margin, pairs, alpha)
         if smallest_sign_flip_p(pairs) <= alpha:
             detection = TTestPower().power(effect, pairs, alpha / 2, alternative="larger")
-            reach = max(reach, float(detection))
-        return reach
+            probability = max(probability, float(detection))
+        return probability
 
-    candidates = range(have + 1, have + HOPELESS + 1)
+    candidates = range(have + 1, have + MOST_SEEDS + 1)
     index = bisect_left(candidates, power, key=decided)
     return index + 1 if index < len(candidates) else None
 
 
 def _power_of_equivalence(mean: float, deviation: float, margin: float, pairs: int, alpha: float) -> float:
-    """Power of the two one-sided tests where the true difference is `mean`, by shifted central t."""
+    """Return the power of the two one-sided tests where the true difference is `mean`, by shifted central t."""
     error = deviation / math.sqrt(pairs)
     critical = stats.t.isf(alpha, pairs - 1)
     near, far = stats.t.cdf([(margin - mean) / error - critical, (margin + mean) / error - critical], pairs - 1)
     return max(near + far - 1, 0.0)
 
 
-def first_reach(times: np.ndarray, values: np.ndarray, target: float) -> float:
-    """When a run's logged `values`, (points,), first reach `target`; infinity if they never do.
+def first_reach(times: ArrayLike, values: ArrayLike, target: float) -> float:
+    """Return the time at which a run's values first reach `target`; infinity if they never do.
 
     Args:
-        times: of the points, (points,), in steps or epochs, ascending.
-        values: NaN where not measured.
+        times: Times of the logged points, (points,), in steps or epochs, ascending.
+        values: Values at these points, (points,); NaN where not measured.
     """
     reached = np.asarray(times)[np.asarray(values) >= target]
     return float(reached[0]) if len(reached) else math.inf
 
 
-def restricted_times(times: np.ndarray, horizon: float) -> np.ndarray:
-    """Times to an event, (runs,), of which those beyond the horizon count at the horizon, not as missing.
+def restricted_times(times: ArrayLike, horizon: float) -> np.ndarray:
+    """Return times to an event, (runs,), with those beyond the horizon at the horizon.
 
-    As every run is watched up to the same horizon, their mean is the restricted mean survival time, the area
-    under the Kaplan-Meier curve up to the horizon (Royston and Parmar, 2013).
+    Every run is watched up to the same horizon. The mean of these times is then the restricted mean survival time,
+    the area under the Kaplan-Meier curve up to the horizon (Royston and Parmar, 2013).
     """
     return np.minimum(times, horizon)
 
 
-def learning_rate_sensitivity(nll: np.ndarray, num_classes: int) -> np.ndarray:
-    """Mean over the grid of min(NLL, ln K) minus the best: what a badly chosen learning rate costs, in nats.
+def learning_rate_sensitivity(nll: ArrayLike, num_classes: int) -> np.ndarray:
+    """Return the mean over the grid of min(NLL, ln K) minus its minimum, in nats (Wortsman et al., 2023).
 
-    0 is an arm that does as well at every learning rate (compare Wortsman et al., 2023, whose measure it is).
+    It is the cost of a badly chosen learning rate. 0 means the same loss at every rate.
 
     Args:
-        nll: normalised validation NLL, (..., learning rates).
+        nll: Normalised validation NLL, (..., learning rates).
     """
     capped = np.minimum(nll, math.log(num_classes))
     return capped.mean(-1) - capped.min(-1)
 
 
 def _standard_error(values: np.ndarray) -> float:
-    return values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.std(ddof=1)) / math.sqrt(len(values))

@@ -1,110 +1,99 @@
-"""A study's folder, read with care: what is broken or missing is named, never dropped."""
+"""A study's folder as typed records and tables. What is broken or missing is named, never dropped.
+
+S steps, R runs.
+"""
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from headtohead.analysis.predictions import Picked, Predictions
+from headtohead.analysis.predictions import Examples, Predictions
 from headtohead.analysis.statistics import best_learning_rates, target_accuracy
 from headtohead.analysis.text import listed
-from headtohead.options import ConfigError, require
-from headtohead.record.run import (
-    COLUMNS,
-    NOT_OF_A_RUN,
-    flat,
-    read_arrays,
-    read_history,
-    read_results,
-    results,
-    write_atomically,
-)
+from headtohead.options import ConfigError
+from headtohead.record.files import flat, read_arrays, write_atomically
+from headtohead.record.run import COLUMNS, NOT_OF_A_RUN, RunRecord, read_history, read_results, read_runs, results
+from headtohead.record.study import StudyRecord, read_study_record
 
-# Of a run's config: what differs between the runs of one arm by design, or says where it ran and not what.
+# Keys of a run's config that differ between the runs of one arm by design.
 NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "optimizer.lr", "pack_size"}
-REMEDY = "delete it: the report writes it anew from the records of the runs"
+REMEDY = "delete it: the report writes it again from the records of the runs"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's folder as it was read.
+    """A study's folder, as it was read.
 
     Attributes:
-        asked: study.json.
-        results: a row per run of the study's last command that has a record.
-        records: `run.json` of these, by name.
-        broken: of the runs whose `run.json` cannot be read, the reason.
-        others: how many runs in the folder belong to earlier commands.
+        folder: Folder of the study.
+        record: Contents of study.json.
+        results: Rows of results.csv for the runs of the study's last command.
+        records: Records of these runs, by name; runs without a readable record are missing.
+        broken: Names of the runs whose run.json cannot be read, each with the reason.
+        others: Number of runs in the folder that belong to earlier commands.
     """
 
     folder: Path
-    asked: Mapping[str, Any]
+    record: StudyRecord
     results: pd.DataFrame
-    records: Mapping[str, Mapping[str, Any]]
+    records: Mapping[str, RunRecord]
     broken: Mapping[str, str]
     others: int
 
     @cached_property
     def arms(self) -> list[str]:
-        return list(self.asked["arms"])
-
-    @cached_property
-    def num_classes(self) -> dict[str, int]:
-        """Of each arm the classes that it tells apart, as far as the study tells."""
-        found = self.asked.get("num_classes") or {}
-        return dict(found) if isinstance(found, dict) else dict.fromkeys(self.arms, found)
+        """Labels of the arms, in the order of the study."""
+        return list(self.record.arms)
 
     @cached_property
     def common_num_classes(self) -> int | None:
-        """The classes that all arms tell apart; None where they differ or the study does not tell."""
-        found = {*self.num_classes.values()}
-        return found.pop() if len(found) == 1 and {*self.num_classes} == {*self.arms} else None
-
-    @cached_property
-    def ladder(self) -> list[str]:
-        """The arms of `protocol.ladder`; none where the study names no ladder."""
-        return list(self.asked["protocol"].get("ladder") or [])
+        """Number of classes of every arm; None where arms differ in it."""
+        counts = {self.record.num_classes[arm] for arm in self.arms}
+        return counts.pop() if len(counts) == 1 else None
 
     @cached_property
     def finite(self) -> pd.DataFrame:
-        """The results with NaN for infinities."""
+        """The results, with NaN in place of infinities."""
         return self.results.replace([math.inf, -math.inf], math.nan)
 
     @cached_property
-    def grid(self) -> list[float]:
-        return sorted(self.asked["grid"].get("optimizer.lr", []))
+    def grid(self) -> tuple[float, ...]:
+        """The swept learning rates, ascending; empty where none were swept."""
+        return self.record.grid.get("optimizer.lr", ())
 
     @cached_property
     def tuned(self) -> bool:
-        """Whether each arm's learning rate was searched for."""
-        return "search" in self.asked["runs"]
+        """Whether the study has a search, which chooses each arm's learning rate."""
+        return "search" in self.record.runs
 
     @cached_property
     def searched(self) -> pd.DataFrame:
-        """The runs over the grid, from which each arm's learning rate is chosen."""
-        return self.results[self.results.phase == "search"] if self.tuned else self.results
+        """The runs from which each arm's learning rate is chosen."""
+        return self.results.loc[self.results.phase == "search"] if self.tuned else self.results
 
     @cached_property
     def best(self) -> dict[str, float]:
-        """Each arm's learning rate; an arm without a run that ended has none."""
+        """The best learning rate of each arm; arms without an ended run are missing."""
         return best_learning_rates(self.searched) if {"val_accuracy", "val_nll"} <= set(self.results) else {}
 
     @cached_property
     def final(self) -> pd.DataFrame:
         """The runs by which the arms are compared, without failed ones.
 
-        Those of the confirm phase; before it has begun, and in a study without one, each arm's at its best rate.
+        They are the runs of the confirm phase. Before it has begun, and in a study without one, they are each arm's
+        runs at its best learning rate.
         """
-        confirmed = self.results[self.results.phase == "confirm"]
-        at_best = self.results.lr == self.results.arm.map(self.best)
-        rows = confirmed if len(confirmed) else self.results[at_best]
-        return rows[rows.status != "failed"]
+        confirmed = self.results.loc[self.results.phase == "confirm"]
+        at_best = self.results.loc[self.results.lr == self.results.arm.map(self.best)]
+        rows = confirmed if len(confirmed) else at_best
+        return rows.loc[rows.status != "failed"]
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -112,8 +101,8 @@ class Study:
         return self._histories[0]
 
     @cached_property
-    def unreadable(self) -> dict[str, str]:
-        """Why the history of a final run cannot be read."""
+    def unreadable_histories(self) -> dict[str, str]:
+        """Names of the final runs whose history cannot be read, each with the reason."""
         return self._histories[1]
 
     @cached_property
@@ -122,239 +111,208 @@ class Study:
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
-        """What the final runs said of test examples, those that have been tested."""
+        """Predictions of the final runs that were tested, by name."""
         return self._predictions[0]
 
     @cached_property
     def unreadable_predictions(self) -> dict[str, str]:
-        """Why the predictions of a final run cannot be read."""
+        """Names of the final runs whose predictions cannot be read, each with the reason."""
         return self._predictions[1]
 
     @cached_property
     def _predictions(self) -> tuple[dict[str, Predictions], dict[str, str]]:
-        found, unreadable = {}, {}
+        predictions, unreadable = {}, {}
         for run in self.final.run:
             path = self.folder / "runs" / run / "predictions.npz"
             if not path.is_file():
                 continue  # not tested, or diverged
             try:
-                found[run] = Predictions.of(read_arrays(path))
+                predictions[run] = Predictions.of(read_arrays(path))
             except (OSError, ValueError) as error:
-                unreadable[run] = f"{type(error).__name__}: {error}".splitlines()[0]
-        return found, unreadable
+                unreadable[run] = _first_line(error)
+        return predictions, unreadable
 
     @cached_property
-    def picked(self) -> Picked | None:
-        """The test examples to look at, if the study has chosen some; without them a report lacks their picture."""
+    def examples(self) -> Examples | None:
+        """The test examples that the report shows; None where the study has chosen none."""
         with suppress(OSError, ValueError, KeyError):
             arrays = read_arrays(self.folder / "examples.npz")
-            return Picked(arrays["index"], arrays["inputs"])
+            return Examples(arrays["index"], arrays["inputs"])
         return None
 
     @cached_property
     def target(self) -> float | None:
-        """Validation accuracy that the time to target asks for, as in the claims."""
+        """The validation accuracy of the claims about the time to a target; None before a run has one."""
         if "val_accuracy" not in self.searched or self.searched.empty:
             return None
-        target = float(target_accuracy(self.searched))
+        target = target_accuracy(self.searched)
         return target if math.isfinite(target) else None
 
     @cached_property
     def missing(self) -> dict[str, list[str]]:
-        """By phase, the runs that were asked for and have neither ended nor left a record, not even a broken one."""
+        """By phase, the planned runs that have no record, not even a broken one."""
         known = {*self.results.run, *self.broken}
-        missing = {phase: [run for run in runs if run not in known] for phase, runs in self.asked["runs"].items()}
+        missing = {phase: [run for run in runs if run not in known] for phase, runs in self.record.runs.items()}
         return {phase: runs for phase, runs in missing.items() if runs}
+
+    def context(self, arm: str) -> tuple[str, ...]:
+        """Return the overrides of an arm but for its head."""
+        return tuple(item for item in self.record.arms[arm] if not item.startswith("head="))
+
+    def head_of(self, arm: str) -> str:
+        """Return the name of an arm's head; the arm's label where its overrides name none."""
+        heads = [item.partition("=")[2] for item in self.record.arms[arm] if item.startswith("head=")]
+        return heads[-1] if heads else arm
+
+    def pairs_of(self, head: str) -> list[tuple[str, str]]:
+        """Return the pairs of arms that differ in the head alone: one of `head`, then one of another head."""
+        favoured = [arm for arm in self.arms if self.head_of(arm) == head]
+        others = [arm for arm in self.arms if self.head_of(arm) != head]
+        return [(arm, other) for arm in favoured for other in others if self.context(arm) == self.context(other)]
+
+    def is_measured(self, metric: str) -> bool:
+        """Return whether a final run has the metric."""
+        return metric in self.final and not self.final[metric].isna().to_numpy().all()
+
+    def by_arm(self, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """Split rows of results.csv by arm, in the order of the study; arms without rows are left out."""
+        return [(arm, rows.loc[rows.arm == arm]) for arm in self.arms if len(rows) and (rows.arm == arm).any()]
+
+    def over_steps(self, metric: str, diverged: float | None = None) -> dict[str, pd.DataFrame]:
+        """Return for each arm a metric of its final runs over the steps, (S, R); see `over_steps`."""
+        return over_steps(self.by_arm(self.final), self.history, metric, diverged)
+
+    def part(self, names: Mapping[str, str]) -> "Study":
+        """Return the study of the arms in `names` alone, each under its name there."""
+        record = replace(
+            self.record,
+            arms={name: self.record.arms[arm] for arm, name in names.items()},
+            num_classes={name: self.record.num_classes[arm] for arm, name in names.items()},
+            protocol=replace(self.record.protocol, ladder=()),
+        )
+        rows = self.results.loc[self.results.arm.isin([*names])]
+        return replace(self, record=record, results=rows.assign(arm=rows.arm.map(dict(names))))
 
 
 def read_study(folder: Path) -> Study:
-    """What a study's folder holds, of its last command.
+    """Read a study's folder, as far as it belongs to the study's last command.
 
-    results.csv is rewritten where it lacks a run that has a record, as it does after an interrupted study.
+    results.csv is written again where it lacks a run that has a record, as after an interrupted study.
 
     Raises:
         ConfigError: the folder holds no study, or study.json or results.csv is broken.
     """
-    path = folder / "study.json"
-    require(path.is_file(), "study", folder, "not a study's folder, as it has no study.json; see outputs/")
-    asked = _read_json(path)
-    reason = asked if isinstance(asked, str) else _problem_of_study(asked)
-    if reason:
-        raise ConfigError(f"{path}: broken ({reason}); run the study's command again to write it anew")
-
-    # What older studies lack, or leave null, is empty.
-    asked |= {key: asked.get(key) or {} for key in ("grid", "protocol", "environment", "claims")}
-    records, broken = {}, {}
-    for run in sorted(path for path in folder.glob("runs/*") if path.is_dir()):
-        if (run / "run.json").is_file():
-            record = _read_json(run / "run.json")
-            reason = record if isinstance(record, str) else _problem(record, run.name)
-            if reason:
-                broken[run.name] = reason
-            else:
-                records[run.name] = record
+    record = read_study_record(folder)
+    records, broken = read_runs(folder)
     table = _results(folder, records.values())
-
-    names = {run for runs in asked["runs"].values() for run in runs}
+    names = {run for runs in record.runs.values() for run in runs}
     return Study(
         folder=folder,
-        asked=asked,
-        results=table[table.run.isin(names)].reset_index(drop=True),
-        records={run: record for run, record in records.items() if run in names},
-        broken={run: reason for run, reason in broken.items() if run in names},
+        record=record,
+        results=table.loc[table.run.isin(names)].reset_index(drop=True),
+        records={name: run for name, run in records.items() if name in names},
+        broken={name: reason for name, reason in broken.items() if name in names},
         others=len({*table.run, *broken} - names),
     )
 
 
 def read_histories(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """A row per logged step of each run, with the column `run`; of those that cannot be read the reason."""
+    """Read the histories of runs: a row per logged step with the column `run`, and why others cannot be read."""
     histories, unreadable = [], {}
     for run in runs:
         try:
             history = read_history(folder / "runs" / run)
         except (OSError, ValueError) as error:
-            unreadable[run] = f"{type(error).__name__}: {error}".splitlines()[0]
+            unreadable[run] = _first_line(error)
             continue
         words = list(history.select_dtypes(exclude="number"))
         if "step" not in history or words:
             unreadable[run] = f"{listed(words)}: no numbers" if words else "no column step"
         else:
             histories.append(history.assign(run=run))
-    columns = pd.DataFrame(columns=["run", "step"])
+    columns = pd.DataFrame(columns=pd.Index(["run", "step"]))
     return pd.concat(histories, ignore_index=True) if histories else columns, unreadable
 
 
-def settings(record: Mapping[str, Any]) -> dict[str, str]:
-    """A run's config as flat text, without what belongs to the run and not to its arm."""
-    flat = _flat(record.get("config") or {})
-    return {key: value for key, value in flat.items() if key not in NOT_OF_AN_ARM and not key.startswith("claims.")}
+def over_steps(
+    arms: Iterable[tuple[str, pd.DataFrame]], history: pd.DataFrame, metric: str, diverged: float | None = None
+) -> dict[str, pd.DataFrame]:
+    """Return for each arm a metric of its runs over the steps, (S, R); arms that lack it are left out.
+
+    Args:
+        arms: Rows of results.csv for each arm.
+        history: A row per logged step of these runs, with the column `run`.
+        metric: Column of `history`.
+        diverged: Value after a run has diverged; None leaves it NaN.
+    """
+    if metric not in history:
+        return {}
+    measured = history.loc[history[metric].notna(), ["run", "step", metric]]
+    values_SR = measured.drop_duplicates(["run", "step"]).pivot(index="step", columns="run", values=metric)
+    tables = {}
+    for arm, runs in arms:
+        table = values_SR[[run for run in runs.run if run in values_SR]]
+        if diverged is not None:
+            ended = table.bfill().isna() & table.columns.isin(runs.run[runs.status == "diverged"])
+            table = table.mask(ended, diverged)
+        table = table.dropna(how="all")
+        if len(table):
+            tables[arm] = table
+    return tables
 
 
-def environment_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """Where a run was made, as flat text: `device`, `commit`, `versions.torch`, ..."""
-    flat = _flat(record.get("environment") or {})
-    return {key: value for key, value in flat.items() if value != "null"}
+def arm_config(run: RunRecord) -> dict[str, str]:
+    """Return a run's config as flat text, without the keys that differ between the runs of an arm."""
+    config = flat_text(run.config)
+    return {key: value for key, value in config.items() if key not in NOT_OF_AN_ARM and not key.startswith("claims.")}
 
 
-def device(environment: Mapping[str, Any]) -> str | None:
-    names = [environment.get("device"), environment.get("device_name")]
-    return " ".join(str(name) for name in names if name) or None
+def flat_text(node: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten a nested config to dotted keys with text values."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(node).items()}
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _results(folder: Path, records: Collection[RunRecord]) -> pd.DataFrame:
+    """Return results.csv, brought up to date with the records.
 
-
-def _problem_of_study(asked: Any) -> str | None:
-    """Why study.json does not say what was asked; None where it does."""
-    if not (isinstance(asked, dict) and isinstance(asked.get("arms"), dict) and asked["arms"]):
-        return "it must name the study's arms"
-    if not (_is_table(asked.get("runs")) and all(isinstance(runs, list) for runs in asked["runs"].values())):
-        return "it must name the study's runs"
-    optional = {key: asked.get(key) or {} for key in ("grid", "protocol", "environment", "claims")}
-    accepted = {key: isinstance(value, dict) for key, value in optional.items()}
-    if all(accepted.values()):
-        protocol = optional["protocol"]
-        accepted |= {
-            "grid": _is_table(optional["grid"], _are_numbers),
-            "protocol.extended": _is_table(protocol.get("extended") or {}, is_number),
-            "environment.versions": _is_table(optional["environment"].get("versions") or {}),
-            "command": isinstance(asked.get("command") or [], list),
-            "classes": isinstance(asked.get("classes") or [], list)
-            and all(isinstance(name, str) for name in asked.get("classes") or []),
-            "hparams": _is_table(asked.get("hparams") or {}, lambda values: isinstance(values, list)),
-            "num_classes": asked.get("num_classes") is None
-            or is_number(asked["num_classes"])
-            or _is_table(asked["num_classes"], is_number),
-        }
-        for key in ("search_seeds", "confirm_seeds"):
-            accepted[f"protocol.{key}"] = _are_numbers(protocol.get(key) or [])
-        ladder = protocol.get("ladder") or []
-        accepted["protocol.ladder"] = isinstance(ladder, list) and all(
-            isinstance(arm, str) and arm in asked["arms"] for arm in ladder
-        )
-    refused = [key for key, holds in accepted.items() if not holds]
-    return f"it has no valid {listed(refused)}" if refused else None
-
-
-def _problem(record: Any, folder: str) -> str | None:
-    """Why a `run.json` is no record of the run in `folder`; None where it is one."""
-    if not isinstance(record, dict):
-        return "holds no record of a run"
-    lacking = [key for key in (*COLUMNS, "metrics") if key not in record]
-    if lacking:
-        return f"lacks {listed(lacking)}"
-    if record["run"] != folder:
-        return f"is the record of another run, {record['run']}"
-    accepted = {
-        "phase": record["phase"] in ("search", "confirm", "run"),
-        "status": record["status"] in ("finished", "diverged", "failed"),
-        "metrics": _is_table(record["metrics"], lambda value: value is None or is_number(value)),
-        "environment": _is_table(record.get("environment") or {}),
-        "config": _is_table(record.get("config") or {})
-        and _is_table((record.get("config") or {}).get("optimizer", {})),
-        "pack": _is_table(record.get("pack") or {}),
-        "curves": _is_table(record.get("curves") or {}, lambda curves: curves is None or _are_curves(curves)),
-    }
-    accepted |= {key: isinstance(record[key], str) for key in ("arm", "head")}
-    accepted |= {key: is_number(record[key]) for key in ("seed", "lr", "steps", "wall_s")}
-    refused = [key for key, holds in accepted.items() if not holds]
-    return f"has no valid {listed(refused)}" if refused else None
-
-
-def _is_table(value: Any, accepts: Callable[[Any], bool] = lambda _: True) -> bool:
-    return isinstance(value, dict) and all(map(accepts, value.values()))
-
-
-def _are_curves(kinds: Any) -> bool:
-    """Whether they are lists of numbers by name, by kind."""
-    gappy = partial(_are_numbers, gaps=True)
-    return _is_table(kinds, lambda curves: curves is None or _is_table(curves, gappy))
-
-
-def _are_numbers(values: Any, gaps: bool = False) -> bool:
-    return isinstance(values, list) and all(is_number(value) or (gaps and value is None) for value in values)
-
-
-def _read_json(path: Path) -> Any:
-    """What the file holds, or a str: why it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def _results(folder: Path, records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """results.csv with the rows of the records that came after it.
-
-    A run whose record is broken keeps its row: what was measured is not lost.
+    A run whose record is broken keeps its row, so that what was measured is not lost.
     """
     path = folder / "results.csv"
     table = results(records)
     if path.exists():
-        try:
-            written = read_results(folder)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: broken ({str(error).splitlines()[0]}); {REMEDY}") from error
-        lacking = [column for column in COLUMNS if column not in written]
-        if lacking:
-            raise ConfigError(f"{path}: broken (no column {listed(lacking)}); {REMEDY}")
-        measured = written[[column for column in written if column not in COLUMNS] + ["seed", "lr"]]
-        words = [column for column in measured if not pd.api.types.is_numeric_dtype(measured[column])]
-        if (len(written) and words) or written[["run", "phase", "arm", "status"]].isna().any(axis=None):
-            raise ConfigError(f"{path}: broken (cells that are no numbers or are empty); {REMEDY}")
-        twice = written.run[written.run.duplicated()]
-        if len(twice):
-            raise ConfigError(f"{path}: broken (more than one row of {listed(twice)}); {REMEDY}")
-        kept = written[~written.run.isin(table.run)]
+        written = _read_results(path)
+        kept = written.loc[~written.run.isin(table.run)]
         parts = [part for part in (table, kept) if len(part)]
         table = pd.concat(parts, ignore_index=True) if parts else written
-        # Kept rows are not worth a rewrite: reading and writing may change a number's last digit.
+        # Kept rows alone are no reason to write: reading and writing may change a number's last digit.
         if {*table.run} == {*written.run} and (len(kept) or table.to_csv(index=False) == path.read_text("utf-8")):
             return table
     write_atomically(path, table.to_csv(index=False))
     return table
 
 
-def _flat(node: Mapping[str, Any]) -> dict[str, str]:
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat(node).items()}
+def _read_results(path: Path) -> pd.DataFrame:
+    """Read results.csv.
+
+    Raises:
+        ConfigError: it is broken.
+    """
+    try:
+        table = read_results(path.parent)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: broken ({str(error).splitlines()[0]}); {REMEDY}") from error
+    lacking = [column for column in COLUMNS if column not in table]
+    if lacking:
+        raise ConfigError(f"{path}: broken (no column {listed(lacking)}); {REMEDY}")
+    numbers: Sequence[str] = [*(column for column in table if column not in COLUMNS), "seed", "lr"]
+    words = [column for column in numbers if not pd.api.types.is_numeric_dtype(table[column])]
+    if (len(table) and words) or table[["run", "phase", "arm", "status"]].isna().to_numpy().any():
+        raise ConfigError(f"{path}: broken (cells that are empty or hold no number); {REMEDY}")
+    repeated = table.run[table.run.duplicated()]
+    if len(repeated):
+        raise ConfigError(f"{path}: broken (more than one row of {listed(repeated)}); {REMEDY}")
+    return table
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,41 +1,62 @@
-"""What a study found: the answer to its question, and how sure it is."""
+"""Summary of a study: its verdicts, its arms, the answer to its question and how sure that is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from headtohead.analysis.checks import Doubt, doubts
-from headtohead.analysis.claims import ALPHA, Verdict, context, write_verdicts
-from headtohead.analysis.ladder import Climb, climbs
-from headtohead.analysis.statistics import Interval, equivalence_p, more_seeds, sign_flip_p, t_interval
-from headtohead.analysis.study import Study, is_number, read_study
-from headtohead.analysis.text import apart, listed, plus_minus
+from headtohead.analysis.checks import Check, run_checks
+from headtohead.analysis.claims import Verdict, write_verdicts
+from headtohead.analysis.ladder import LadderRow, ladder_rows
+from headtohead.analysis.statistics import Interval, t_interval
+from headtohead.analysis.study import Study, read_study
+from headtohead.analysis.text import listed, plural, plus_minus, split_shared
+from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Outcome, decide
 
-# Of the recommended arm against another.
-VERDICTS = ("better", "worse", "equivalent", "undecided")
+# Outcomes in the order in which the answer tells them.
+OUTCOMES: tuple[Outcome, ...] = ("better", "worse", "equivalent", "undecided")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The recommended arm against another, on the test set: its metric's difference, paired by seed."""
+class ArmSummary:
+    """Summary of an arm. Intervals are over the seeds of the final runs.
 
-    versus: str
-    metric: str
-    difference: Interval
-    pairs: int
-    p: float
-    verdict: Literal["better", "worse", "equivalent", "undecided"]
-    more_seeds: int | None
+    Attributes:
+        arm: Label of the arm.
+        lr: Best learning rate; NaN without a run that ended.
+        on_edge: Whether this rate is on the edge of the grid.
+        runs: Number of runs.
+        diverged: Number of runs that diverged.
+        failed: Number of runs that failed.
+        seeds: Number of final runs.
+        val_accuracy: Mean and interval of the validation accuracy.
+        test_accuracy: Mean and interval of the test accuracy.
+        test_nll: Mean and interval of the test NLL.
+    """
+
+    arm: str
+    lr: float
+    on_edge: bool
+    runs: int
+    diverged: int
+    failed: int
+    seeds: int
+    val_accuracy: Interval
+    test_accuracy: Interval
+    test_nll: Interval
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The question of the study, answered: a headline, then sentences."""
+    """The answer to a study's question.
+
+    Attributes:
+        headline: The arm to use, in one sentence.
+        sentences: What this rests on.
+        comparisons: The recommended arm against each other one.
+    """
 
     headline: str
     sentences: tuple[str, ...]
@@ -43,124 +64,129 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All that the report of a study says."""
+class Summary:
+    """All that the report of a study says.
+
+    Attributes:
+        study: The study, as it was read.
+        verdicts: Verdicts on the claims, in their order.
+        arms: Summaries of the arms, in their order.
+        answer: Answer to the study's question.
+        checks: What could be wrong, warnings first.
+        ladder: Rows of the ladder; empty without one.
+    """
 
     study: Study
     verdicts: list[Verdict]
-    arms: pd.DataFrame
+    arms: list[ArmSummary]
     answer: Answer
-    doubts: list[Doubt]
-    climbs: list[Climb]
+    checks: list[Check]
+    ladder: list[LadderRow]
 
 
-def find(folder: Path) -> Findings:
-    """Read a study, bring its results.csv up to date with its records, judge its claims and draw conclusions.
+def summarise(folder: Path) -> Summary:
+    """Read a study, bring its results.csv up to date with its records, judge its claims and answer its question.
 
     Raises:
         ConfigError: the folder holds no study, or study.json or results.csv is broken.
     """
     study = read_study(folder)
     verdicts = write_verdicts(study)
-    return Findings(
-        study, verdicts, summarise_arms(study), answer(study, verdicts), doubts(study, verdicts), climbs(study)
+    return Summary(
+        study=study,
+        verdicts=verdicts,
+        arms=[_summarise_arm(study, arm) for arm in study.arms],
+        answer=answer(study, verdicts),
+        checks=run_checks(study, verdicts),
+        ladder=ladder_rows(study),
     )
 
 
-def summarise_arms(study: Study) -> pd.DataFrame:
-    """A row per arm: `lr`, `on_edge` (of the grid), `runs`, `diverged`, `failed`, and Intervals over seeds.
-
-    The intervals are of val_accuracy, test_accuracy and test_nll over the runs by which arms are compared.
-    """
-    rows = []
-    for arm in study.arms:
-        runs = study.results[study.results.arm == arm]
-        final = study.final[study.final.arm == arm]
-        lr = study.best.get(arm, math.nan)
-        row = {
-            "arm": arm,
-            "lr": lr,
-            "on_edge": len(study.grid) > 1 and lr in (study.grid[0], study.grid[-1]),
-            "runs": len(runs),
-            "diverged": int((runs.status == "diverged").sum()),
-            "failed": int((runs.status == "failed").sum()),
-            "seeds": len(final),
-        }
-        for metric in ("val_accuracy", "test_accuracy", "test_nll"):
-            row[metric] = t_interval(final[metric].dropna()) if metric in final else t_interval([])
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def compare(study: Study, verdicts: Sequence[Verdict], arm: str, metric: str) -> list[Comparison]:
-    """`arm` against each other one by a metric of the final runs.
-
-    Where a claim is about this metric and this pair, its verdict is taken, so that a report never says two
-    things. Other pairs are tested in the same way, with Bonferroni's correction over these pairs.
-    """
-    lower_is_better = metric.endswith("nll")
-    judged = {(row.arm, row.versus): row for row in verdicts if row.metric == metric and row.phase == "confirm"}
-    judged |= {(versus, favoured): _swapped(row) for (favoured, versus), row in judged.items()}
-    table = study.final.pivot_table(index="seed", columns="arm", values=metric)
-    others = [other for other in study.arms if other in table and other != arm and arm in table]
-    open_pairs = [other for other in others if (arm, other) not in judged]
-    comparisons = []
-    for other in others:
-        row = judged.get((arm, other))
-        if row is None:
-            differences = (table[arm] - table[other]).dropna().to_numpy()
-            row = _test(differences, _margin(study, metric), len(open_pairs))
-        if not row.seeds:
-            continue
-        verdict = {"equivalent": "equivalent", "inconclusive": "undecided"}.get(row.verdict)
-        if verdict is None:
-            verdict = "better" if (row.difference < 0) == lower_is_better else "worse"
-        interval = Interval(row.difference, row.lower, row.upper)
-        comparisons.append(Comparison(other, metric, interval, row.seeds, row.p_corrected, verdict, row.more_seeds))
-    return comparisons
-
-
 def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
-    """Which head to use, at which learning rate, and how sure that is; in each context, where there are several.
+    """Answer which head to use, at which learning rate, and how sure that is; in each context, where there are several.
 
-    The arm is chosen by validation (mean accuracy, then NLL) and compared by test accuracy.
+    Validation chooses the arm (mean accuracy, then NLL). The test accuracy compares it with the others.
     """
-    contexts: dict[tuple[str, ...], dict[str, Any]] = {}
-    for arm, overrides in study.asked["arms"].items():
-        contexts.setdefault(context(study, arm), {})[arm] = overrides
+    contexts: dict[tuple[str, ...], list[str]] = {}
+    for arm in study.arms:
+        contexts.setdefault(study.context(arm), []).append(arm)
     if len(contexts) == 1 or max(map(len, contexts.values())) == 1:
         return _answer(study, verdicts)
     headlines, comparisons = [], []
-    for shared, arms in contexts.items():
-        # In its setting an arm goes by what tells it from the others there.
-        own = dict(zip(arms, apart(list(arms))[1], strict=True))
-        results = study.results[study.results.arm.isin(arms)]
-        part = replace(
-            study,
-            asked={**study.asked, "arms": {own[arm]: overrides for arm, overrides in arms.items()}},
-            results=results.assign(arm=results.arm.map(own)),
-        )
-        judged = [replace(row, arm=own[row.arm], versus=own[row.versus]) for row in verdicts if row.arm in own]
-        found = _answer(part, judged)
-        headlines.append(f"{', '.join(shared) or 'otherwise'}: {found.headline}")
-        label = {name: arm for arm, name in own.items()}
-        comparisons += [replace(item, versus=label[item.versus]) for item in found.comparisons]
+    for context, arms in contexts.items():
+        # Within its context an arm goes by what tells it from the others there.
+        names = dict(zip(arms, split_shared(arms)[1], strict=True))
+        part = _answer(study.part(names), _renamed(verdicts, names))
+        headlines.append(f"{', '.join(context) or 'otherwise'}: {part.headline}")
+        comparisons += _renamed(part.comparisons, {name: arm for arm, name in names.items()})
     return Answer(f"An answer for each of {len(contexts)} settings.", tuple(headlines), tuple(comparisons))
+
+
+def compare(study: Study, verdicts: Sequence[Verdict], arm: str, metric: str) -> list[Comparison]:
+    """Compare `arm` with each other arm by a metric of the final runs.
+
+    Where a claim is about this metric and this pair, its verdict is taken, so that a report never contradicts
+    itself. The other pairs are one family of tests.
+    """
+    direction = "lower" if metric.endswith("nll") else "higher"
+    taken: dict[str, Comparison] = {}
+    for verdict in verdicts:
+        if verdict.metric == metric and verdict.phase == "confirm" and arm in (verdict.arm, verdict.versus):
+            comparison = verdict if verdict.arm == arm else verdict.from_other_side()
+            if comparison.direction != direction:
+                comparison = replace(comparison, outcome=REVERSED.get(comparison.outcome, comparison.outcome))
+            taken[comparison.versus] = comparison
+    known = set(study.final.loc[study.final[metric].notna(), "arm"])
+    others = [other for other in study.arms if other in known and other != arm and arm in known]
+    margin = _margin(study, metric)
+    family = [
+        Comparison(metric=metric, phase="final", direction=direction, margin=margin, arm=arm, versus=other)
+        for other in others
+        if other not in taken
+    ]
+    taken |= {comparison.versus: comparison for comparison in decide(study, family)}
+    return [taken[other] for other in others if taken[other].seeds]
+
+
+def _summarise_arm(study: Study, arm: str) -> ArmSummary:
+    runs = study.results.loc[study.results.arm == arm]
+    final = study.final.loc[study.final.arm == arm]
+    lr = study.best.get(arm, math.nan)
+
+    def interval(metric: str) -> Interval:
+        return t_interval(final[metric].dropna() if metric in final else [])
+
+    return ArmSummary(
+        arm=arm,
+        lr=lr,
+        on_edge=len(study.grid) > 1 and lr in (study.grid[0], study.grid[-1]),
+        runs=len(runs),
+        diverged=int((runs.status == "diverged").sum()),
+        failed=int((runs.status == "failed").sum()),
+        seeds=len(final),
+        val_accuracy=interval("val_accuracy"),
+        test_accuracy=interval("test_accuracy"),
+        test_nll=interval("test_nll"),
+    )
+
+
+def _renamed(rows: Sequence[AComparison], names: Mapping[str, str]) -> list[AComparison]:
+    """Return the comparisons between the arms in `names`, each arm under its name there."""
+    return [replace(row, arm=names[row.arm], versus=names[row.versus]) for row in rows if row.arm in names]
 
 
 def _answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
     final = study.final
     if final.empty or not {"val_accuracy", "val_nll"} <= set(final):
         return Answer("There is no answer yet: no run has ended well.", (), ())
-    means = final.groupby("arm")[["val_accuracy", "val_nll"]].mean()
-    means = means.reindex([arm for arm in study.arms if arm in means.index])
-    ranked = means.sort_values(["val_accuracy", "val_nll"], ascending=[False, True], kind="stable")
-    leader = ranked.index[0]
-    tested = "test_accuracy" in final and final.test_accuracy.notna().any()
-    metric = "test_accuracy" if tested else "val_accuracy"
-    comparisons = compare(study, verdicts, leader, metric)
+    by_arm = study.by_arm(final)
+    means = pd.DataFrame({arm: runs[["val_accuracy", "val_nll"]].mean() for arm, runs in by_arm}).T
+    ranked = means.sort_values(by=["val_accuracy", "val_nll"], ascending=[False, True], kind="stable")
+    leader = str(ranked.index[0])
+    tested = study.is_measured("test_accuracy")
+    comparisons = compare(study, verdicts, leader, "test_accuracy" if tested else "val_accuracy")
 
-    sentences = [_standing(study, leader, len(ranked))]
+    sentences = [_performance(study, leader, len(ranked))]
     if comparisons:
         sentences.append(_certainty(comparisons))
     if not tested:
@@ -172,14 +198,13 @@ def _answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
 
 
 def _margin(study: Study, metric: str) -> float | None:
-    """Below which difference the study's claims call a metric equivalent."""
+    """Return the smallest margin of the claims about a metric; None without such a claim."""
     metric = metric.replace("val_", "test_")
-    margins = [claim.get("margin") for claim in study.asked["claims"].values() if claim.get("metric") == metric]
-    return min((margin for margin in margins if is_number(margin) and margin > 0), default=None)
+    return min((claim.margin for claim in study.record.claims.values() if claim.metric == metric), default=None)
 
 
-def _standing(study: Study, leader: str, arms: int) -> str:
-    runs = study.final[study.final.arm == leader]
+def _performance(study: Study, leader: str, arms: int) -> str:
+    runs = study.final.loc[study.final.arm == leader]
     accuracy = plus_minus(t_interval(runs.val_accuracy.dropna()), 100, 2)
     text = f"{leader} reaches a validation accuracy of {accuracy} %"
     if arms > 1:
@@ -188,85 +213,53 @@ def _standing(study: Study, leader: str, arms: int) -> str:
         text += f" and {plus_minus(t_interval(runs.test_accuracy.dropna()), 100, 2)} % on test"
         if "test_nll" in runs and runs.test_nll.notna().any():
             text += f" with an NLL of {plus_minus(t_interval(runs.test_nll.dropna()), 1, 3)}"
-    count = len(runs)
-    return f"{text.rstrip(',')} ({count} {'seed' if count == 1 else 'seeds'})."
+    return f"{text.rstrip(',')} ({plural(len(runs), 'seed')})."
 
 
 def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str, means: pd.DataFrame) -> str | None:
-    """The arm of the lowest validation NLL, where the final NLL shows it better than `leader`."""
-    metric = "test_nll" if "test_nll" in study.final and study.final.test_nll.notna().any() else "val_nll"
-    if means.val_nll.isna().all() or (arm := means.val_nll.idxmin()) == leader:
+    """Return the arm of the lowest validation NLL if the final NLL shows it better than `leader`, else None."""
+    if means.val_nll.isna().all() or (arm := str(means.val_nll.idxmin())) == leader:
         return None
-    better = [item.versus for item in compare(study, verdicts, arm, metric) if item.verdict == "better"]
+    metric = "test_nll" if study.is_measured("test_nll") else "val_nll"
+    better = [row.versus for row in compare(study, verdicts, arm, metric) if row.outcome == "better"]
     return arm if leader in better else None
 
 
-class _Tested(NamedTuple):
-    """What a Verdict says of a pair, without a claim."""
-
-    seeds: int
-    difference: float
-    lower: float
-    upper: float
-    p_corrected: float
-    verdict: str
-    more_seeds: int | None
-
-
-def _test(differences: np.ndarray, margin: float | None, tests: int) -> _Tested:
-    """Paired differences tested as one of so many `tests`; without a margin nothing is equivalent."""
-    if not len(differences):
-        return _Tested(0, math.nan, math.nan, math.nan, math.nan, "inconclusive", None)
-    p = min(1.0, tests * sign_flip_p(differences))
-    if margin and tests * equivalence_p(differences, margin) < ALPHA:
-        verdict = "equivalent"
-    else:
-        verdict = "different" if p < ALPHA else "inconclusive"
-    needed = more_seeds(differences, margin, ALPHA / tests) if margin and verdict == "inconclusive" else None
-    return _Tested(len(differences), *t_interval(differences), p, verdict, needed)
-
-
-def _swapped(row: Verdict) -> Verdict:
-    """The same verdict seen from the other arm."""
-    return replace(row, difference=-row.difference, lower=-row.upper, upper=-row.lower)
-
-
-def _headline(study: Study, leader: str, comparisons: list[Comparison]) -> str:
-    against = {verdict: [item.versus for item in comparisons if item.verdict == verdict] for verdict in VERDICTS}
+def _headline(study: Study, leader: str, comparisons: Sequence[Comparison]) -> str:
+    others = {outcome: [row.versus for row in comparisons if row.outcome == outcome] for outcome in OUTCOMES}
     at = f"{leader} at learning rate {study.best[leader]:g}" if leader in study.best else leader
     if not comparisons and study.final.arm.nunique() > 1:
-        return f"No answer yet: {at} leads, but the arms do not share the 2 seeds or more that a comparison needs."
+        return f"No answer yet: {at} leads, but the arms share fewer than the 2 seeds that a comparison needs."
     if not comparisons:
         return f"Only {at} has run: there is nothing to compare it with."
     if not study.tuned:
-        return f"No answer on the heads, since no arm is tuned; here {at} leads."
-    if against["worse"]:
-        return f"Undecided: validation favours {at}, the test set {listed(against['worse'])}."
-    if against["undecided"]:
-        return f"Use {at}, but its lead over {listed(against['undecided'])} is not settled."
-    if against["equivalent"]:
-        which = "which is" if len(against["equivalent"]) == 1 else "which are"
-        return f"Use {at}, or {listed(against['equivalent'], last='or')}, {which} equivalent."
+        return f"No answer about the heads, since no arm is tuned. Here {at} leads."
+    if others["worse"]:
+        return f"Undecided: validation favours {at}, the test set {listed(others['worse'])}."
+    if others["undecided"]:
+        return f"Use {at}, but its lead over {listed(others['undecided'])} is not settled."
+    if others["equivalent"]:
+        which = "which is" if len(others["equivalent"]) == 1 else "which are"
+        return f"Use {at}, or {listed(others['equivalent'], last='or')}, {which} equivalent."
     return f"Use {at}: it is better than every other arm."
 
 
-def _certainty(comparisons: list[Comparison]) -> str:
-    """How sure: the arms that the recommended one was compared with, by verdict."""
-    unit = comparisons[0].metric.replace("_", " ")
+def _certainty(comparisons: Sequence[Comparison]) -> str:
+    """Return a sentence on the arms that the recommended one was compared with, by outcome."""
+    relations = {"better": "better than", "worse": "worse than", "equivalent": "equivalent to"}
     parts = []
-    for verdict in VERDICTS:
-        items = [item for item in comparisons if item.verdict == verdict]
-        if not items:
-            continue
-        needed = [item.more_seeds for item in items]
-        relation = {"better": "better than", "worse": "worse than", "equivalent": "equivalent to"}
-        text = f"{relation.get(verdict, 'undecided against')} {listed(item.versus for item in items)}"
-        if verdict == "undecided":
-            known = max((count for count in needed if count), default=None)
-            text += (
-                f" (about {known} more {'seed' if known == 1 else 'seeds'} would decide)"
-                if known and all(needed)
-                else " (no seeds in reach decide)"
-            )
-        parts.append(text)
-    return f"How sure: by {unit}, paired by seed, it is {'; '.join(parts)}."
+    for outcome in OUTCOMES:
+        rows = [row for row in comparisons if row.outcome == outcome]
+        if rows:
+            part = f"{relations.get(outcome, 'undecided against')} {listed(row.versus for row in rows)}"
+            parts.append(part + (_seeds_to_decide(rows) if outcome == "undecided" else ""))
+    return f"How sure: by {comparisons[0].metric.replace('_', ' ')}, paired by seed, it is {'; '.join(parts)}."
+
+
+def _seeds_to_decide(undecided: Sequence[Comparison]) -> str:
+    if any(row.margin is None for row in undecided):
+        return ""  # without a margin no number is computed
+    known = [row.more_seeds for row in undecided if row.more_seeds]
+    if len(known) < len(undecided):
+        return " (no number of seeds in reach would decide)"
+    return f" (about {plural(max(known), 'more seed')} would decide)"

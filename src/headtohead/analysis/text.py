@@ -1,4 +1,4 @@
-"""How numbers and names are written in a report."""
+"""Format numbers and names for a report."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,70 +8,74 @@ from headtohead.analysis.statistics import Interval
 MINUS = "\N{MINUS SIGN}"
 
 
-def percent(metric: str) -> bool:
-    """Whether a metric is told in percent, and its differences in points."""
+def in_percent(metric: str) -> bool:
+    """Return whether a metric is shown in percent, and its differences in points."""
     return metric.endswith("accuracy")
 
 
-def number(value: float, digits: int, signed: bool = False) -> str:
-    """A number with so many decimals; `-` where it is not known."""
+def decimal(value: float | None, digits: int, signed: bool = False) -> str:
+    """Format a number with `digits` decimals; `-` where it is unknown."""
     if value is None or not math.isfinite(value):
         return "-"
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
 
 
-def decimals(half_width: float, value: float) -> int:
-    """Decimals that show two significant digits of an interval's half width, or three of the value without one.
+def num_decimals(half_width: float, value: float) -> int:
+    """Return the decimals that show two significant digits of a half width, or three of the value without one.
 
-    Never more than four significant digits of the value: nobody reads `1.000004 [1.000003, 1.000005]`.
+    They never show more than four significant digits of the value: nobody reads `1.000004 [1.000003, 1.000005]`.
+
+    Args:
+        half_width: Half the width of the value's interval.
+        value: A value that is not negative.
     """
-    known = [math.isfinite(x) and x > 1e-12 if x is not None else False for x in (half_width, value)]
-    most = 3 - math.floor(math.log10(value)) if known[1] else 6
-    if known[0]:
+    has_width, has_value = (math.isfinite(x) and x > 1e-12 for x in (half_width, value))
+    most = 3 - math.floor(math.log10(value)) if has_value else 6
+    if has_width:
         digits = 1 - math.floor(math.log10(half_width))
     else:
-        digits = most - 1 if known[1] else 2
+        digits = most - 1 if has_value else 2
     return min(max(min(digits, most), 0), 6)
 
 
 def difference(metric: str, interval: Interval, digits: int | None = None) -> str:
-    """A signed difference with its interval: `+0.21 [−0.05, +0.47]`, of a share in points.
+    """Format a signed difference with its interval: `+0.21 [−0.05, +0.47]`, a share in points.
 
     Args:
-        digits: decimals; as many as the interval supports unless given.
+        digits: Number of decimals; None takes as many as the interval supports.
     """
-    factor = 100 if percent(metric) else 1
-    mean, lower, upper = (math.nan if bound is None else factor * bound for bound in interval)
-    digits = decimals((upper - lower) / 2, abs(mean)) if digits is None else digits
+    factor = 100 if in_percent(metric) else 1
+    mean, lower, upper = (factor * bound for bound in interval)
+    digits = num_decimals((upper - lower) / 2, abs(mean)) if digits is None else digits
     if math.isnan(lower):
-        return number(mean, digits, signed=True)
-    bounds = ", ".join(number(bound, digits, signed=True) for bound in (lower, upper))
-    return f"{number(mean, digits, signed=True)} [{bounds}]"
+        return decimal(mean, digits, signed=True)
+    bounds = ", ".join(decimal(bound, digits, signed=True) for bound in (lower, upper))
+    return f"{decimal(mean, digits, signed=True)} [{bounds}]"
 
 
 def plus_minus(interval: Interval, scale: float, digits: int) -> str:
-    """`97.51 ± 0.42`."""
-    text = number(scale * interval.mean, digits)
-    return text if math.isnan(interval.lower) else f"{text} ± {number(scale * interval.half_width, digits)}"
+    """Format a mean with half the width of its interval: `97.51 ± 0.42`."""
+    text = decimal(scale * interval.mean, digits)
+    return text if math.isnan(interval.lower) else f"{text} ± {decimal(scale * interval.half_width, digits)}"
 
 
 def listed(names: Iterable[object], most: int = 5, last: str = "and") -> str:
-    """`a, b and c`, and beyond `most` how many more."""
+    """Join names as `a, b and c`; beyond `most` of them, count the rest."""
     names = [str(name) for name in names]
     if len(names) > most:
         names = [*names[:most], f"{len(names) - most} more"]
     return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def setting(override: str) -> str:
-    """`dataset.classes=10` becomes `classes=10`, and `dataset=wine` is `wine`."""
+def short_override(override: str) -> str:
+    """Shorten an override: `dataset.classes=10` becomes `classes=10`, and `dataset=wine` becomes `wine`."""
     key, _, value = override.partition("=")
     return f"{key.rpartition('.')[2]}={value}" if "." in key else value
 
 
-def apart(labels: Sequence[str]) -> tuple[str, list[str]]:
-    """What all labels of arms share, and what is left of each: of `x=1,softmax` and `x=1,sigmoid` `x=1`."""
+def split_shared(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """Split labels of arms into what all share and what is left of each: `x=1` for `x=1,softmax` and `x=1,sigmoid`."""
     parts = [label.split(",") for label in labels]
     shared = [part for part in parts[0] if all(part in others for others in parts)]
     left = [",".join(part for part in own if part not in shared) for own in parts]
@@ -79,36 +83,38 @@ def apart(labels: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def against(arm: str, versus: str) -> str:
-    """`softmax against sigmoid`, after what both arms share."""
-    shared, (own, other) = apart([arm, versus])
+    """Name a pair of arms, what both share first: `x=1: softmax against sigmoid`."""
+    shared, (own, other) = split_shared([arm, versus])
     return f"{shared}: {own} against {other}" if shared else f"{own} against {other}"
 
 
 def rivals(pairs: Iterable[tuple[str, str]]) -> str:
-    """The second arm of each pair, after what both share: `x=1: sigmoid, sigmoid_prior; x=2: sigmoid`."""
+    """Name the second arm of each pair, what both share first: `x=1: sigmoid, sigmoid_prior; x=2: sigmoid`."""
     named: dict[str, list[str]] = {}
     for pair in pairs:
-        shared, (_, other) = apart(pair)
+        shared, (_, other) = split_shared(pair)
         named.setdefault(shared, []).append(other)
     return "; ".join(
         f"{shared}: {', '.join(others)}" if shared else ", ".join(others) for shared, others in named.items()
     )
 
 
-def ranges(numbers: Iterable[int] | None) -> str:
-    """`0-9, 20`."""
+def ranges(integers: Iterable[int]) -> str:
+    """Join integers as ranges: `0-9, 20`."""
     parts: list[list[int]] = []
-    for number in sorted(numbers or []):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
+    for integer in sorted(integers):
+        if parts and integer == parts[-1][-1] + 1:
+            parts[-1].append(integer)
         else:
-            parts.append([number])
+            parts.append([integer])
     return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts)
 
 
-def many_runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
+def plural(count: int, noun: str) -> str:
+    """Count things: `1 run`, `2 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def capitalised(text: str) -> str:
+    """Return the text with its first letter in upper case; the others keep theirs."""
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""What is committed of a study: README.md, results.csv, verdicts.json and a few figures; and the matrix of all."""
+"""Publish what is committed of a study: README.md, results.csv, verdicts.json and a few figures; and the overview."""
 
 import re
 from collections import defaultdict
@@ -8,39 +8,34 @@ from pathlib import Path
 
 from headtohead.analysis.claims import Verdict
 from headtohead.analysis.study import Study
-from headtohead.analysis.summary import Findings
+from headtohead.analysis.summary import Summary
 from headtohead.analysis.text import rivals
 from headtohead.options import require
-from headtohead.record.run import write_atomically
-from headtohead.report import overview as matrix
+from headtohead.record.files import write_atomically
 from headtohead.report.figures.style import Drawing
-from headtohead.report.render import SYMBOLS, VERDICTS, content, markdown
+from headtohead.report.overview import NAIVE, PROPER, draw_matrix, read_columns
+from headtohead.report.render import SYMBOLS, WORDS, content, markdown, write_figures
 
-# The figures that answer.
-FIGURES = ("seeds", "settings", "ladder", "learning_rates", "shared_rate")
-# What a person adds: included as it is, never written.
+# The figures that answer a study's question, in the order of its page.
+PUBLISHED = ("seeds", "settings", "ladder", "learning_rates", "shared_rate")
+# A file that a person writes; its text goes into the page as it is.
 REMARKS = "remarks.md"
 # The folders of an absolute path, up to its last part.
 FOLDERS = re.compile(r"""(?<![\w.…/)\]<;])~?/(?:[^\s/,;'"`)\]|]+/)*(?=[^\s/,;'"`)\]|])""")
 
 
-def publish(findings: Findings, drawings: Sequence[Drawing], to: Path) -> None:
-    """Write what is committed of a study to the folder `to`, and the matrix of all studies beside it.
+def publish(summary: Summary, drawings: Sequence[Drawing], to: Path) -> None:
+    """Write what is committed of a study to the folder `to`, and the overview of all studies beside it.
 
     The same records and remarks give the same bytes.
 
     Raises:
         ConfigError: `to` is the study's own folder, or a study beside it is broken.
     """
-    study = findings.study
+    study = summary.study
     require(to.resolve() != study.folder.resolve(), "--to", to, "another folder, such as experiments/digits")
-    figures = to / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    chosen = [drawing for name in FIGURES for drawing in drawings if drawing.name == name]
-    for drawing in chosen:
-        write_atomically(figures / f"{drawing.name}.svg", drawing.svg)
-    for stale in set(figures.glob("*.svg")) - {figures / f"{drawing.name}.svg" for drawing in chosen}:
-        stale.unlink()
+    published = [drawing for name in PUBLISHED for drawing in drawings if drawing.name == name]
+    write_figures(to / "figures", published)
     # Metrics are in single precision.
     write_atomically(to / "results.csv", study.results.to_csv(index=False, float_format="%.7g"))
     write_atomically(to / "verdicts.json", (study.folder / "verdicts.json").read_bytes())
@@ -48,10 +43,10 @@ def publish(findings: Findings, drawings: Sequence[Drawing], to: Path) -> None:
         markdown()
         .get_template("publication.md.j2")
         .render(
-            content(findings, chosen),
+            content(summary, published),
             question=question(study),
-            verdicts=_by_claim(findings.verdicts),
-            words=[(word, SYMBOLS[word]) for word in VERDICTS],
+            verdicts=_by_claim(summary.verdicts),
+            words=[(word, SYMBOLS[word]) for word in WORDS],
         )
     )
     if (to / REMARKS).is_file():
@@ -61,30 +56,29 @@ def publish(findings: Findings, drawings: Sequence[Drawing], to: Path) -> None:
 
 
 def write_matrix(experiments: Path) -> None:
-    """Write matrix.svg and matrix.md of the studies published in a folder, where any of them has a verdict to show.
+    """Write matrix.svg and matrix.md, the overview of the studies published in a folder, where any has a verdict.
 
     Raises:
         ConfigError: a verdicts.json is broken.
     """
-    columns, sentences = matrix.read_columns(experiments)
-    drawn = matrix.draw_matrix(columns, list(sentences))
+    columns, sentences = read_columns(experiments)
+    drawn = draw_matrix(columns, list(sentences))
     if drawn is None:
         return
     write_atomically(experiments / "matrix.svg", drawn.svg)
     symbols = defaultdict(lambda: "–", SYMBOLS)
     template = markdown().get_template("matrix.md.j2")
-    names = {"proper": matrix.PROPER, "naive": matrix.NAIVE}
-    text = template.render(columns=columns, sentences=sentences, symbols=symbols, **names)
+    text = template.render(columns=columns, sentences=sentences, symbols=symbols, proper=PROPER, naive=NAIVE)
     write_atomically(experiments / "matrix.md", text)
 
 
 def question(study: Study) -> list[tuple[str, str]]:
-    """The comment that opens the config of the study's experiment, as paragraphs ("text", ...) and ("code", ...).
+    """Return the comment that opens the config of the study's experiment, as paragraphs of kind "text" or "code".
 
-    Its command is left out, since the study tells the one that was given. Empty where the study is no experiment
-    of this package.
+    The command in it is left out, since the study names its own. Empty where the study is no experiment of this
+    package.
     """
-    names = [item.partition("=")[2] for item in study.asked.get("common") or () if item.startswith("experiment=")]
+    names = [item.partition("=")[2] for item in study.record.common if item.startswith("experiment=")]
     path = files("headtohead.configs") / "experiment" / f"{names[-1] if names else ''}.yaml"
     if not names or not re.fullmatch(r"\w+", names[-1]) or not path.is_file():
         return []
@@ -103,13 +97,13 @@ def question(study: Study) -> list[tuple[str, str]]:
 
 
 def without_folders(text: str) -> str:
-    """The text with the last part of each absolute path alone: where things lie is the machine's, not the study's."""
+    """Return the text with absolute paths cut to their last part, since folders are the machine's, not the study's."""
     return FOLDERS.sub("…/", text)
 
 
 def _by_claim(verdicts: Sequence[Verdict]) -> dict[str, dict[str, str]]:
-    """For each claim the other arms by their verdict."""
+    """Return for each claim the other arms, by their verdict."""
     pairs: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for row in verdicts:
-        pairs.setdefault(row.claim, {word: [] for word in VERDICTS})[row.verdict].append((row.arm, row.versus))
+        pairs.setdefault(row.claim, {word: [] for word in WORDS})[row.verdict].append((row.arm, row.versus))
     return {claim: {word: rivals(of_word) for word, of_word in words.items()} for claim, words in pairs.items()}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headtohead.report.figures.style import band, style
+from headtohead.report.figures.style import arm_style, band
 
 
 def test_many_arms_differ_by_more_than_colour():
     arms = [str(i) for i in range(60)]
-    looks = [style(arms, arm) for arm in arms]
+    looks = [arm_style(arms, arm) for arm in arms]
     assert len({tuple(map(str, look.values())) for look in looks}) == len(arms)
     first = looks[:4]
     assert len({str(look["linestyle"]) for look in first}) == len({look["marker"] for look in first}) == 4

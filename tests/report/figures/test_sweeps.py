@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from headtohead.analysis.study import read_study
-from headtohead.report.figures.sweeps import MOST_PAIRS, settings, shared_rate
-from headtohead.report.render import evidence
+from headtohead.report.figures.sweeps import MOST_PAIRS, shared_rate, swept_number
 from headtohead.testing import make_study
 
 CONTEXTS = {
@@ -20,13 +19,9 @@ CONTEXTS = {
 }
 
 
-def read(study):
+def phases(study):
     results = pd.read_csv(study / "results.csv")
     return results[results.phase == "search"], results[results.phase == "confirm"]
-
-
-def shown(study):
-    return evidence(read_study(study))
 
 
 def titles(figure):
@@ -52,12 +47,12 @@ def study(tmp_path_factory):
     )
 
 
-# What one shared learning rate would have said
+# Differences at one shared learning rate
 
 
 def test_differences_at_a_shared_rate_and_at_each_arms_own(study):
-    figure, _ = shared_rate(shown(study))
-    search, confirm = read(study)
+    figure, _ = shared_rate(read_study(study))
+    search, confirm = phases(study)
     at_once = 100 * search.pivot(index=["lr", "seed"], columns="arm", values="val_accuracy")
     own = 100 * confirm.pivot(index="seed", columns="arm", values="val_accuracy")
     assert titles(figure) == ["sigmoid", "sigmoid_mean"]
@@ -83,31 +78,33 @@ def test_differences_at_a_shared_rate_and_at_each_arms_own(study):
 
 
 def test_only_arms_that_differ_in_the_head_alone_are_compared(tmp_path):
-    figure, _ = shared_rate(shown(make_study(tmp_path / "study", arms=CONTEXTS, seeds=2, claims={})))
+    figure, _ = shared_rate(read_study(make_study(tmp_path / "study", arms=CONTEXTS, seeds=2, claims={})))
     assert titles(figure) == [arm for arm in CONTEXTS if not arm.endswith("softmax")]
     assert [words(axis)[0] for axis in figure.axes] == ["softmax ahead"] * 4
 
 
 def test_a_single_seed_has_a_difference_without_a_band(tmp_path):
-    (axis,) = shared_rate(shown(make_study(tmp_path / "study", seeds=1, claims={})))[0].axes
+    (axis,) = shared_rate(read_study(make_study(tmp_path / "study", seeds=1, claims={})))[0].axes
     assert np.isfinite(axis.lines[2].get_ydata()).all()
 
 
 def test_of_many_pairs_the_first_are_shown_and_the_caption_says_so(tmp_path):
     arms = ["softmax", *(f"sigmoid_{number}" for number in range(MOST_PAIRS + 2))]
-    figure, caption = shared_rate(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
+    figure, caption = shared_rate(read_study(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
     assert titles(figure) == arms[1 : MOST_PAIRS + 1]
     assert caption.endswith(f"the first {MOST_PAIRS} of {MOST_PAIRS + 2} pairs of arms.")
 
 
 def test_without_two_rates_or_two_heads_there_is_no_shared_rate(study, tmp_path):
-    whole = shown(study)
-    for rows in (whole.searched[:0], whole.searched[whole.searched.lr == 0.1]):
-        assert shared_rate(replace(whole, searched=rows)) is None
-    assert shared_rate(replace(whole, final=whole.final[:0])) is None
-    assert shared_rate(replace(whole, final=whole.final[whole.final.arm == "softmax"])) is None
+    whole = read_study(study)
+    results = whole.results
+    searched, confirmed = results[results.phase == "search"], results[results.phase == "confirm"]
+    softmax = confirmed[confirmed.arm == "softmax"]
+    kept = (confirmed, pd.concat([searched[searched.lr == 0.1], confirmed]), pd.concat([searched, softmax]))
+    for rows in (*kept, results[:0]):
+        assert shared_rate(replace(whole, results=rows)) is None
     arms = {f"dropout={share}": [f"model.dropout={share}"] for share in (0.0, 0.1)}
-    assert shared_rate(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={}))) is None
+    assert shared_rate(read_study(make_study(tmp_path / "study", arms=arms, seeds=2, claims={}))) is None
 
 
 # Over a setting
@@ -128,9 +125,10 @@ def classes(tmp_path_factory):
 
 
 def test_lines_are_means_with_their_interval_at_each_value(classes):
-    of_arm = {arm: int(arm.partition(",")[0].removeprefix("classes=")) for arm in CONTEXTS}
-    figure, caption = settings(replace(shown(classes), num_classes=None, num_classes_of=of_arm))
-    _, confirm = read(classes)
+    whole = read_study(classes)
+    num_classes = {arm: int(arm.partition(",")[0].removeprefix("classes=")) for arm in CONTEXTS}
+    figure, caption = swept_number(replace(whole, record=replace(whole.record, num_classes=num_classes)))
+    _, confirm = phases(classes)
     heads = ["softmax", "sigmoid", "sigmoid_mean"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == heads
     assert "dataset.classes" in caption and "dataset.classes" in figure.get_suptitle()
@@ -150,14 +148,6 @@ def test_lines_are_means_with_their_interval_at_each_value(classes):
     assert figure.axes[1].get_ylabel() == "test NLL / ln K"
 
 
-def test_losses_stay_in_nats_where_the_classes_of_an_arm_are_unknown(classes):
-    figure, _ = settings(replace(shown(classes), num_classes_of={"classes=2,softmax": 2}))
-    assert figure.axes[1].get_ylabel() == "test NLL, nats"
-    _, confirm = read(classes)
-    expected = confirm[confirm.arm == "classes=2,softmax"].test_nll.mean()
-    assert figure.axes[1].lines[0].get_ydata()[0] == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("values", "scale"), [((1, 10), "log"), ((1, 9), "linear"), ((0, 100), "linear"), ((0.01, 1.5), "log")]
 )
@@ -167,7 +157,7 @@ def test_values_that_span_a_decade_stand_on_a_logarithmic_axis(tmp_path, values,
         for value in values
         for head in ("softmax", "sigmoid")
     }
-    figure, _ = settings(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
+    figure, _ = swept_number(read_study(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
     for axis in figure.axes:
         assert axis.get_xscale() == scale and axis.get_xlabel() == "optimizer.weight_decay"
         assert [tick.get_text() for tick in axis.get_xticklabels()] == [f"{value:g}" for value in values]
@@ -180,22 +170,23 @@ def test_whatever_else_differs_tells_the_lines_apart(tmp_path):
         for head in ("softmax", "sigmoid")
         for noise in (0.0, 0.2)
     }
-    figure, _ = settings(shown(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
+    figure, _ = swept_number(read_study(make_study(tmp_path / "study", arms=arms, seeds=2, claims={})))
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["mlp,softmax", "mlp,sigmoid", "cnn,softmax", "cnn,sigmoid"]
     assert len({line.get_color() for line in figure.axes[0].lines}) == 4
 
 
 def test_without_one_number_that_differs_there_is_nothing_to_draw_over(study, classes):
-    assert settings(shown(study)) is None
-    whole = shown(classes)
-    heads = {arm: ["dataset.classes=2", f"head={arm}"] for arm in whole.arms}
-    twice = {arm: [*given, f"dataset.images={100 * len(given[1])}"] for arm, given in whole.overrides.items()}
-    words = {arm: [*given[1:], f"dataset={given[0][-1]}_classes"] for arm, given in whole.overrides.items()}
-    alone = {arm: given[:1] for arm, given in whole.overrides.items()}
-    some = {arm: given if "sigmoid" in arm else given[1:] for arm, given in whole.overrides.items()}
+    assert swept_number(read_study(study)) is None
+    whole = read_study(classes)
+    arms = whole.record.arms
+    heads = {arm: ("dataset.classes=2", f"head={arm}") for arm in arms}
+    twice = {arm: (*given, f"dataset.images={100 * len(given[1])}") for arm, given in arms.items()}
+    words = {arm: (*given[1:], f"dataset={given[0][-1]}_classes") for arm, given in arms.items()}
+    alone = {arm: given[:1] for arm, given in arms.items()}
+    some = {arm: given if "sigmoid" in arm else given[1:] for arm, given in arms.items()}
     for overrides in (heads, twice, words, alone, some):
-        assert settings(replace(whole, overrides=overrides)) is None
-    assert settings(replace(whole, final=whole.final.drop(columns="test_nll"))) is None
-    assert settings(replace(whole, final=whole.final.assign(test_accuracy=np.nan))) is None
-    assert settings(replace(whole, final=whole.final[:0])) is None
+        assert swept_number(replace(whole, record=replace(whole.record, arms=overrides))) is None
+    results = whole.results
+    for rows in (results.drop(columns="test_nll"), results.assign(test_accuracy=np.nan), results[:0]):
+        assert swept_number(replace(whole, results=rows)) is None

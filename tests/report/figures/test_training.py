@@ -1,4 +1,4 @@
-"""The figures: complete, small, told apart without colour, and the same for the same records."""
+"""The figures: complete, small, legible without colour, and the same for the same records."""
 
 import json
 import math
@@ -12,10 +12,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from headtohead.analysis.study import read_study
+from headtohead.report.figures import draw, sweeps
 from headtohead.report.figures import training as figures
-from headtohead.report.figures.evidence import histories
-from headtohead.report.figures.style import COLOURS, style
-from headtohead.report.render import evidence
+from headtohead.report.figures.style import COLOURS, arm_style
 from headtohead.testing import make_study
 
 ARMS = ("softmax", "sigmoid", "sigmoid_prior", "sigmoid_mean")
@@ -30,12 +29,12 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(study):
-    return evidence(read_study(study))
+    return read_study(study)
 
 
 @pytest.fixture(scope="module")
 def drawings(shown):
-    return {drawing.name: drawing for drawing in figures.draw(shown)}
+    return {drawing.name: drawing for drawing in draw(shown)}
 
 
 def colours(svg: str) -> set[str]:
@@ -50,13 +49,13 @@ def test_every_figure_is_drawn_small_and_well_formed(drawings):
         root = ElementTree.fromstring(drawing.svg)
         assert root.tag.endswith("svg") and root.get("aria-label") == drawing.title
         assert "<metadata" not in drawing.svg and "<image" not in drawing.svg
-        assert drawing.caption.startswith("Look at ") and drawing.caption.count(". ") == 0
+        assert drawing.caption.startswith("Look at ") and drawing.caption.endswith(".")
         words = " ".join(root.itertext())
         assert drawing.title in words and all(arm in words for arm in ARMS)
 
 
 def test_an_arm_has_its_colour_in_every_figure(drawings):
-    wanted = {to_hex(style(ARMS, arm)["color"]) for arm in ARMS}
+    wanted = {to_hex(arm_style(ARMS, arm)["color"]) for arm in ARMS}
     assert len(wanted) == len(ARMS)
     palette = {to_hex(colour) for colour in COLOURS if colour != "#000000"}
     for drawing in drawings.values():
@@ -66,13 +65,13 @@ def test_an_arm_has_its_colour_in_every_figure(drawings):
 def test_a_study_of_many_and_long_arms_keeps_its_figures_legible(tmp_path):
     arms = {f"softmax,dropout=0.{i},widths=[128,128,128]_$": ["head=softmax", f"model.dropout=0.{i}"] for i in range(9)}
     study = make_study(tmp_path / "study", arms=arms, seeds=2, claims={})
-    for drawing in figures.draw(evidence(read_study(study))):
+    for drawing in draw(read_study(study)):
         assert len(drawing.svg.encode()) < 150_000
 
 
 def test_the_same_records_give_the_same_bytes_and_leave_matplotlib_alone(shown, drawings):
     before = dict(mpl.rcParams)
-    again = {drawing.name: drawing.svg for drawing in figures.draw(shown)}
+    again = {drawing.name: drawing.svg for drawing in draw(shown)}
     assert again == {name: drawing.svg for name, drawing in drawings.items()}
     assert dict(mpl.rcParams) == before
 
@@ -86,24 +85,25 @@ def test_ids_differ_between_figures(drawings):
 
 
 def test_a_study_without_the_records_has_no_such_figure(shown):
-    assert figures.learning_rates(replace(shown, searched=shown.searched[shown.searched.lr == 0.1])) is None
-    without = replace(shown, history=pd.DataFrame(columns=["run", "step"]))
-    assert all(make(without) is None for make in (figures.training, figures.gradients, figures.time_to_target))
-    without = replace(shown, curves=dict.fromkeys(shown.curves))
+    results = shown.results
+    assert sweeps.learning_rates(replace(shown, results=results[results.lr == 0.1])) is None
+    elsewhere = replace(shown, folder=shown.folder / "nowhere")
+    assert all(make(elsewhere) is None for make in (figures.training, figures.gradients, figures.time_to_target))
+    without = replace(shown, records={name: replace(run, curves=None) for name, run in shown.records.items()})
     assert all(make(without) is None for make in (figures.reliability, figures.ambiguity))
-    assert figures.seeds(replace(shown, final=shown.final.drop(columns=["test_accuracy", "test_nll"]))) is None
-    assert figures.time_to_target(replace(shown, target=None)) is None
-    nothing = shown.final.iloc[:0]
-    assert figures.draw(replace(shown, final=nothing, searched=nothing, curves={}, history=shown.history[:0])) == []
+    assert figures.seeds(replace(shown, results=results.drop(columns=["test_accuracy", "test_nll"]))) is None
+    assert figures.time_to_target(replace(shown, results=results[results.phase == "confirm"])) is None
+    assert draw(replace(shown, results=results.iloc[:0])) == []
 
 
-def test_losses_are_not_normalised_where_the_classes_are_unknown(shown):
-    figure, _ = figures.learning_rates(replace(shown, num_classes=None))
+def test_losses_are_not_normalised_where_arms_differ_in_their_classes(shown):
+    record = replace(shown.record, num_classes=shown.record.num_classes | {"softmax": 3})
+    figure, _ = sweeps.learning_rates(replace(shown, record=record))
     assert figure.axes[1].get_ylabel() == "validation NLL, nats"
 
 
 def test_a_diverged_run_counts_as_a_guess_in_the_curves(study, shown):
-    tables = histories(shown, "val/nll", math.log(10))
+    tables = shown.over_steps("val_nll", math.log(10))
     run = next(column for column in tables["sigmoid"] if column.endswith("seed=7"))
     assert tables["sigmoid"][run].iloc[-1] == pytest.approx(math.log(10))
     assert not tables["softmax"].isna().any(axis=None)
@@ -117,9 +117,9 @@ def test_the_target_is_the_claims_and_unreached_runs_are_censored(study, shown, 
     words = " ".join(ElementTree.fromstring(drawings["time_to_target"].svg).itertext())
     assert f"validation accuracy of {100 * target:.1f} %" in words
     assert "softmax: 5 of 5" in words and "sigmoid: 4 of 5" in words
-    asked = json.loads((study / "study.json").read_text())
+    runs = json.loads((study / "study.json").read_text())["runs"]
     reached = 0
-    for run in asked["runs"]["confirm"]:
+    for run in runs["confirm"]:
         if "sigmoid_mean" in run:
             reached += (pd.read_csv(study / "runs" / run / "history.csv")["val/accuracy"] >= target).any()
     assert f"sigmoid_mean: {reached} of 5" in words

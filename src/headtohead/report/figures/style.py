@@ -1,7 +1,7 @@
-"""What the figures of a report share: style, panels, bands, axes, and how they become SVG.
+"""Style, panels, bands and axes that the figures of a report share, and their SVG.
 
-An arm has the same colour, line and marker in every figure, so that it is told apart without colour too. A
-band is the 95 % t interval of the mean over seeds; on a logarithmic axis both are taken of the logarithms.
+An arm has the same colour, line and marker in every figure, so that colour is not needed to tell arms apart. A band
+is the 95 % t interval of the mean over seeds. On a logarithmic axis mean and band are those of the logarithms.
 
 S points of a line, such as steps, R runs (one per seed).
 """
@@ -23,14 +23,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
 from scipy import stats
 
-# Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours, lines and
-# markers have no common divisor, so that 140 arms differ.
+# The palette of Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours,
+# lines and markers have no common divisor, so that 140 arms differ.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#767676",
     "axes.grid": True,
@@ -55,12 +56,23 @@ STYLE = {
     "ytick.color": "#555555",
 }
 MUTED = "#767676"
-WIDTH, PANEL, SMALL_PANEL = 7.6, 2.2, 1.6  # inches: of a figure, and the heights of its panels
+# A line of reference.
+DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (2, 2))}
+# In inches: the width of a figure, and the heights of its panels.
+WIDTH, PANEL, SMALL_PANEL = 7.6, 2.2, 1.6
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure: its name (of the file and in the text), what to look at, the SVG element, and what it was made from."""
+    """A figure that has been drawn.
+
+    Attributes:
+        name: Name of the figure and of its file.
+        title: Title of the figure.
+        caption: A sentence on what to look at.
+        svg: The figure as an SVG element.
+        figure: The figure as matplotlib holds it.
+    """
 
     name: str
     title: str
@@ -70,7 +82,7 @@ class Drawing:
 
     @property
     def png(self) -> bytes:
-        """The figure as an image of 1,000 pixels across."""
+        """The figure as a PNG image, 1,000 pixels wide."""
         with mpl.rc_context():
             _set_style()
             FigureCanvasAgg(self.figure)
@@ -79,8 +91,12 @@ class Drawing:
             return sink.getvalue()
 
 
-def drawing(name: str, make: Callable[[], tuple[Figure, str] | None]) -> Drawing | None:
-    """What `make` draws, a figure and its caption, in the style of all."""
+# A figure and its caption; None where the study lacks the records for it.
+Drawn = tuple[Figure, str] | None
+
+
+def draw_figure(name: str, make: Callable[[], Drawn]) -> Drawing | None:
+    """Call `make` in the style of all figures, and return what it draws."""
     with mpl.rc_context():
         _set_style()
         drawn = make()
@@ -95,8 +111,8 @@ def _set_style() -> None:
     mpl.rcParams.update(STYLE)
 
 
-def style(arms: Sequence[str], arm: str) -> dict[str, Any]:
-    """Colour, line and marker of an arm."""
+def arm_style(arms: Sequence[str], arm: str) -> dict[str, Any]:
+    """Return the colour, line and marker of an arm."""
     index = list(arms).index(arm)
     return {
         "color": COLOURS[index % len(COLOURS)],
@@ -105,8 +121,16 @@ def style(arms: Sequence[str], arm: str) -> dict[str, Any]:
     }
 
 
-def band(values_SR: np.ndarray, log: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and 95 % t interval over runs, each (S,); NaN bounds for fewer than two. NaN is not measured."""
+def loss_scale(num_classes: int | None) -> tuple[float, str]:
+    """Return the factor and the name of a loss: an NLL over ln K is 1 at chance level."""
+    return (1 / math.log(num_classes), "NLL / ln K") if num_classes else (1.0, "NLL, nats")
+
+
+def band(values_SR: ArrayLike, log: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, lower and upper bound of the 95 % t interval over runs, each (S,).
+
+    The bounds are NaN for fewer than two runs. NaN values are not measured.
+    """
     values_SR = np.asarray(values_SR, dtype=float)
     if log:
         values_SR = np.log(np.where(values_SR > 0, values_SR, np.nan))
@@ -116,15 +140,21 @@ def band(values_SR: np.ndarray, log: bool = False) -> tuple[np.ndarray, np.ndarr
     many = count > 1
     deviation = frame.std(axis=1).to_numpy()[many]
     half[many] = stats.t.ppf(0.975, count[many] - 1) * deviation / np.sqrt(count[many])
-    bounds = mean, mean - half, mean + half
-    return tuple(np.exp(bound) for bound in bounds) if log else bounds
+    lower, upper = mean - half, mean + half
+    return (np.exp(mean), np.exp(lower), np.exp(upper)) if log else (mean, lower, upper)
 
 
 def lay_out(
     count: int, title: str, arms: Sequence[str], right: float = 0.1, below: float = 0.46
 ) -> tuple[Figure, list[Axes]]:
-    """Panels side by side under their title and the legend of the arms; `right` and `below` stay free, in inches."""
-    legend = [Line2D([], [], label=short(arm, 36), **style(arms, arm)) for arm in arms]
+    """Place panels side by side under a title and the legend of the arms.
+
+    Args:
+        count: Number of panels.
+        right: Free room at the right, in inches.
+        below: Free room below the panels, in inches.
+    """
+    legend = [Line2D([], [], label=short(arm, 36), **arm_style(arms, arm)) for arm in arms]
     figure = _titled(title, legend, below + PANEL)
     height = figure.get_figheight()
     left, gap = 0.68, 0.76
@@ -134,7 +164,7 @@ def lay_out(
 
 
 def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of up to three, which share their axes, under their title and a legend of labelled artists."""
+    """Place panels that share their axes in rows of up to three, under a title and a legend of labelled artists."""
     across = min(count, 3)
     rows, left, gap, apart = -(-count // across), 0.68, 0.16, 0.5
     figure = _titled(title, legend, rows * (SMALL_PANEL + apart))
@@ -151,8 +181,8 @@ def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[F
 
 
 def _titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
-    """A figure with its title, a legend of labelled artists, and `tall` inches of room below them."""
-    longest = max((len(artist.get_label()) for artist in legend), default=0)
+    """Return a figure with a title, a legend of labelled artists, and `tall` inches of room below them."""
+    longest = max((len(str(artist.get_label())) for artist in legend), default=0)
     columns = max(1, min(len(legend), 110 // (9 + longest)))
     above = 0.64 + 0.19 * -(-len(legend) // columns)
     height = tall + above
@@ -164,8 +194,8 @@ def _titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
     return figure
 
 
-def line(axis: Axes, x: Sequence[float], values_SR: Any, look: Mapping[str, Any], log: bool = False) -> np.ndarray:
-    """A mean with its band; returns the mean."""
+def line(axis: Axes, x: ArrayLike, values_SR: ArrayLike, look: Mapping[str, Any], log: bool = False) -> np.ndarray:
+    """Draw a mean over runs with its band, and return the mean, (S,)."""
     x, (mean, lower, upper) = np.asarray(x, dtype=float), band(values_SR, log)
     shown = ~np.isnan(mean)
     axis.plot(x[shown], mean[shown], **look)
@@ -173,8 +203,15 @@ def line(axis: Axes, x: Sequence[float], values_SR: Any, look: Mapping[str, Any]
     return mean
 
 
-def log_axis(axis: Any, ticks: Sequence[float] | None = None, least: float = 0, most: float = math.inf) -> None:
-    """A logarithmic axis from `least` to `most`, numbered at `ticks`, or at round numbers, denser over few decades."""
+def log_axis(axis: Any, ticks: ArrayLike | None = None, least: float = 0, most: float = math.inf) -> None:
+    """Make an axis logarithmic.
+
+    Args:
+        axis: The x axis or y axis of some panel.
+        ticks: Values to label; None labels round numbers, denser over few decades.
+        least: Lowest value to show.
+        most: Highest value to show.
+    """
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_minor_locator(NullLocator())
     low, high = axis.get_view_interval()
@@ -190,9 +227,9 @@ def log_axis(axis: Any, ticks: Sequence[float] | None = None, least: float = 0, 
 
 
 def about_zero(axis: Axes, most: float) -> None:
-    """A vertical axis for differences of up to `most`, linear up to one and logarithmic beyond.
+    """Make the y axis one of differences up to `most`: linear up to one, logarithmic beyond.
 
-    At either end a decade stays free for words.
+    At either end a decade stays free for text.
     """
     axis.set_yscale("symlog", linthresh=1)
     axis.set_ylim(-10 * max(most, 1), 10 * max(most, 1))
@@ -203,24 +240,26 @@ def about_zero(axis: Axes, most: float) -> None:
 
 
 def count_axis(axis: Axes) -> None:
+    """Label the x axis at integers."""
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def short(text: str, most: int) -> str:
+    """Shorten a text to `most` characters, with an ellipsis."""
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element that may stand beside others in one page."""
+    """Return the figure as an SVG element that can share a page with others."""
     mpl.rcParams["svg.hashsalt"] = name
     sink = io.StringIO()
-    # No metadata: the same study gives the same bytes.
+    # Without metadata the same study gives the same bytes.
     figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = sink.getvalue()
     svg = svg[svg.index("<svg") :]
-    # A hundredth of a point is finer than any eye and any printer.
+    # A hundredth of a point cannot be seen.
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
-    # Names of elements are unique in a page, which holds every figure.
+    # Ids must be unique in the page, which holds every figure.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return re.sub(r"^<svg ", f'<svg role="img" aria-label="{_attribute(figure.get_suptitle())}" ', svg)
 

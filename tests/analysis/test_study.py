@@ -1,0 +1,51 @@
+"""Reading a study: all that its folder holds, also from the release that wrote no version."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from headtohead.analysis.study import read_study
+from headtohead.record.run import read_history
+from headtohead.testing import make_study
+
+
+@pytest.fixture
+def study(tmp_path):
+    failed, diverged = [("softmax", 0.01, 1)], [("sigmoid", 0.1, 4)]
+    return make_study(tmp_path / "s", seeds=3, claims={}, failed=failed, diverged=diverged)
+
+
+def test_a_study_of_the_first_release_is_read_without_loss(study):
+    whole = read_study(study)
+    for path in (study / "study.json", *study.glob("runs/*/run.json")):
+        content = json.loads(path.read_text())
+        assert content.pop("version") == 1
+        path.write_text(json.dumps(content))
+    again = read_study(study)
+    assert (again.record, again.records, again.broken) == (whole.record, whole.records, {})
+    pd.testing.assert_frame_equal(again.results, whole.results)
+
+
+def test_a_metric_over_the_steps_has_a_column_per_final_run(study):
+    whole = read_study(study)
+    tables = whole.over_steps("val_accuracy", diverged=0.1)
+    assert list(tables) == whole.arms
+    for arm, values_SR in tables.items():
+        final = whole.final[whole.final.arm == arm]
+        assert sorted(values_SR.columns) == sorted(final.run)
+        for run, status in zip(final.run, final.status, strict=True):
+            logged = read_history(study / "runs" / run).set_index("step").val_accuracy.dropna()
+            values = values_SR[run]
+            assert (values[logged.index] == logged).all()
+            assert set(values.drop(logged.index)) == ({0.1} if status == "diverged" else set())
+    assert whole.over_steps("val_charm") == {}
+
+
+def test_a_part_of_a_study_has_its_arms_alone_under_their_new_names(study):
+    whole = read_study(study)
+    part = whole.part({"sigmoid": "mine"})
+    assert part.arms == ["mine"] and part.context("mine") == () and part.head_of("mine") == "sigmoid"
+    assert part.best == {"mine": whole.best["sigmoid"]}
+    rows = whole.results[whole.results.arm == "sigmoid"]
+    pd.testing.assert_frame_equal(part.results.drop(columns="arm"), rows.drop(columns="arm"))

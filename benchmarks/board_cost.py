@@ -29,16 +29,15 @@ def seconds(*child: str) -> float:
 
 def study(with_board: bool) -> None:
     from headtohead import cli
-    from headtohead.record import events as board
+    from headtohead.record import events
     from headtohead.report import dashboard
-    from headtohead.runner import sweep
 
     with contextlib.ExitStack() as stack:
         if not with_board:
-            stack.enter_context(patch.object(board, "Events", MagicMock()))
+            stack.enter_context(patch.object(events, "Events", MagicMock()))
             for name in ("session_start", "session_end", "histogram", "scalars"):
-                stack.enter_context(patch.object(board, name, lambda *_: []))
-            stack.enter_context(patch.object(sweep, "Live", MagicMock()))
+                stack.enter_context(patch.object(events, name, lambda *_: []))
+            stack.enter_context(patch.object(dashboard, "Live", MagicMock()))
             stack.enter_context(patch.object(dashboard, "write_dashboard", lambda *_: None))
         sys.argv = ["headtohead", *STUDY]
         cli.main()

@@ -39,7 +39,7 @@ def child(axis: str, value: int) -> None:
     """Print the microseconds per step and run of each block, and the peak memory in MiB beyond that of the imports."""
     from cases import Case
 
-    from headtohead.runner.worker import prepare_process
+    from headtohead.runner.process import prepare_process
     from headtohead.training.loop import train
 
     prepare_process(1)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 from hydra import compose, initialize_config_module
 
-from headtohead.runner.worker import prepare_process
+from headtohead.runner.process import prepare_process
 from headtohead.training import data, metrics
 from headtohead.training import loop as training
 from headtohead.training.config import parse

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from cases import Case
 from torch import nn
 
-from headtohead.runner.sweep import choose_packing
+from headtohead.runner.packs import choose_packing
 from headtohead.training.heads import Softmax
 from headtohead.training.loop import train
 from headtohead.training.optimizers import SGD

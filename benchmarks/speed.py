@@ -48,7 +48,7 @@ def child(way: str, case: str, threads: int) -> None:
     from peers import WAYS
 
     if way == "headtohead":
-        from headtohead.runner.worker import prepare_process
+        from headtohead.runner.process import prepare_process
 
         prepare_process(threads)
     print(json.dumps([*WAYS[way](CASES[case], BLOCKS)][WARM_UP:]))

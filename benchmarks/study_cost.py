@@ -28,7 +28,7 @@ def study() -> None:
     import statsmodels.stats.multitest  # noqa: F401
 
     from headtohead import cli
-    from headtohead.report import render as report  # noqa: F401
+    from headtohead.report import render  # noqa: F401
     from headtohead.runner import sweep, worker  # noqa: F401
 
     inside = 0.0

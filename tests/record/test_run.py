@@ -90,7 +90,6 @@ def broken_record(folder, change):
             "curves.val.reliability.confidence.1=x: must be a",
         ),
         ({"colour": "red"}, "colour: no such key; did you mean lr or curves? accepted: arm, bytes,"),
-        ({"version": 2, "colour": "red"}, "version=2: another release of headtohead wrote this; accepted: 1"),
     ],
 )
 def test_a_broken_record_is_refused_with_key_value_and_what_is_accepted(tmp_path, change, message):
@@ -99,6 +98,12 @@ def test_a_broken_record_is_refused_with_key_value_and_what_is_accepted(tmp_path
         runs.read_run(tmp_path / "runs" / "a")
     assert str(refusal.value).startswith(message)
     assert runs.read_runs(tmp_path) == ({}, {"a": str(refusal.value)})
+
+
+def test_a_record_of_another_layout_is_refused_whatever_its_keys(tmp_path):
+    broken_record(tmp_path / "a", {"version": 2, "colour": "red"})
+    with pytest.raises(runs.OtherReleaseError, match=r"a/run\.json: version=2: another release .*; accepted: 1$"):
+        runs.read_run(tmp_path / "a")
 
 
 def test_a_record_of_the_last_release_is_read(tmp_path):

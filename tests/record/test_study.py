@@ -5,6 +5,7 @@ import json
 import pytest
 
 from headtohead.options import ConfigError
+from headtohead.record.run import OtherReleaseError
 from headtohead.record.study import read_claims, read_study_record, write_study
 from headtohead.testing import ACCURACY, make_study
 
@@ -32,7 +33,6 @@ def test_a_study_is_read_back_as_it_was(study, tmp_path):
         ({"num_classes": {"softmax": 10}}, "num_classes=softmax: must name every arm, also ['sigmoid']"),
         ({"claims": {"mine": ACCURACY | {"margin": -1}}}, "claims.mine.margin=-1.0: must be positive and finite"),
         ({"claims": {"mine": ACCURACY | {"phase": "x"}}}, "claims.mine.phase=x: accepted: confirm, search"),
-        ({"version": 2, "colour": "red"}, "version=2: another release of headtohead wrote this; accepted: 1"),
     ],
 )
 def test_a_broken_study_is_refused_with_file_key_and_what_is_accepted(study, change, message):
@@ -63,3 +63,10 @@ def test_claims_are_checked():
     assert read_claims({"mine": ACCURACY})["mine"].metric == "test_accuracy"
     with pytest.raises(ConfigError, match=r"^claims\.mine\.margn: no such key; did you mean margin\?"):
         read_claims({"mine": ACCURACY | {"margn": 1}})
+
+
+def test_a_study_of_another_layout_is_refused(study):
+    path = study / "study.json"
+    path.write_text(json.dumps({"version": 2}))
+    with pytest.raises(OtherReleaseError, match=r"study\.json: version=2: another release .*; accepted: 1$"):
+        read_study_record(study)

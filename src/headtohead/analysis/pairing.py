@@ -14,14 +14,14 @@ from headtohead.options import nearest
 from headtohead.record.run import COLUMNS, read_history
 
 # The rows of a comparison: the whole grid, each arm at its best learning rate, or `Study.final`.
-Phase = Literal["search", "confirm", "final"]
+Scope = Literal["search", "confirm", "final"]
 
 
 class Unjudged(Exception):
     """The runs lack what a comparison needs. The message says what is missing."""
 
 
-def by_seed(study: Study, metric: str, phase: Phase, arms: Sequence[str]) -> tuple[pd.DataFrame, str | None]:
+def by_seed(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> tuple[pd.DataFrame, str | None]:
     """Return a metric with a row per seed that all `arms` share and a column per arm, and a note on it.
 
     In the search a seed's value is the mean over the learning rates at which all arms have one.
@@ -55,7 +55,7 @@ def by_seed(study: Study, metric: str, phase: Phase, arms: Sequence[str]) -> tup
     return pairs, "; ".join(notes) or None
 
 
-def _rows(study: Study, phase: Phase) -> pd.DataFrame:
+def _rows(study: Study, phase: Scope) -> pd.DataFrame:
     """Return the runs of a phase. In a study without a search all runs are of the phase run, and count as confirm."""
     if phase == "final":
         return study.finite.loc[study.final.index]

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from headtohead.analysis import statistics
-from headtohead.analysis.pairing import Phase, Unjudged, by_seed
+from headtohead.analysis.pairing import Scope, Unjudged, by_seed
 from headtohead.analysis.study import Study
 
 ALPHA = 0.05
@@ -49,7 +49,7 @@ class Comparison:
     """
 
     metric: str
-    phase: Phase
+    phase: Scope
     direction: Literal["higher", "lower"]
     margin: float | None
     arm: str

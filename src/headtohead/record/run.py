@@ -24,6 +24,7 @@ VERSION = 1
 
 Phase = Literal["search", "confirm", "run"]
 Status = Literal["finished", "diverged", "failed"]
+ChosenBy = Literal["user", "planner", "memory"]
 # Curves that figures draw, by kind and name; NaN is null.
 Curves = Mapping[str, Mapping[str, tuple[float | None, ...]]]
 
@@ -72,7 +73,7 @@ class PackInfo:
 
     size: int
     mode: str | None
-    chosen_by: str
+    chosen_by: ChosenBy
     threads: int
 
 
@@ -116,16 +117,23 @@ class RunRecord:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
+class OtherReleaseError(ConfigError):
+    """A record that another release of headtohead wrote in a layout of its own."""
+
+
 def build_record(cls: type[T], path: Path) -> T:
     """Build a record from a JSON file.
 
     Raises:
-        ConfigError: the file is missing, broken, or written by a later release.
+        OtherReleaseError: the file has another layout.
+        ConfigError: the file is missing or broken.
     """
     content = read_json(path)
     version = content.get("version", VERSION)
     # Before all else: a later layout may have other keys.
-    require(version == VERSION, "version", version, f"another release of headtohead wrote this; accepted: {VERSION}")
+    if version != VERSION:
+        reason = f"version={version}: another release of headtohead wrote this; accepted: {VERSION}"
+        raise OtherReleaseError(f"{path}: {reason}")
     return build(cls, content, "")
 
 

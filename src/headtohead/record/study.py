@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from headtohead.options import ConfigError, build, nearest, require
 from headtohead.record.files import to_json, write_atomically
-from headtohead.record.run import VERSION, Environment, build_record
+from headtohead.record.run import VERSION, Environment, OtherReleaseError, build_record
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,14 @@ def read_study_record(folder: Path) -> StudyRecord:
     """Read study.json.
 
     Raises:
+        OtherReleaseError: it has another layout.
         ConfigError: there is none, or it is broken; the message says how to go on.
     """
     path = folder / "study.json"
     require(path.is_file(), "study", folder, "not a study's folder, as it has no study.json; see outputs/")
     try:
         return build_record(StudyRecord, path)
+    except OtherReleaseError:
+        raise
     except ConfigError as error:
         raise ConfigError(f"{path}: broken ({error}); run the study's command again to write it anew") from error

@@ -5,8 +5,8 @@ from typing import Any
 
 from headtohead.record import events
 from headtohead.record.files import flat
+from headtohead.record.run import Phase
 from headtohead.runner.axes import LR, SEED
-from headtohead.runner.pack_job import Phase
 from headtohead.runner.resolve import Member
 
 Columns = dict[str, tuple[int | float | str, ...]]

@@ -2,13 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, Self
+from typing import Self
 
 from headtohead.options import build
+from headtohead.record.run import ChosenBy, Phase
 from headtohead.runner.axes import Run
-
-Phase = Literal["search", "confirm", "run"]
-ChosenBy = Literal["user", "planner", "memory"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from headtohead.runner.pack_job import ChosenBy
+from headtohead.record.run import ChosenBy
 from headtohead.training.config import Config, resolve_device
 
 # The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.

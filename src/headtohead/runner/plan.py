@@ -12,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from headtohead.options import ConfigError, require
 from headtohead.record.files import differences
-from headtohead.record.run import NOT_OF_A_RUN, read_run
+from headtohead.record.run import NOT_OF_A_RUN, OtherReleaseError, Phase, read_run
 from headtohead.record.study import StudyProtocol, StudyRecord, read_claims, read_study_record
 from headtohead.runner.axes import LR, Axes, Run, is_named, read_axes, search
 from headtohead.runner.hparams import hparam_columns
-from headtohead.runner.pack_job import Phase
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment
 from headtohead.runner.resolve import Member, compose
@@ -182,6 +181,8 @@ def _study_drift(folder: Path, axes: Axes, record: StudyRecord) -> list[str]:
     """List, a line each, how the study.json of the folder differs from the command."""
     try:
         before = read_study_record(folder)
+    except OtherReleaseError:
+        raise
     except ConfigError:
         return []  # a study.json that is broken is written anew; the runs have records of their own
     lines = [f"{item}, now not" for item in before.common if item not in axes.common and is_named(item)]
@@ -193,6 +194,8 @@ def _run_drift(member: Member, record: StudyRecord) -> list[str]:
     """List, a line each, how the record of a run differs from the command."""
     try:
         run = read_run(member.folder)
+    except OtherReleaseError:
+        raise
     except ConfigError:
         return []  # a run without a record, or with a broken one, is trained
     before, now = (

@@ -18,10 +18,10 @@ from headtohead.analysis.statistics import best_learning_rates
 from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
 from headtohead.record.files import write_arrays
-from headtohead.record.run import read_results, write_results
+from headtohead.record.run import Phase, read_results, write_results
 from headtohead.record.study import write_study
 from headtohead.runner.axes import LR, confirm, rates_beyond, search
-from headtohead.runner.pack_job import PackJob, Phase
+from headtohead.runner.pack_job import PackJob
 from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan
 from headtohead.runner.progress import RESUME_HINT, Bar, Stop

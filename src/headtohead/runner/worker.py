@@ -20,12 +20,21 @@ from omegaconf import DictConfig
 from headtohead.options import ConfigError
 from headtohead.record import events
 from headtohead.record.files import differences
-from headtohead.record.run import NOT_OF_A_RUN, Environment, PackInfo, RunRecord, read_run, truncated_files, write_run
+from headtohead.record.run import (
+    NOT_OF_A_RUN,
+    Environment,
+    PackInfo,
+    Phase,
+    RunRecord,
+    read_run,
+    truncated_files,
+    write_run,
+)
 from headtohead.record.study import read_study_record
 from headtohead.record.tags import final_tag, tag_of
 from headtohead.runner import checkpoint
 from headtohead.runner.hparams import hparam_row
-from headtohead.runner.pack_job import PackJob, Phase
+from headtohead.runner.pack_job import PackJob
 from headtohead.runner.process import environment, prepare_process
 from headtohead.runner.progress import Notes
 from headtohead.runner.resolve import Member, compose

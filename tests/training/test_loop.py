@@ -52,9 +52,9 @@ def test_equals_a_loop_written_with_torch_optim(config):
         losses.append(loss.item())
 
     assert [point.step for point in points] == [0, 1, 2, 3, 4, 5, 6]
-    assert points[0].values["train/loss"][0] == pytest.approx(losses[0], rel=1e-10)
-    assert [point.values["train/loss"][0] for point in points[1:]] == pytest.approx(losses, rel=1e-10)
-    assert [point.values["grad_norm/total"][0] for point in points[:-1]] == pytest.approx(norms, rel=1e-10)
+    assert points[0].values["train_loss"][0] == pytest.approx(losses[0], rel=1e-10)
+    assert [point.values["train_loss"][0] for point in points[1:]] == pytest.approx(losses, rel=1e-10)
+    assert [point.values["grad_norm_total"][0] for point in points[:-1]] == pytest.approx(norms, rel=1e-10)
     assert outcome.metrics["grad_norm_mean"] == pytest.approx(np.mean(norms))
     assert outcome.metrics["grad_norm_max"] == pytest.approx(np.max(norms))
     assert outcome.metrics["grad_norm_cv"] == pytest.approx(np.std(norms) / np.mean(norms))
@@ -101,7 +101,7 @@ def test_sgd_on_the_mean_at_k_times_the_rate_is_sgd_on_the_sum(config):
         vary(config(*SHORT, "head=sigmoid_mean", "precision=float64", "training.epochs=20"), lr=0.5),
     ]
     points, (summed, averaged) = run(both)
-    assert points[-1].values["val/accuracy"][0] > 0.5
+    assert points[-1].values["val_accuracy"][0] > 0.5
     for name in ("val_accuracy", "val_nll", "test_brier", "train_accuracy"):
         assert averaged.metrics[name] == pytest.approx(summed.metrics[name], rel=1e-10)
     assert averaged.metrics["val_loss"] == pytest.approx(summed.metrics["val_loss"] / 10, rel=1e-10)
@@ -149,9 +149,9 @@ def test_same_seed_means_same_everything_but_the_head(config):
         assert torch.equal(labels, same_labels)
     assert not torch.equal(batches["softmax"][0][0], batches["other"][0][0])
     first = [next(train([one], pool, False)).values for one in (softmax, sigmoid, other)]
-    assert first[0]["val/accuracy"] == first[1]["val/accuracy"]
-    assert first[0]["train/accuracy"] == first[1]["train/accuracy"]
-    assert first[0]["grad_norm/total"] != first[2]["grad_norm/total"]
+    assert first[0]["val_accuracy"] == first[1]["val_accuracy"]
+    assert first[0]["train_accuracy"] == first[1]["train_accuracy"]
+    assert first[0]["grad_norm_total"] != first[2]["grad_norm_total"]
 
 
 def test_prior_bias_starts_with_the_gradient_of_softmax_where_weights_are_zero(config):
@@ -161,10 +161,10 @@ def test_prior_bias_starts_with_the_gradient_of_softmax_where_weights_are_zero(c
         for head in ("softmax", "sigmoid_prior")
     ]
     points, _ = run(both)
-    for tag in ("grad_norm/logits", "grad_norm/total", "grad_norm/classifier", "val/nll", "val/brier"):
+    for tag in ("grad_norm_logits", "grad_norm_total", "grad_norm_classifier", "val_nll", "val_brier"):
         softmax, sigmoid = points[0].values[tag]
         assert sigmoid == pytest.approx(softmax, rel=1e-12), tag
-    assert points[0].values["grad_norm/logits"] == pytest.approx(math.sqrt(1 - 1 / 10))
+    assert points[0].values["grad_norm_logits"] == pytest.approx(math.sqrt(1 - 1 / 10))
 
 
 def test_the_same_runs_give_the_same_bits(config):

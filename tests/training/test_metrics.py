@@ -38,15 +38,19 @@ def test_equal_those_of_scikit_learn(head, logits_and_labels):
         brier = brier_score_loss(truth, probabilities, labels=range(5), scale_by_half=False)
         assert ours["brier"][run].item() == pytest.approx(brier)
         active = (head.activations(logits[run]) > 0.5).sum(1).numpy()
-        assert ours["ambiguity/none"][run].item() == pytest.approx((active == 0).mean())
-        assert ours["ambiguity/several"][run].item() == pytest.approx((active > 1).mean())
+        assert ours["ambiguity_none"][run].item() == pytest.approx((active == 0).mean())
+        assert ours["ambiguity_several"][run].item() == pytest.approx((active > 1).mean())
+
+
+def test_followed_names_the_metrics_of_the_summary(logits_and_labels):
+    assert tuple(metrics.summarise(metrics.per_example(HEADS[0], *logits_and_labels))) == metrics.FOLLOWED
 
 
 def test_several_active_classes_need_the_sigmoid(logits_and_labels):
     logits, labels = logits_and_labels
     softmax, sigmoid = (metrics.summarise(metrics.per_example(head, logits, labels)) for head in HEADS)
-    assert (softmax["ambiguity/several"] == 0).all()
-    assert (sigmoid["ambiguity/several"] > 0.5).all()
+    assert (softmax["ambiguity_several"] == 0).all()
+    assert (sigmoid["ambiguity_several"] > 0.5).all()
 
 
 def simulated(shift: float, runs: int = 400, examples: int = 1000):
@@ -111,7 +115,7 @@ def test_full_summary_equals_scikit_learn(examples, logits_and_labels):
             errors = ~correct[np.argsort(-q.max(1), kind="stable")]
             assert full["aurc"][run].item() == pytest.approx((errors.cumsum() / np.arange(1, 401)).mean())
             ambiguous = (activations > 0.5).sum(1) != 1
-            assert full["ambiguity/error"][run].item() == pytest.approx((~correct)[ambiguous].mean())
+            assert full["ambiguity_error"][run].item() == pytest.approx((~correct)[ambiguous].mean())
             threshold = (0.5, 0.3)[run]
             exact = ((activations > threshold).sum(1) == 1) & (activations[np.arange(400), truth] > threshold)
             assert full["exact_match"][run].item() == pytest.approx(exact.mean())

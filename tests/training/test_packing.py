@@ -58,7 +58,7 @@ def mixed_pack(config, family, optimizer, precision):
 def test_packed_equals_unpacked(config, family, optimizer, precision):
     # In float32 an example at the edge may count elsewhere, which moves shares and bins by a step.
     bounds = {"float64": (1e-9, 1e-9), "float32": (5e-3, 5e-2)}[precision]
-    smooth = ("loss", "nll", "brier", "grad_norm", "lr", "competition", "hessian")
+    smooth = ("loss", "nll", "brier", "grad_norm", "lr", "coupling", "row_sum", "hessian", "edge_of_stability")
     runs = mixed_pack(config, family, optimizer, precision)
     assert family != "linear" or {type(single.head) for single in runs} == {*HEADS.values()} - {SoftmaxCosine}
     test = family != "resnet18"

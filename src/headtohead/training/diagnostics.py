@@ -22,10 +22,10 @@ def logit_gradient_norm(gradient_RBK: Tensor) -> Tensor:
 
 
 def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[str, Tensor]:
-    """Euclidean norms of the gradient, each (R,): `total`, `classifier`, `backbone`, `layer/<name>`.
+    """Return Euclidean norms of the gradient by name of the metric, each (R,).
 
-    A layer is a module that holds parameters; the backbone is all of them but the classifier, and is
-    left out where there is none.
+    The parts are `total`, `classifier`, `backbone` and `layer_<layer>`. A layer is a module that holds parameters;
+    the backbone is all layers but the classifier, and is left out where there is none.
 
     Args:
         gradients_RP: gradients of all parameters.
@@ -37,11 +37,11 @@ def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[s
         layer = name.rpartition(".")[0] or name
         layers[layer] = layers[layer] + square_R if layer in layers else square_R
     backbone = [square_R for layer, square_R in layers.items() if layer != "classifier"]
-    norms = {"total": torch.stack(list(layers.values())).sum(0).sqrt()}
-    norms["classifier"] = layers["classifier"].sqrt()
+    norms = {"grad_norm_total": torch.stack(list(layers.values())).sum(0).sqrt()}
+    norms["grad_norm_classifier"] = layers["classifier"].sqrt()
     if backbone:
-        norms["backbone"] = torch.stack(backbone).sum(0).sqrt()
-    return norms | {f"layer/{layer}": square_R.sqrt() for layer, square_R in layers.items()}
+        norms["grad_norm_backbone"] = torch.stack(backbone).sum(0).sqrt()
+    return norms | {f"grad_norm_layer_{layer}": square_R.sqrt() for layer, square_R in layers.items()}
 
 
 def coupling(loss: Callable[[Tensor], Tensor], logits_RBK: Tensor, labels_RB: Tensor) -> dict[str, Tensor]:
@@ -63,8 +63,8 @@ def coupling(loss: Callable[[Tensor], Tensor], logits_RBK: Tensor, labels_RB: Te
     others_R = column_RBK.scatter(-1, target_RB1, 0.0).abs().sum((1, 2))
     g_RBK = g_RBK.detach()
     return {
-        "competition/coupling": others_R / own_R,
-        "competition/row_sum": g_RBK.sum(-1).abs().sum(1) / g_RBK.abs().sum((1, 2)),
+        "coupling": others_R / own_R,
+        "row_sum": g_RBK.sum(-1).abs().sum(1) / g_RBK.abs().sum((1, 2)),
     }
 
 

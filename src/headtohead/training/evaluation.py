@@ -97,7 +97,7 @@ def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves
     def add(split: str, examples: metrics.Examples) -> None:
         values = metrics.summarise_fully(examples, num_classes, threshold_R)
         values["nll_calibrated"] = _calibrated_nll(cohort, split, temperature_R)
-        found.update({f"{split}_{name.replace('/', '_')}": value for name, value in values.items()})
+        found.update({f"{split}_{name}": value for name, value in values.items()})
         curves[split] = metrics.curves(examples)
 
     add("val", validation)

@@ -36,7 +36,7 @@ class Point:
         step: updates made before it.
         epoch: the same in passes over the training split.
         progress: the share of all steps.
-        values: (R,) for each tag; NaN for runs that have diverged.
+        values: (R,) for each metric, by its name; NaN for runs that have diverged.
         state: all that `train` needs to go on after this point, as nested tensors and numbers on the host; to be
             called before the next item is asked for. None at the end, where training is done.
     """
@@ -51,7 +51,7 @@ class Point:
         """The values of each run, those that are NaN left out."""
         runs = len(next(iter(self.values.values())))
         return [
-            {tag: values_R[run] for tag, values_R in self.values.items() if not np.isnan(values_R[run])}
+            {name: values_R[run] for name, values_R in self.values.items() if not np.isnan(values_R[run])}
             for run in range(runs)
         ]
 
@@ -176,7 +176,7 @@ def train(
             name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
         }
         for step, values in state["points"]:
-            point(step, {tag: value_R.numpy() for tag, value_R in values.items()})
+            point(step, {name: value_R.numpy() for name, value_R in values.items()})
         yield from points
 
     def current(step: int) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def train(
                 "direction": direction_RP,
                 "histograms": histograms,
                 "points": [
-                    (point.step, {tag: torch.from_numpy(v) for tag, v in point.values.items()}) for point in points
+                    (point.step, {name: torch.from_numpy(v) for name, v in point.values.items()}) for point in points
                 ],
             }
         )
@@ -198,7 +198,7 @@ def train(
     def recent(step: int) -> dict[str, Tensor]:
         """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
         since = points[-1].step if points else 0
-        return {f"train/{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
+        return {f"train_{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
 
     batches = cohort.batches(start)
     for step in range(start, steps):
@@ -215,15 +215,18 @@ def train(
 
         if step in logged:
             values = recent(step) | {"lr": lr_SR1[step, :, 0]}
-            norms = diagnostics.gradient_norms(gradients_RP, pack.columns)
-            norms |= {"logits": diagnostics.logit_gradient_norm(logit_gradient_RBK)}
-            values |= {f"grad_norm/{name}": norm_R for name, norm_R in norms.items()}
+            values |= diagnostics.gradient_norms(gradients_RP, pack.columns)
+            values["grad_norm_logits"] = diagnostics.logit_gradient_norm(logit_gradient_RBK)
             if step in evaluated:
-                values |= _tagged("val", metrics.summarise(cohort.examples(cohort.chunks("val"))))
+                validation = metrics.summarise(cohort.examples(cohort.chunks("val")))
+                values |= {f"val_{name}": value_R for name, value_R in validation.items()}
                 values |= diagnostics.coupling(partial(_loss, cohort, labels_RB), logits_RBK, labels_RB)
             if step in sharpness:
                 eigenvalue_R, direction_RP = _sharpness(cohort, inputs_VBx, labels_VB, direction_RP)
-                values |= {"hessian/eigenvalue": eigenvalue_R, "hessian/edge": lr_SR1[step, :, 0] * eigenvalue_R / 2}
+                values |= {
+                    "hessian_eigenvalue": eigenvalue_R,
+                    "edge_of_stability": lr_SR1[step, :, 0] * eigenvalue_R / 2,
+                }
             if test and step in sharpness | {0}:
                 errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
                 seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
@@ -252,8 +255,7 @@ def train(
         curves["histograms"] = _drawn(histograms, len(runs))
     # The last update can be the one too many.
     alive_R &= final["val_nll"].isfinite()
-    values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
-    values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
+    values = {f"val_{name}": final[f"val_{name}"] for name in metrics.FOLLOWED}
     yield point(steps, _to_host(recent(steps) | values, alive_R))
     final |= _of_the_training(points, trace, len(runs))
     predicted = predictions(cohort) if test else None
@@ -285,11 +287,6 @@ def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_
     return found
 
 
-def _tagged(split: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tags of metrics: those that have a group already keep it."""
-    return {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
-
-
 def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray]:
     """All values in one transfer, NaN where a run has diverged."""
     stacked = torch.stack([value.detach() for value in values.values()]).masked_fill(~alive_R, math.nan)
@@ -299,20 +296,20 @@ def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray
 def _of_the_training(points: Sequence[Point], trace: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
     """Metrics of the way there, each (R,)."""
 
-    def over(tag: str, reduce: Callable) -> Tensor:
-        values = [point.values[tag] for point in points if tag in point.values]
+    def over(name: str, reduce: Callable) -> Tensor:
+        values = [point.values[name] for point in points if name in point.values]
         return torch.as_tensor(reduce(np.stack(values)) if values else np.full(runs, np.nan))
 
-    found = {f"train_{name}": over(f"train/{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
+    found = {f"train_{name}": over(f"train_{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
     found |= {f"grad_norm_{name}": value for name, value in diagnostics.trace_statistics(trace["grad_norm"]).items()}
     for part in ("logits", "backbone"):
-        found[f"grad_norm_{part}_init"] = over(f"grad_norm/{part}", lambda values: values[0])
+        found[f"grad_norm_{part}_init"] = over(f"grad_norm_{part}", lambda values: values[0])
     found["backbone_cv"] = diagnostics.trace_statistics(trace["backbone"])["cv"]
     found["loss_spikes"] = diagnostics.loss_spikes(trace["loss"])
-    found["coupling"] = over("competition/coupling", lambda values: values.mean(0))
-    found["row_sum"] = over("competition/row_sum", lambda values: values.mean(0))
-    found["hessian_eigenvalue"] = over("hessian/eigenvalue", lambda values: values[-1])
-    found["edge_of_stability"] = over("hessian/edge", lambda values: values.max(0))
+    found["coupling"] = over("coupling", lambda values: values.mean(0))
+    found["row_sum"] = over("row_sum", lambda values: values.mean(0))
+    found["hessian_eigenvalue"] = over("hessian_eigenvalue", lambda values: values[-1])
+    found["edge_of_stability"] = over("edge_of_stability", lambda values: values.max(0))
     return found
 
 

@@ -24,6 +24,9 @@ BINS = 15
 # Classes of a block, when the largest logit of many is searched for.
 BLOCK = 128
 
+# Metrics that are followed during training, in the order of `summarise`.
+FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambiguity_several")
+
 Examples = dict[str, Tensor]
 
 
@@ -58,8 +61,8 @@ def summarise(examples: Examples) -> dict[str, Tensor]:
     """The metrics that are followed while training, each (R,)."""
     metrics = {name: examples[name].mean(-1) for name in ("loss", "accuracy", "nll", "brier")}
     metrics["ece"] = calibration_error(examples["confidence"], examples["accuracy"])
-    metrics["ambiguity/none"] = (examples["first"] <= ACTIVE).to(examples["first"].dtype).mean(-1)
-    metrics["ambiguity/several"] = (examples["second"] > ACTIVE).to(examples["first"].dtype).mean(-1)
+    metrics["ambiguity_none"] = (examples["first"] <= ACTIVE).to(examples["first"].dtype).mean(-1)
+    metrics["ambiguity_several"] = (examples["second"] > ACTIVE).to(examples["first"].dtype).mean(-1)
     return metrics
 
 
@@ -76,7 +79,7 @@ def summarise_fully(examples: Examples, num_classes: int, threshold_R: Tensor) -
         "balanced_accuracy": balanced_accuracy(examples, num_classes),
         "misclassification_auroc": auroc(confidence_RN, correct_RN > 0),
         "aurc": risk_coverage_area(confidence_RN, correct_RN),
-        "ambiguity/error": ((1 - correct_RN) * ambiguous_RN).sum(-1) / ambiguous_RN.sum(-1),
+        "ambiguity_error": ((1 - correct_RN) * ambiguous_RN).sum(-1) / ambiguous_RN.sum(-1),
         "exact_match": exact_match(examples, threshold_R.unsqueeze(-1)).squeeze(-1),
         "saturated": examples["saturated"].mean(-1),
     }

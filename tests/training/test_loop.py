@@ -28,7 +28,7 @@ def test_equals_a_loop_written_with_torch_optim(config):
 
     pool = data.load(ours.dataset, CPU)
     view = data.view(pool, ours.dataset, 0)
-    model = initialise(ours.model, pool.input_shape, 10, seed=0).double()
+    model = initialise(ours.model, ours.head, pool.input_shape, 10, seed=0).double()
     torch.nn.init.zeros_(model.classifier.bias)
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]

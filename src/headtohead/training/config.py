@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -127,8 +127,9 @@ class Config:
 
     def __post_init__(self):
         zero = self.training.zero_classifier
-        accepted = "false: weights of length zero have no cosines"
-        require(not zero or self.head.cosine_temperature is None, "training.zero_classifier", zero, accepted)
+        classifier = self.head.classifier
+        accepted = f"must be false: {classifier} cannot be trained from weights of zero"
+        require(not zero or classifier.may_start_at_zero, "training.zero_classifier", zero, accepted)
 
 
 REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS, "optimizer": OPTIMIZERS}
@@ -156,6 +157,11 @@ def parse(node: DictConfig) -> Config:
         training=build(Training, node.training, "training"),
         **named,
     )
+
+
+def architecture_key(config: Config) -> str:
+    """Return a key of the network's architecture: equal keys mean equal layers, inputs and classes."""
+    return f"{config.model} with {config.head.classifier} for {replace(config.dataset, label_noise=0.0)}"
 
 
 def resolve_device(device: str) -> torch.device:

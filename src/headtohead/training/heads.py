@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headtohead.options import require
+from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
 
 # PyTorch's kernel for softmax over the last axis is slow where that is shorter than a vector register.
 SHORT = 16
@@ -41,9 +42,9 @@ class Head(ABC):
         require(self.prior_bias in choices, "head.prior_bias", self.prior_bias, f"accepted: {', '.join(choices)}")
 
     @property
-    def cosine_temperature(self) -> float | None:
-        """What cosines are divided by where the head reads these, not products, of features and class weights."""
-        return None
+    def classifier(self) -> Classifier:
+        """Kind of the last layer whose logits the head reads."""
+        return LinearClassifier()
 
     @abstractmethod
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ class SoftmaxCosine(Softmax):
     """Softmax with cross-entropy on the cosines of the features and each class's weights over a temperature
     (Kornblith et al. 2021, "Why do better loss functions lead to less transferable features?").
 
-    The classifier makes these logits, `models.Cosine`; its bias, which the paper leaves out, is added to them.
+    The classifier makes these logits; its bias, which the paper leaves out, is added to them.
 
     Options:
         temperature: above zero; the lower, the surer the probabilities can be.
@@ -153,8 +154,8 @@ class SoftmaxCosine(Softmax):
         require(self.temperature > 0, "head.temperature", self.temperature, "must be above 0")
 
     @property
-    def cosine_temperature(self):
-        return self.temperature
+    def classifier(self) -> Classifier:
+        return CosineClassifier(self.temperature)
 
 
 @dataclass(frozen=True)

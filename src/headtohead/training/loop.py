@@ -89,7 +89,7 @@ def may_share_a_pack(config: Config) -> object:
         type(config.dataset),
         tuple(dataset.items()),
         repr(config.model),
-        config.head.cosine_temperature,
+        config.head.classifier,
         type(config.optimizer),
         config.training,
         (settings.name, settings.device, settings.precision, settings.pack_size),

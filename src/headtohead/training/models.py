@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headtohead.options import ConfigError, nearest, require
@@ -173,16 +172,6 @@ class Torchvision(Model):
         return nn.Sequential(layers)
 
 
-class Cosine(nn.Linear):
-    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias."""
-
-    temperature: float
-
-    def forward(self, features_BI: Tensor) -> Tensor:
-        directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
-        return F.linear(F.normalize(features_BI, dim=-1), directions_KI, self.bias)
-
-
 class Rgb(nn.Module):
     """Images (B, 1 or 3, H, W) as (B, 3, H, W)."""
 
@@ -215,31 +204,32 @@ MODELS: dict[str, type[Model]] = {
 }
 
 
-def initialise(model: Model, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
-    """`model.build` with the weights of `seed`, on the CPU; the global generators stay as they were."""
+def initialise(model: Model, head: Head, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+    """Return a network with the head's classifier and the initial weights of `seed`, on the CPU.
+
+    The global generators stay as they were.
+    """
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed the accelerators, which this fork does not restore.
         torch.default_generator.manual_seed(seed)
-        return model.build(input_shape, num_classes)
+        network = model.build(input_shape, num_classes)
+        _replace_classifier(network, head)
+        return network
 
 
-def with_head(module: nn.Module, head: Head) -> nn.Module:
-    """The network, its classifier turned into what a head reads."""
-    if head.cosine_temperature is not None:
-        # The same object, as a network may call it by another name too.
-        module.classifier.__class__, module.classifier.temperature = Cosine, head.cosine_temperature
-    return module
+def checked_build(model: Model, head: Head, input_shape: Shape, num_classes: int) -> nn.Module:
+    """Return a network with the head's classifier, after a copy of it has been called in both modes.
 
-
-def checked_build(model: Model, input_shape: Shape, num_classes: int) -> nn.Module:
-    """As `model.build`, after a copy of the network turned two random inputs into logits, in both modes.
-
-    Raises a ConfigError where it cannot be built or called, has no Linear with bias and K outputs named
-    `classifier`, or puts out anything but finite logits as that Linear makes them.
+    Raises:
+        ConfigError: the network cannot be built or called, has no Linear with bias and K outputs named `classifier`,
+            or its outputs are not finite or not those of its classifier.
     """
     try:
-        module = model.build(input_shape, num_classes)
-        flaw = _flaw(module, input_shape, num_classes)
+        network = model.build(input_shape, num_classes)
+        flaw = _flaw_of_classifier(network, num_classes)
+        if not flaw:
+            _replace_classifier(network, head)
+            flaw = _flaw_of_outputs(network, input_shape, num_classes)
     except ConfigError:
         raise
     except Exception as error:  # whatever a network of torchvision or of the user may raise
@@ -247,19 +237,34 @@ def checked_build(model: Model, input_shape: Shape, num_classes: int) -> nn.Modu
         raise model.refusal(f"{type(error).__name__}: {error}", accepted) from error
     if flaw:
         raise model.refusal(flaw, f"finite logits {(2, num_classes)} from a Linear `classifier` with bias")
-    return module
+    return network
 
 
-def _flaw(module: nn.Module, input_shape: Shape, num_classes: int) -> str:
-    """What keeps a network from use, or nothing."""
-    layer = getattr(module, "classifier", None)
-    usable = isinstance(module, nn.Module) and isinstance(layer, nn.Linear) and layer.bias is not None
+def _replace_classifier(network: nn.Module, head: Head) -> None:
+    """Replace the Linear `classifier` by the layer that the head reads, under all names that the network has for it."""
+    linear = network.get_submodule("classifier")
+    assert isinstance(linear, nn.Linear)
+    layer = head.classifier.layer(linear)
+    for name in [name for name, module in network.named_modules(remove_duplicate=False) if module is linear]:
+        network.set_submodule(name, layer)
+
+
+def _flaw_of_classifier(network: object, num_classes: int) -> str:
+    """Return what is wrong with the layer `classifier` of a network, or nothing."""
+    layer = getattr(network, "classifier", None)
+    usable = isinstance(network, nn.Module) and isinstance(layer, nn.Linear) and layer.bias is not None
     if not usable or layer.out_features != num_classes:
-        return f"for {num_classes} classes a {type(module).__name__} with `classifier` {layer}"
+        return f"for {num_classes} classes a {type(network).__name__} with `classifier` {layer}"
+    if not {"classifier.weight", "classifier.bias"} <= dict(network.named_parameters()).keys():
+        return "a `classifier` that shares parameters with an earlier layer"
+    return ""
 
-    probe = copy.deepcopy(module)  # since training mode moves the statistics of batch norm
+
+def _flaw_of_outputs(network: nn.Module, input_shape: Shape, num_classes: int) -> str:
+    """Return what is wrong with the outputs for two random inputs, in evaluation and training mode, or nothing."""
+    probe = copy.deepcopy(network)  # since training mode moves the statistics of batch norm
     made: list[Tensor] = []
-    probe.classifier.register_forward_hook(lambda layer, inputs, output: made.append(output))
+    probe.get_submodule("classifier").register_forward_hook(lambda layer, inputs, output: made.append(output))
     inputs_Bx = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     for mode in ("evaluation", "training"):
         with torch.random.fork_rng(devices=[]), torch.no_grad():

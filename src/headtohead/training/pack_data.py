@@ -15,7 +15,7 @@ from torch import Tensor
 from headtohead.training import data, metrics
 from headtohead.training.config import PRECISIONS, Config
 from headtohead.training.data import Pool
-from headtohead.training.models import initialise, with_head
+from headtohead.training.models import initialise
 from headtohead.training.packing import Pack
 
 
@@ -50,7 +50,7 @@ class Cohort:
         shape, num_classes = pool.input_shape, pool.num_classes
         seeds = {run.settings.seed for run in runs}
         model, head = runs[0].model, runs[0].head
-        modules = {seed: with_head(initialise(model, shape, num_classes, seed), head) for seed in seeds}
+        modules = {seed: initialise(model, head, shape, num_classes, seed) for seed in seeds}
         self.pack = Pack([modules[run.settings.seed] for run in runs], self.device, self.dtype)
         for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
             bias_K.copy_(run.head.initial_bias(self.views[view].prior))

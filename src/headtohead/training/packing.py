@@ -16,15 +16,15 @@ A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over ten
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from headtohead.training.models import Cosine
-
+# The layers of R runs as one function from (R, B, x) to (R, B, x).
 Layer = Callable[[Tensor], Tensor]
 _Tape = list[tuple["_Link", Tensor, Tensor]]
 
@@ -33,6 +33,18 @@ WIDE = 256
 # Inputs of a wide layer below which the product that is its weights' gradient is slow on the CPU the plain way.
 NARROW = 32
 ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
+
+
+class Stackable(Protocol):
+    """A layer without buffers that brings its own stacked form."""
+
+    def stacked(self, parameters: Mapping[str, Tensor]) -> Layer:
+        """Return the layers of R runs as one function, differentiable by autograd.
+
+        Args:
+            parameters: those of the layer by their names, stacked: (R, *shape).
+        """
+        ...
 
 
 class Pack:
@@ -93,14 +105,14 @@ class Pack:
             name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
             for name, buffer in self.template.named_buffers()
         }
-        layers = _stacked(self.template, "", parameters, self.buffers)
-        if layers is not None:
+        links = _stacked(self.template, "", parameters, self.buffers)
+        if links is not None:
             self.mode = "stacked"
             for layer in self.template.modules():
                 # What enters a chain is a leaf of its graph, which nothing may overwrite.
                 if hasattr(layer, "inplace"):
                     layer.inplace = False
-            self._links = _links(layers)
+            self._links = _joined(links)
             self._forward = _Chain(self._links)
         else:
             self.mode = "vmap"
@@ -190,7 +202,8 @@ class Pack:
 
 def is_stackable(module: nn.Module) -> bool:
     """Whether a pack of such modules takes the stacked way rather than vmap."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    # A pack of one run.
+    tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     return _stacked(module, "", tensors, tensors) is not None
 
 
@@ -254,15 +267,8 @@ class _ReLU(_Link):
 class _Chain(_Link):
     """Layers one after another, by autograd."""
 
-    def __init__(self, layers: Sequence[Layer]):
-        self.layers: list[Layer] = []
-        self.leaves: list[Tensor] = []
-        for layer in layers:
-            self.append(layer)
-
-    def append(self, layer: Layer) -> None:
-        self.layers.append(layer)
-        self.leaves += getattr(layer, "leaves", ())
+    def __init__(self, layers: Sequence[Layer], leaves: Sequence[Tensor] = ()):
+        self.layers, self.leaves = layers, leaves
 
     def __call__(self, x_RBx):
         for layer in self.layers:
@@ -275,59 +281,58 @@ class _Chain(_Link):
 
     def backward(self, before, after, gradient, into):
         below = int(before.requires_grad)
-        gradients = torch.autograd.grad(after, [before] * below + self.leaves, gradient)
+        inputs = [*[before] * below, *self.leaves]
+        gradients = torch.autograd.grad(after, inputs, gradient, materialize_grads=True)
         for view, of_leaf in zip(into, gradients[below:], strict=True):
             view.copy_(of_leaf)
         return gradients[0] if below else None
 
 
-def _links(layers: Sequence[Layer]) -> list[_Link]:
-    """The links among the layers, and as chains what stands between them."""
-    links: list[_Link] = []
-    for layer in layers:
-        if isinstance(layer, _Link):
-            links.append(layer)
-        elif links and isinstance(links[-1], _Chain):
-            links[-1].append(layer)
+def _joined(links: Sequence[_Link]) -> list[_Link]:
+    """Join neighbouring chains, so that autograd differentiates them at once."""
+    joined: list[_Link] = []
+    for link in links:
+        last = joined[-1] if joined else None
+        if isinstance(link, _Chain) and isinstance(last, _Chain):
+            joined[-1] = _Chain([*last.layers, *link.layers], [*last.leaves, *link.leaves])
         else:
-            links.append(_Chain([layer]))
-    return links
+            joined.append(link)
+    return joined
 
 
-def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) -> list[Layer] | None:
-    """The layers of a Sequential as operations on (R, B, x), or None where one of them is unknown."""
+def _stacked(
+    module: nn.Module, prefix: str, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> list[_Link] | None:
+    """Return the layers of a Sequential as links, or None where one of them has no stacked form."""
     if type(module) is nn.Sequential:
-        layers = []
+        links: list[_Link] = []
         for name, child in module.named_children():
             inner = _stacked(child, f"{prefix}{name}.", parameters, buffers)
             if inner is None:
                 return None
-            layers += inner
-        return layers
+            links += inner
+        return links
+    own = {name: parameters[prefix + name] for name, _ in module.named_parameters()}
+    if _is_stackable_layer(module):
+        return [_Chain([module.stacked(own)], [*own.values()])]
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return [lambda x_RBx: x_RBx.flatten(2)]
+        return [_Chain([lambda x_RBx: x_RBx.flatten(2)])]
     if type(module) is nn.ReLU:
         return [_ReLU()]
     if type(module) in ELEMENTWISE:
-        return [module]
+        return [_Chain([module])]
     if type(module) is nn.Linear:
-        return [_Linear(parameters[prefix + "weight"], parameters.get(prefix + "bias"))]
-    if type(module) is Cosine:
-        return [_Cosine(module.temperature, parameters[prefix + "weight"], parameters[prefix + "bias"])]
+        return [_Linear(own["weight"], own.get("bias"))]
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
-        leaves = [parameters[prefix + name] for name in ("weight", "bias")]
-        return [_BatchNorm(module, leaves, [buffers[prefix + name] for name in ("running_mean", "running_var")])]
+        leaves = [own["weight"], own["bias"]]
+        statistics = [buffers[prefix + name] for name in ("running_mean", "running_var")]
+        return [_Chain([_BatchNorm(module, leaves, statistics)], leaves)]
     return None
 
 
-class _Cosine:
-    def __init__(self, temperature: float, weight_RKI: Tensor, bias_RK: Tensor):
-        self.temperature, self.leaves = temperature, [weight_RKI, bias_RK]
-
-    def __call__(self, x_RBI: Tensor) -> Tensor:
-        weight_RKI, bias_RK = self.leaves
-        directions_RIK = F.normalize(weight_RKI, dim=-1).mT / self.temperature
-        return torch.baddbmm(bias_RK.unsqueeze(1), F.normalize(x_RBI, dim=-1), directions_RIK)
+def _is_stackable_layer(module: nn.Module) -> TypeGuard[Stackable]:
+    # A submodule may be named `stacked` too.
+    return callable(getattr(type(module), "stacked", None))
 
 
 class _BatchNorm:

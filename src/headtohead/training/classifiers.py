@@ -1,0 +1,86 @@
+"""Kinds of classifier, the last layer of a network: how features become logits.
+
+Shape suffixes: R runs, B batch, I features, K classes.
+
+A head says which kind it reads (`Head.classifier`). To add a kind, write a `Classifier` and its layer, here or in the
+file of your own head. A layer with a method `stacked` (see `packing.Stackable`) is packed by one batched operation,
+any other layer by vmap.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headtohead.training.packing import Layer
+
+
+@dataclass(frozen=True)
+class Classifier(ABC):
+    """Kind of the last layer. The runs of a pack have equal classifiers."""
+
+    @property
+    def may_start_at_zero(self) -> bool:
+        """Whether a network can be trained from weights of zero in this layer."""
+        return True
+
+    @abstractmethod
+    def layer(self, linear: nn.Linear) -> nn.Module:
+        """Return the last layer, made from the network's own.
+
+        Args:
+            linear: layer with bias. Its parameters are the parameters `weight` and `bias` of the result, which may
+                have others.
+        """
+
+
+@dataclass(frozen=True)
+class LinearClassifier(Classifier):
+    """Logits that are linear in the features."""
+
+    def layer(self, linear: nn.Linear) -> nn.Module:
+        return linear
+
+
+@dataclass(frozen=True)
+class CosineClassifier(Classifier):
+    """Logits that are cosines over a temperature.
+
+    Attributes:
+        temperature: above zero; the lower, the larger the logits.
+    """
+
+    temperature: float
+
+    @property
+    def may_start_at_zero(self) -> bool:
+        # Weights of length zero have no direction.
+        return False
+
+    def layer(self, linear: nn.Linear) -> nn.Module:
+        return Cosine(linear, self.temperature)
+
+
+class Cosine(nn.Module):
+    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias."""
+
+    def __init__(self, linear: nn.Linear, temperature: float):
+        super().__init__()
+        self.weight, self.bias, self.temperature = linear.weight, linear.bias, temperature
+
+    def forward(self, features_BI: Tensor) -> Tensor:
+        directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
+        return F.linear(F.normalize(features_BI, dim=-1), directions_KI, self.bias)
+
+    def stacked(self, parameters: Mapping[str, Tensor]) -> Layer:
+        """Return the layers of R runs as one function from features (R, B, I) to logits (R, B, K)."""
+        weight_RKI, bias_RK = parameters["weight"], parameters["bias"]
+
+        def forward(features_RBI: Tensor) -> Tensor:
+            directions_RIK = F.normalize(weight_RKI, dim=-1).mT / self.temperature
+            return torch.baddbmm(bias_RK.unsqueeze(1), F.normalize(features_RBI, dim=-1), directions_RIK)
+
+        return forward

@@ -113,6 +113,22 @@ def test_gradients_by_hand_are_those_of_autograd(first, bias):
     torch.testing.assert_close(gradients_RP, torch.cat([part.flatten(1) for part in expected], 1))
 
 
+@pytest.mark.parametrize(("shared", "mode"), [("activation", "stacked"), ("layer", "vmap")])
+def test_a_layer_that_stands_in_two_places_acts_in_both(shared, mode):
+    torch.manual_seed(0)
+
+    def build():
+        activation, layer = nn.ReLU(), nn.Linear(4, 4)
+        layers = {"one": layer, "relu": activation, "two": layer if shared == "layer" else nn.Linear(4, 4)}
+        layers |= {"relu2": activation if shared == "activation" else nn.ReLU(), "classifier": nn.Linear(4, 3)}
+        return nn.Sequential(OrderedDict(layers)).double()
+
+    modules, inputs = [build(), build()], torch.randn(2, 9, 4).double()
+    pack = Pack(modules, torch.device("cpu"), torch.float64)
+    assert pack.mode == mode
+    torch.testing.assert_close(pack(inputs), torch.stack([*map(nn.Module.__call__, modules, inputs)]))
+
+
 @pytest.mark.parametrize("inputs", [NARROW - 1, NARROW])
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_of_wide_layers_are_those_of_autograd(inputs, bias):

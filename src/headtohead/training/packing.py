@@ -306,13 +306,17 @@ def _stacked(
     """Return the layers of a Sequential as links, or None where one of them has no stacked form."""
     if type(module) is nn.Sequential:
         links: list[_Link] = []
-        for name, child in module.named_children():
+        # Not named_children, which leaves out a layer that stands in two places, such as a shared ReLU.
+        for name, child in zip(module._modules, module, strict=True):
             inner = _stacked(child, f"{prefix}{name}.", parameters, buffers)
             if inner is None:
                 return None
             links += inner
         return links
-    own = {name: parameters[prefix + name] for name, _ in module.named_parameters()}
+    names = [name for name, _ in module.named_parameters()]
+    if any(prefix + name not in parameters for name in names):
+        return None  # an earlier layer has them: the gradients of two layers would have to be summed
+    own = {name: parameters[prefix + name] for name in names}
     if _is_stackable_layer(module):
         return [_Chain([module.stacked(own)], [*own.values()])]
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):

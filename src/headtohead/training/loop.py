@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -125,141 +125,194 @@ def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int], s
 def train(
     runs: Sequence[Config], pool: Pool, test: bool, state: dict[str, Any] | None = None
 ) -> Iterator[Point | list[Outcome]]:
-    """Train a pack of runs: yields a Point at each logged step, and at last the Outcome of each run.
+    """Train a pack of runs. Yields a Point at each logged step, and at last the Outcome of each run.
 
     Args:
         runs: configurations that differ only as `may_share_a_pack` allows.
         pool: the examples, on the device to train on.
         test: whether the test split is read, after the last step.
-        state: of an earlier training of the same runs, `Point.state`, to go on from there. The points up to it are
+        state: `Point.state` of an earlier training of the same runs, which is continued from there. Its points are
             yielded again, and on the CPU all that follows is bitwise what it would have been.
     """
-    config, device = runs[0], pool.device
-    cohort = Cohort(runs, pool)
-    pack, dtype = cohort.pack, cohort.dtype
-    # Dropout alone draws from the global generator.
-    torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
-    updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
-
-    per_epoch = data.steps_per_epoch(cohort.views[0], config.training.batch_size)
-    steps = config.training.epochs * per_epoch
-    logged, evaluated, sharpness = logged_steps(config.training, steps)
-    factors_S = torch.as_tensor(schedule_factors(config.training, steps), dtype=dtype, device=device)
-    lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
-    clips = any(run.optimizer.clip_norm for run in runs)
-    clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
-
-    nan = torch.tensor(math.nan, dtype=dtype, device=device)
-    trace_S4R = nan.repeat(steps, 4, len(runs))
-    trace = dict(zip(("loss", "accuracy", "grad_norm", "backbone"), trace_S4R.unbind(1), strict=True))
-    alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
-    # Random, since softmax's Hessian is blind to what all classes share.
-    direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
-    direction_RP = direction_P.to(device).expand(len(runs), -1)
-    points: list[Point] = []
-    histograms: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def point(step: int, values: dict[str, np.ndarray]) -> Point:
-        points.append(Point(step, step / per_epoch, step / steps, values))
-        return points[-1]
-
-    start = 0
+    training = _Training(runs, pool, test)
     if state:
-        start = state["step"]
-        cohort.restore(state["models"])
+        training.restore(state)
+        yield from training.points
+    yield from training.run()
+    yield from training.finish()
+
+
+class _Step(NamedTuple):
+    """One step of all runs before its update."""
+
+    number: int
+    inputs_VBx: Tensor
+    labels_VB: Tensor
+    labels_RB: Tensor
+    logits_RBK: Tensor
+    logit_gradient_RBK: Tensor
+    gradients_RP: Tensor
+    norm_R: Tensor
+
+
+class _Training:
+    """A pack in training: its state, what has been measured, and the parts of a step.
+
+    Attributes:
+        start: the first step to make.
+        points: what has been logged.
+        trace: loss, accuracy, norm of the gradient and of its backbone at every step, (S, R) each; NaN for steps that
+            have not been made, and for runs that have diverged.
+        alive_R: whether a run has not diverged.
+        direction_RP: where the power iteration of the Hessian starts.
+        histograms: edges and counts of distributions, by `name@step`.
+    """
+
+    def __init__(self, runs: Sequence[Config], pool: Pool, test: bool):
+        config, device = runs[0], pool.device
+        self.runs, self.test = runs, test
+        self.cohort = Cohort(runs, pool)
+        pack, dtype = self.cohort.pack, self.cohort.dtype
+        # Dropout alone draws from the global generator.
+        torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
+        self.updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
+
+        self.per_epoch = data.steps_per_epoch(self.cohort.views[0], config.training.batch_size)
+        self.steps = config.training.epochs * self.per_epoch
+        self.logged, self.evaluated, self.sharpness = logged_steps(config.training, self.steps)
+        factors_S = torch.as_tensor(schedule_factors(config.training, self.steps), dtype=dtype, device=device)
+        self.lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
+        self.clips = any(run.optimizer.clip_norm for run in runs)
+        self.clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
+
+        self.start = 0
+        self.points: list[Point] = []
+        self.nan = torch.tensor(math.nan, dtype=dtype, device=device)
+        self.trace_S4R = self.nan.repeat(self.steps, 4, len(runs))
+        self.trace = dict(zip(("loss", "accuracy", "grad_norm", "backbone"), self.trace_S4R.unbind(1), strict=True))
+        self.alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
+        # Random, since softmax's Hessian is blind to what all classes share.
+        direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
+        self.direction_RP = direction_P.to(device).expand(len(runs), -1)
+        self.histograms: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Return to the state of an earlier training of the same runs."""
+        device = self.cohort.device
+        self.start = state["step"]
+        self.cohort.restore(state["models"])
         for name, saved in state["optimizer"].items():
-            updater.state[name].copy_(saved)
-        trace_S4R[:start] = state["trace"].to(device)
-        alive_R.copy_(state["alive"])
-        direction_RP = state["direction"].to(device)
-        histograms = {
+            self.updater.state[name].copy_(saved)
+        self.trace_S4R[: self.start] = state["trace"].to(device)
+        self.alive_R.copy_(state["alive"])
+        self.direction_RP = state["direction"].to(device)
+        self.histograms = {
             name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
         }
         for step, values in state["points"]:
-            point(step, {name: value_R.numpy() for name, value_R in values.items()})
-        yield from points
+            self._add_point(step, {name: value_R.numpy() for name, value_R in values.items()})
 
-    def current(step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what `restore` needs to continue with `step`."""
+        points = [(p.step, {name: torch.from_numpy(v_R) for name, v_R in p.values.items()}) for p in self.points]
         return _to_cpu(
             {
                 "step": step,
-                "models": cohort.state(),
-                "optimizer": updater.state,
-                "trace": trace_S4R[:step],
-                "alive": alive_R,
-                "direction": direction_RP,
-                "histograms": histograms,
-                "points": [
-                    (point.step, {name: torch.from_numpy(v) for name, v in point.values.items()}) for point in points
-                ],
+                "models": self.cohort.state(),
+                "optimizer": self.updater.state,
+                "trace": self.trace_S4R[:step],
+                "alive": self.alive_R,
+                "direction": self.direction_RP,
+                "histograms": self.histograms,
+                "points": points,
             }
         )
 
-    def recent(step: int) -> dict[str, Tensor]:
-        """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
-        since = points[-1].step if points else 0
-        return {f"train_{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
+    def run(self) -> Iterator[Point]:
+        """Make all steps, or those until the last run has diverged."""
+        batches = self.cohort.batches(self.start)
+        for number in range(self.start, self.steps):
+            step = self._differentiate(number, *next(batches))
+            if number in self.logged:
+                self._log(step)
+            self._update(step)
+            if number in self.logged:
+                yield replace(self.points[-1], state=partial(self.state, number + 1))
+                if not self.alive_R.any():
+                    break
 
-    batches = cohort.batches(start)
-    for step in range(start, steps):
-        inputs_VBx, labels_VB = next(batches)
-        labels_RB = cohort.spread(labels_VB)
-        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = cohort.differentiate(inputs_VBx, labels_RB)
-        backbone_R = torch.linalg.vector_norm(gradients_RP[:, pack.backbone], dim=1)
-        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, pack.backbone.stop :], dim=1))
+    def finish(self) -> Iterator[Point | list[Outcome]]:
+        """Evaluate the trained runs: yields the last point, and the outcomes."""
+        cohort = self.cohort
+        final, curves = final_metrics(cohort, self.test)
+        if self.test:
+            curves["histograms"] = _drawn(self.histograms, len(self.runs))
+        # The last update can be the one too many.
+        self.alive_R &= final["val_nll"].isfinite()
+        values = {f"val_{name}": final[f"val_{name}"] for name in metrics.FOLLOWED}
+        yield self._add_point(self.steps, _to_host(self._recent(self.steps) | values, self.alive_R))
+        final |= _of_the_training(self.points, self.trace, len(self.runs))
+        predicted = predictions(cohort) if self.test else None
+        loss_SR, num_classes = self.trace["loss"], cohort.pool.num_classes
+        yield _outcomes(final, curves, predicted, loss_SR, self.alive_R, num_classes, cohort.pack.mode)
 
-        alive_R &= (loss_R + norm_R).isfinite()
-        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(dtype).mean(1)
+    def _differentiate(self, number: int, inputs_VBx: Tensor, labels_VB: Tensor) -> _Step:
+        """Compute the gradients of a batch and trace them."""
+        backbone = self.cohort.pack.backbone
+        labels_RB = self.cohort.spread(labels_VB)
+        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
+        backbone_R = torch.linalg.vector_norm(gradients_RP[:, backbone], dim=1)
+        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, backbone.stop :], dim=1))
+
+        self.alive_R &= (loss_R + norm_R).isfinite()
+        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(self.cohort.dtype).mean(1)
         seen_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
-        torch.where(alive_R, seen_4R, nan, out=trace_S4R[step])
+        torch.where(self.alive_R, seen_4R, self.nan, out=self.trace_S4R[number])
+        return _Step(number, inputs_VBx, labels_VB, labels_RB, logits_RBK, logit_gradient_RBK, gradients_RP, norm_R)
 
-        if step in logged:
-            values = recent(step) | {"lr": lr_SR1[step, :, 0]}
-            values |= diagnostics.gradient_norms(gradients_RP, pack.columns)
-            values["grad_norm_logits"] = diagnostics.logit_gradient_norm(logit_gradient_RBK)
-            if step in evaluated:
-                validation = metrics.summarise(cohort.examples(cohort.chunks("val")))
-                values |= {f"val_{name}": value_R for name, value_R in validation.items()}
-                values |= diagnostics.coupling(partial(_loss, cohort, labels_RB), logits_RBK, labels_RB)
-            if step in sharpness:
-                eigenvalue_R, direction_RP = _sharpness(cohort, inputs_VBx, labels_VB, direction_RP)
-                values |= {
-                    "hessian_eigenvalue": eigenvalue_R,
-                    "edge_of_stability": lr_SR1[step, :, 0] * eigenvalue_R / 2,
-                }
-            if test and step in sharpness | {0}:
-                errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
-                seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
-                histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
-            point(step, _to_host(values, alive_R))
+    def _log(self, step: _Step) -> None:
+        """Measure what this step is to be logged with, before its update."""
+        number, cohort, lr_R = step.number, self.cohort, self.lr_SR1[step.number, :, 0]
+        values = self._recent(number) | {"lr": lr_R}
+        values |= diagnostics.gradient_norms(step.gradients_RP, cohort.pack.columns)
+        values["grad_norm_logits"] = diagnostics.logit_gradient_norm(step.logit_gradient_RBK)
+        if number in self.evaluated:
+            validation = metrics.summarise(cohort.examples(cohort.chunks("val")))
+            values |= {f"val_{name}": value_R for name, value_R in validation.items()}
+            loss = partial(cohort.loss, labels_RB=step.labels_RB)
+            values |= diagnostics.coupling(loss, step.logits_RBK, step.labels_RB)
+        if number in self.sharpness:
+            eigenvalue_R, self.direction_RP = _sharpness(cohort, step.inputs_VBx, step.labels_VB, self.direction_RP)
+            values |= {"hessian_eigenvalue": eigenvalue_R, "edge_of_stability": lr_R * eigenvalue_R / 2}
+        if self.test and number in self.sharpness | {0}:
+            errors_RM = step.logit_gradient_RBK.flatten(1) * step.logit_gradient_RBK.shape[1]
+            seen = {"logits": step.logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": step.gradients_RP}
+            self.histograms |= {f"{name}@{number}": diagnostics.histogram(value) for name, value in seen.items()}
+        self._add_point(number, _to_host(values, self.alive_R))
 
-        if clips:
-            gradients_RP.mul_((clip_R1 / (norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
+    def _update(self, step: _Step) -> None:
+        """Update the parameters, with the gradients clipped."""
+        gradients_RP = step.gradients_RP
+        if self.clips:
+            gradients_RP.mul_((self.clip_R1 / (step.norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
         # Runs that have diverged stay where they are. On the CPU a mask costs more than all else of the update; a GPU
         # would have to be waited for to learn which they are.
-        if device.type == "cpu":
-            for run in (~alive_R).nonzero().flatten().tolist():
+        if self.cohort.device.type == "cpu":
+            for run in (~self.alive_R).nonzero().flatten().tolist():
                 gradients_RP[run].zero_()
         else:
-            gradients_RP.masked_fill_(~alive_R.unsqueeze(1), 0)
-        lr_R1 = lr_SR1[step] * alive_R.unsqueeze(1)
-        updater.step(gradients_RP, lr_R1)
+            gradients_RP.masked_fill_(~self.alive_R.unsqueeze(1), 0)
+        lr_R1 = self.lr_SR1[step.number] * self.alive_R.unsqueeze(1)
+        self.updater.step(gradients_RP, lr_R1)
 
-        if step in logged:
-            yield replace(points[-1], state=partial(current, step + 1))
-            if not alive_R.any():
-                break
+    def _recent(self, step: int) -> dict[str, Tensor]:
+        """Return training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
+        since = self.points[-1].step if self.points else 0
+        return {f"train_{name}": self.trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
 
-    final, curves = final_metrics(cohort, test)
-    if test:
-        curves["histograms"] = _drawn(histograms, len(runs))
-    # The last update can be the one too many.
-    alive_R &= final["val_nll"].isfinite()
-    values = {f"val_{name}": final[f"val_{name}"] for name in metrics.FOLLOWED}
-    yield point(steps, _to_host(recent(steps) | values, alive_R))
-    final |= _of_the_training(points, trace, len(runs))
-    predicted = predictions(cohort) if test else None
-    yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
+    def _add_point(self, step: int, values: dict[str, np.ndarray]) -> Point:
+        self.points.append(Point(step, step / self.per_epoch, step / self.steps, values))
+        return self.points[-1]
 
 
 def _to_cpu(value: Any) -> Any:
@@ -269,10 +322,6 @@ def _to_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to_cpu(item) for key, item in value.items()}
     return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value
-
-
-def _loss(cohort: Cohort, labels_RB: Tensor, logits_RBK: Tensor) -> Tensor:
-    return cohort.loss(logits_RBK, labels_RB)
 
 
 def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_RP: Tensor) -> tuple[Tensor, Tensor]:

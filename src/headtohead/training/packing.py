@@ -17,6 +17,7 @@ A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over ten
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Protocol, TypeGuard
 
 import torch
@@ -26,7 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # The layers of R runs as one function from (R, B, x) to (R, B, x).
 Layer = Callable[[Tensor], Tensor]
-_Tape = list[tuple["_Link", Tensor, Tensor]]
+# From logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits, (R, B, K).
+Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Outputs of a layer from which on the loss, which reads them example by example, would wait for a transposition.
 WIDE = 256
@@ -45,166 +47,6 @@ class Stackable(Protocol):
             parameters: those of the layer by their names, stacked: (R, *shape).
         """
         ...
-
-
-class Pack:
-    """R models of one architecture. Calling it maps inputs (R, B, x) to logits (R, B, K).
-
-    Args:
-        modules: R modules with the initial weights, each with a Linear named `classifier`; one module may
-            stand for several runs. They are copied.
-
-    Attributes:
-        mode: "plain", "stacked" or "vmap".
-        parameters_RP: all parameters.
-        decayed: the columns that weight decay applies to, the weights.
-        backbone: the columns of all layers but the classifier.
-        columns: for each parameter's name its columns in `parameters_RP`.
-        leaves: the parameters as autograd leaves, views of `parameters_RP`, in the order of `columns`.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
-        self.size = len(modules)
-        self.template = copy.deepcopy(modules[0]).to(device, dtype)
-        states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
-        shapes = {name: p.shape for name, p in self.template.named_parameters()}
-
-        def place(name: str) -> int:
-            # Decay leaves biases and norms alone: they are the parameters of fewer than two axes. In this order
-            # both the backbone and what decays are one stretch of columns.
-            decays, last = len(shapes[name]) >= 2, name.startswith("classifier.")
-            return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[decays, last]
-
-        names = sorted(shapes, key=place)
-        ends = torch.tensor([shapes[name].numel() for name in names]).cumsum(0).tolist()
-        self.columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
-        starts = [sum(shapes[name].numel() for name in names if place(name) < group) for group in range(4)]
-        self.backbone, self.decayed = slice(0, starts[2]), slice(starts[1], starts[3])
-        # The layout in which convolutions on the CPU are fastest; a pack of several would have to copy.
-        self._channels_last = self.size == 1 and device.type == "cpu"
-        self.parameters_RP = torch.empty(self.size, ends[-1], device=device, dtype=dtype)
-        self.gradients_RP = torch.zeros_like(self.parameters_RP)
-        views = {name: self.view(name) for name in names}
-        for name, view in views.items():
-            for of_run, state in zip(view, states, strict=True):
-                of_run.copy_(state[name].detach())
-        self.leaves = [views[name].detach().requires_grad_() for name in names]
-        self._gradients = [self._view(self.gradients_RP, name) for name in names]
-        parameters = dict(zip(names, self.leaves, strict=True))
-
-        if self.size == 1:
-            self.mode = "plain"
-            for name, parameter in self.template.named_parameters():
-                parameter.data = views[name][0]
-            named = dict(self.template.named_parameters())
-            self.leaves = [named[name] for name in names]
-            self.buffers = dict(self.template.named_buffers())
-            self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
-            return
-        self.buffers = {
-            name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
-            for name, buffer in self.template.named_buffers()
-        }
-        links = _stacked(self.template, "", parameters, self.buffers)
-        if links is not None:
-            self.mode = "stacked"
-            for layer in self.template.modules():
-                # What enters a chain is a leaf of its graph, which nothing may overwrite.
-                if hasattr(layer, "inplace"):
-                    layer.inplace = False
-            self._links = _joined(links)
-            self._forward = _Chain(self._links)
-        else:
-            self.mode = "vmap"
-            # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
-            torch.backends.mha.set_fastpath_enabled(False)
-
-            def call(parameters: dict, buffers: dict, inputs_Bx: Tensor) -> Tensor:
-                return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
-
-            batched = torch.func.vmap(call, randomness="different")
-
-            def forward(inputs_RBx: Tensor) -> Tensor:
-                with sdpa_kernel(SDPBackend.MATH):
-                    return batched(parameters, self.buffers, inputs_RBx)
-
-            self._forward = forward
-
-    def __call__(self, inputs_RBx: Tensor) -> Tensor:
-        return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
-
-    def train(self, mode: bool = True) -> None:
-        """Training mode for dropout and batch norm, or evaluation mode."""
-        self.template.train(mode)
-
-    def view(self, name: str) -> Tensor:
-        """The parameter `name` of all runs, (R, *shape), sharing memory with `parameters_RP`."""
-        return self._view(self.parameters_RP, name)
-
-    def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
-        shape = self.template.get_parameter(name).shape
-        if self._channels_last and len(shape) == 4:
-            return tensor_RP[:, self.columns[name]].view(1, shape[0], *shape[2:], shape[1]).movedim(-1, 2)
-        return tensor_RP[:, self.columns[name]].view(self.size, *shape)
-
-    def differentiate(
-        self, inputs_RBx: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Forward and backward at once.
-
-        Args:
-            loss: from the logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits,
-                (R, B, K), which is overwritten.
-
-        Returns:
-            The batch's mean losses (R,), the logits (R, B, K), the gradient of the mean losses at the logits, and at
-            all parameters, (R, P), in memory that the next call reuses.
-        """
-        by_hand = self.mode == "stacked" and not torch.is_autocast_enabled(self.parameters_RP.device.type)
-        if by_hand:
-            logits_RBK, tape = self._record(inputs_RBx)
-        else:
-            outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
-            logits_RBK = outputs_RBK.detach()
-        loss_RB, logit_gradient_RBK = loss(logits_RBK)
-        logit_gradient_RBK.div_(loss_RB.shape[1])
-        if by_hand:
-            self._unwind(tape, logit_gradient_RBK)
-        else:
-            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, materialize_grads=True)
-            for view, gradient in zip(self._gradients, gradients, strict=True):
-                view.copy_(gradient.view_as(view))
-        return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
-
-    @torch.no_grad()
-    def _record(self, inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
-        """The logits, and of each link what went in and what came out.
-
-        The links are differentiated by hand, what they leave to autograd in graphs of its own: one graph over all of
-        it costs as much as the products themselves where layers and packs are small.
-        """
-        hidden, tape = inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]), []
-        for link in self._links:
-            # The gradient is wanted as far down as there are parameters.
-            before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
-            after = link.forward(before)
-            tape.append((link, before, after))
-            hidden = after.detach()
-        return hidden.contiguous(), tape
-
-    @torch.no_grad()
-    def _unwind(self, tape: _Tape, gradient: Tensor) -> None:
-        into = dict(zip(self.leaves, self._gradients, strict=True))
-        for link, before, after in reversed(tape):
-            if link.leaves or before.requires_grad:
-                gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
-
-
-def is_stackable(module: nn.Module) -> bool:
-    """Whether a pack of such modules takes the stacked way rather than vmap."""
-    # A pack of one run.
-    tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    return _stacked(module, "", tensors, tensors) is not None
 
 
 class _Link(ABC):
@@ -286,6 +128,185 @@ class _Chain(_Link):
         for view, of_leaf in zip(into, gradients[below:], strict=True):
             view.copy_(of_leaf)
         return gradients[0] if below else None
+
+
+_Tape = list[tuple[_Link, Tensor, Tensor]]
+
+
+class Pack:
+    """R models of one architecture. Calling it maps inputs (R, B, x) to logits (R, B, K).
+
+    Args:
+        modules: R modules with the initial weights, each with a Linear named `classifier`; one module may
+            stand for several runs. They are copied.
+
+    Attributes:
+        mode: "plain", "stacked" or "vmap".
+        parameters_RP: all parameters.
+        decayed: the columns that weight decay applies to, the weights.
+        backbone: the columns of all layers but the classifier.
+        columns: for each parameter's name its columns in `parameters_RP`.
+        leaves: the parameters as autograd leaves, views of `parameters_RP`, in the order of `columns`.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
+        self.size = len(modules)
+        self.template = copy.deepcopy(modules[0]).to(device, dtype)
+        self.columns, self.backbone, self.decayed = _layout(self.template)
+        # The layout in which convolutions on the CPU are fastest; a pack of several would have to copy.
+        self._channels_last = self.size == 1 and device.type == "cpu"
+        width = max(where.stop for where in self.columns.values())
+        self.parameters_RP = torch.empty(self.size, width, device=device, dtype=dtype)
+        self.gradients_RP = torch.zeros_like(self.parameters_RP)
+        states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+        for name in self.columns:
+            for of_run, state in zip(self.view(name), states, strict=True):
+                of_run.copy_(state[name].detach())
+        self._gradients = [self._view(self.gradients_RP, name) for name in self.columns]
+
+        self._links: list[_Link] | None = None
+        if self.size == 1:
+            self._set_up_plain()
+            return
+        self.leaves = [self.view(name).detach().requires_grad_() for name in self.columns]
+        self.buffers = {
+            name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
+            for name, buffer in self.template.named_buffers()
+        }
+        parameters = dict(zip(self.columns, self.leaves, strict=True))
+        links = _stacked(self.template, "", parameters, self.buffers)
+        if links is not None:
+            self._set_up_stacked(links)
+        else:
+            self._set_up_vmap(parameters)
+
+    def _set_up_plain(self) -> None:
+        self.mode = "plain"
+        named = dict(self.template.named_parameters())
+        for name, parameter in named.items():
+            parameter.data = self.view(name)[0]
+        self.leaves = [named[name] for name in self.columns]
+        self.buffers = dict(self.template.named_buffers())
+        self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
+
+    def _set_up_stacked(self, links: Sequence[_Link]) -> None:
+        self.mode = "stacked"
+        for layer in self.template.modules():
+            # The input of a chain is a leaf of its graph, which nothing may overwrite.
+            if hasattr(layer, "inplace"):
+                layer.inplace = False
+        self._links = _joined(links)
+        self._forward = _Chain(self._links)
+
+    def _set_up_vmap(self, parameters: Mapping[str, Tensor]) -> None:
+        self.mode = "vmap"
+        # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
+        torch.backends.mha.set_fastpath_enabled(False)
+
+        def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_Bx: Tensor) -> Tensor:
+            return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
+
+        batched = torch.func.vmap(call, randomness="different")
+
+        def forward(inputs_RBx: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):
+                return batched(parameters, self.buffers, inputs_RBx)
+
+        self._forward = forward
+
+    def __call__(self, inputs_RBx: Tensor) -> Tensor:
+        return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+
+    def train(self, mode: bool = True) -> None:
+        """Training mode for dropout and batch norm, or evaluation mode."""
+        self.template.train(mode)
+
+    def view(self, name: str) -> Tensor:
+        """The parameter `name` of all runs, (R, *shape), sharing memory with `parameters_RP`."""
+        return self._view(self.parameters_RP, name)
+
+    def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
+        shape = self.template.get_parameter(name).shape
+        if self._channels_last and len(shape) == 4:
+            return tensor_RP[:, self.columns[name]].view(1, shape[0], *shape[2:], shape[1]).movedim(-1, 2)
+        return tensor_RP[:, self.columns[name]].view(self.size, *shape)
+
+    def differentiate(self, inputs_RBx: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Forward and backward at once.
+
+        Args:
+            loss: the loss and its gradient, which is overwritten.
+
+        Returns:
+            The batch's mean losses (R,), the logits (R, B, K), the gradient of the mean losses at the logits, and at
+            all parameters, (R, P), in memory that the next call reuses.
+        """
+        links = self._links
+        if links is None or torch.is_autocast_enabled(self.parameters_RP.device.type):
+            outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
+            logits_RBK = outputs_RBK.detach()
+            loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
+            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, materialize_grads=True)
+            for view, gradient in zip(self._gradients, gradients, strict=True):
+                view.copy_(gradient.view_as(view))
+        else:
+            # By hand, with what the links leave to autograd in graphs of their own: one graph over all of them costs
+            # as much as the products themselves where layers and packs are small.
+            logits_RBK, tape = _record(links, inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+            loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
+            _unwind(tape, logit_gradient_RBK, dict(zip(self.leaves, self._gradients, strict=True)))
+        return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
+
+
+def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
+    """Return the columns of each parameter, those of the backbone and those that weight decay applies to."""
+    shapes = {name: parameter.shape for name, parameter in template.named_parameters()}
+
+    def group(name: str) -> int:
+        # Decay leaves biases and norms alone: they are the parameters of fewer than two axes. In this order
+        # both the backbone and what decays are one stretch of columns.
+        decays, last = len(shapes[name]) >= 2, name.startswith("classifier.")
+        return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[decays, last]
+
+    names = sorted(shapes, key=group)
+    ends = [*accumulate(shapes[name].numel() for name in names)]
+    columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
+    starts = [sum(shapes[name].numel() for name in names if group(name) < number) for number in range(4)]
+    return columns, slice(0, starts[2]), slice(starts[1], starts[3])
+
+
+def _mean_loss(loss: Loss, logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each example, and the gradient of the batch's mean loss at the logits."""
+    loss_RB, logit_gradient_RBK = loss(logits_RBK)
+    return loss_RB, logit_gradient_RBK.div_(loss_RB.shape[1])
+
+
+@torch.no_grad()
+def _record(links: Sequence[_Link], inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
+    """Return the logits, and for each link its inputs and outputs."""
+    hidden, tape = inputs_RBx, []
+    for link in links:
+        # The gradient is wanted as far down as there are parameters.
+        before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
+        after = link.forward(before)
+        tape.append((link, before, after))
+        hidden = after.detach()
+    return hidden.contiguous(), tape
+
+
+@torch.no_grad()
+def _unwind(tape: _Tape, gradient: Tensor | None, into: Mapping[Tensor, Tensor]) -> None:
+    """Write the gradients at the leaves of all links, given the gradient at the logits."""
+    for link, before, after in reversed(tape):
+        if gradient is not None and (link.leaves or before.requires_grad):
+            gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
+
+
+def is_stackable(module: nn.Module) -> bool:
+    """Whether a pack of such modules takes the stacked way rather than vmap."""
+    # A pack of one run.
+    tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    return _stacked(module, "", tensors, tensors) is not None
 
 
 def _joined(links: Sequence[_Link]) -> list[_Link]:

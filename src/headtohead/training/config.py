@@ -40,7 +40,7 @@ class Training:
     evaluations: int
     zero_classifier: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "points", "evaluations"):
             value = getattr(self, key)
             require(value > 0, f"training.{key}", value, "must be above 0")
@@ -68,7 +68,7 @@ class Protocol:
     confirm_seeds: int | None
     ladder: tuple[str, ...] | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         seeds = self.confirm_seeds
         require(seeds is None or seeds >= 0, "protocol.confirm_seeds", seeds, "must not be below 0")
         rungs = self.ladder
@@ -98,7 +98,7 @@ class Settings:
     checkpoint_s: float
     accept_drift: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
         require(self.seed >= 0, "seed", self.seed, "must not be below 0")
@@ -125,7 +125,7 @@ class Config:
     optimizer: Optimizer
     training: Training
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         zero = self.training.zero_classifier
         classifier = self.head.classifier
         accepted = f"must be false: {classifier} cannot be trained from weights of zero"
@@ -149,7 +149,9 @@ def parse(node: DictConfig) -> Config:
     groups = {*REGISTRIES, "training", "protocol"}
     for group in sorted(groups - set(node)):
         raise ConfigError(f"{group}: missing; the configuration needs this group")
-    settings = build(Settings, OmegaConf.masked_copy(node, [key for key in node if key not in {*groups, "claims"}]), "")
+    settings = build(
+        Settings, OmegaConf.masked_copy(node, [str(key) for key in node if key not in {*groups, "claims"}]), ""
+    )
     named = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
     return Config(
         settings=settings,

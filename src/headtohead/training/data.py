@@ -33,6 +33,9 @@ CHUNK_WIDTH = 1000
 CHUNK_EXAMPLES = 1024
 
 
+Split = Literal["train", "val", "test"]
+
+
 class Examples(NamedTuple):
     """What a dataset's source holds, on the CPU or in files."""
 
@@ -267,41 +270,10 @@ def batches(
     Yields:
         inputs (V, B, ...) of `dtype` and labels (V, B), where B = min(batch_size, N_train).
     """
-    count, device = len(views[0].train), pool.device
-    steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
-    augmented = dataset.crop_padding > 0 or dataset.flip
+    plan = _plan(pool, views, dataset, seeds, batch_size, start)
     scaling = _scaling(views, dtype)
-    order_streams = [generator(seed, "order") for seed in seeds]
-    augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
-
-    def by_step(drawn: list[Tensor]) -> Tensor:
-        """One (..., N) tensor per view to (S, ..., V, B), without the examples that this epoch drops."""
-        kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
-        return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
-
-    for _ in range(start // steps):
-        # Epochs that are left out draw as much as the others.
-        for order_stream, augmentation_stream in zip(order_streams, augmentation_streams, strict=True):
-            torch.randperm(count, generator=order_stream)
-            if augmented:
-                _moves(count, dataset, augmentation_stream)
-
-    def plan() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Endlessly of each step the examples (V, B), their labels (V, B), and how they are moved (3, V, B)."""
-        first = start % steps
-        while True:
-            orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
-            index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
-            labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
-            moves = [None] * steps
-            if augmented:
-                moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
-            for step in range(first, steps):
-                yield index_SVB[step], labels_SVB[step], moves[step]
-            first = 0
-
-    # Of files, the inputs are read ahead.
-    ahead, now = tee(plan())
+    # Inputs in files are read ahead.
+    ahead, now = tee(plan)
     read = _gathered(pool.inputs, (index_VB for index_VB, _, _ in ahead))
     for inputs, (_, labels_VB, moves_3VB) in zip(read, now, strict=False):
         if moves_3VB is not None:
@@ -311,10 +283,44 @@ def batches(
         yield _standardised(inputs, *scaling), labels_VB
 
 
+def _plan(
+    pool: Pool, views: Sequence[View], dataset: Dataset, seeds: Sequence[int], batch_size: int, start: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield for each step, endlessly: indices (V, B), labels (V, B), and the moves (3, V, B) of augmented images."""
+    count, device = len(views[0].train), pool.device
+    steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
+    augmented = dataset.crop_padding > 0 or dataset.flip
+    order_streams = [generator(seed, "order") for seed in seeds]
+    augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
+
+    def by_step(drawn: list[Tensor]) -> Tensor:
+        """Turn one (..., N) tensor per view into (S, ..., V, B), without the examples that this epoch drops."""
+        kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
+        return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
+
+    for _ in range(start // steps):
+        # Epochs that are left out draw as much as the others.
+        for order_stream, augmentation_stream in zip(order_streams, augmentation_streams, strict=True):
+            torch.randperm(count, generator=order_stream)
+            if augmented:
+                _moves(count, dataset, augmentation_stream)
+    first = start % steps
+    while True:
+        orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
+        index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
+        labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
+        moves = [None] * steps
+        if augmented:
+            moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
+        for step in range(first, steps):
+            yield index_SVB[step], labels_SVB[step], moves[step]
+        first = 0
+
+
 def evaluation_chunks(
     pool: Pool,
     views: Sequence[View],
-    split: Literal["train", "val", "test"],
+    split: Split,
     dtype: torch.dtype,
     runs: int,
     limit: int | None = None,
@@ -438,10 +444,9 @@ def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tens
         # A histogram of bytes is exact, and needs an eighth of the memory of float64 pixels.
         level = torch.arange(256, device=index_N.device).double()
         pieces = inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else [index_N]
-        count_C256 = sum(
-            torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
-            for images in _gathered(inputs, pieces)
-        )
+        count_C256 = torch.zeros(inputs.shape[1], 256, dtype=torch.long, device=index_N.device)
+        for images in _gathered(inputs, pieces):
+            count_C256 += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
         share_C256 = count_C256.double() / count_C256[0].sum()
         mean_C1 = (share_C256 * level).sum(1, keepdim=True)
         std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()

@@ -4,6 +4,7 @@ Shape suffixes: R runs, B batch, K classes, S steps, P parameters of one run, M 
 a window.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -88,6 +89,7 @@ def hessian_eigenvalue(
 
     gradients = torch.autograd.grad(loss_R.sum(), leaves, create_graph=True, materialize_grads=True)
     gradient_RP = rows(gradients)
+    eigenvalue_R = torch.full_like(loss_R, math.nan)
     for _ in range(iterations):
         vector_RP = F.normalize(vector_RP, dim=1)
         # What a loss is linear in has no second derivative.

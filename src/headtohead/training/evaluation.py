@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headtohead.options import nearest, require
 from headtohead.training import data, metrics
-from headtohead.training.data import Dataset
+from headtohead.training.data import Dataset, Split
 from headtohead.training.datasets import DATASETS
 from headtohead.training.pack_data import Cohort
 
@@ -74,11 +74,12 @@ def outliers(dataset: Dataset) -> Dataset | None:
     """
     if dataset.ood is None or dataset.ood == PERMUTED:
         return dataset if dataset.ood else None
-    options = {name: value for name, value in vars(dataset).items() if name != "ood"}
-    known = [PERMUTED] + [name for name, cls in DATASETS.items() if {f.name for f in fields(cls)} <= {*options, "ood"}]
+    options = {**vars(dataset), "ood": None}
+    known = [PERMUTED] + [name for name, cls in DATASETS.items() if {f.name for f in fields(cls)} <= options.keys()]
     require(dataset.ood in known, "dataset.ood", dataset.ood, nearest(dataset.ood, known))
     cls = DATASETS[dataset.ood]
-    return cls(**{field.name: options.get(field.name) for field in fields(cls)})
+    values: dict[str, Any] = {field.name: options[field.name] for field in fields(cls)}
+    return cls(**values)
 
 
 def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves]]:
@@ -94,7 +95,7 @@ def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves
     found: Metrics = {}
     curves: dict[str, Curves] = {}
 
-    def add(split: str, examples: metrics.Examples) -> None:
+    def add(split: Split, examples: metrics.Examples) -> None:
         values = metrics.summarise_fully(examples, num_classes, threshold_R)
         values["nll_calibrated"] = _calibrated_nll(cohort, split, temperature_R)
         found.update({f"{split}_{name}": value for name, value in values.items()})
@@ -135,7 +136,7 @@ def _temperature(cohort: Cohort) -> Tensor:
     return metrics.fit_temperature(_log_probabilities(cohort, inputs_Vnx), cohort.spread(labels_Vn))
 
 
-def _calibrated_nll(cohort: Cohort, split: str, temperature_R: Tensor) -> Tensor:
+def _calibrated_nll(cohort: Cohort, split: Split, temperature_R: Tensor) -> Tensor:
     total_R, count = torch.zeros_like(temperature_R), 0
     for inputs_Vnx, labels_Vn in cohort.chunks(split):
         log_q_RnK = (_log_probabilities(cohort, inputs_Vnx) / temperature_R[:, None, None]).log_softmax(-1)

@@ -36,7 +36,7 @@ class Head(ABC):
     label_smoothing: float
     prior_bias: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, "head.label_smoothing", self.label_smoothing, "accepted: [0, 1)")
         choices = ("none", "frequencies", "uniform")
         require(self.prior_bias in choices, "head.prior_bias", self.prior_bias, f"accepted: {', '.join(choices)}")
@@ -120,19 +120,19 @@ class Head(ABC):
 class Softmax(Head):
     """Softmax with cross-entropy."""
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         return self._cross_entropy(log_softmax(logits_xK), labels_x)
 
-    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
         return self._cross_entropy_and_gradient(log_softmax(logits_xK, out=gradient_xK), labels_x)
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_softmax(logits_xK)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         return logits_xK.softmax(-1)
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         return prior_K.log()
 
 
@@ -149,7 +149,7 @@ class SoftmaxCosine(Softmax):
 
     temperature: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.temperature > 0, "head.temperature", self.temperature, "must be above 0")
 
@@ -169,11 +169,11 @@ class Sigmoid(Head):
 
     reduction: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.reduction in ("sum", "mean"), "head.reduction", self.reduction, "accepted: sum, mean")
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         # Binary cross-entropy is softplus(-z) at the target and softplus(z) elsewhere: no cancellation.
         target_x1 = labels_x.unsqueeze(-1)
         at_target_x1 = logits_xK.gather(-1, target_x1)
@@ -183,20 +183,20 @@ class Sigmoid(Head):
             loss_x = loss_x + self.label_smoothing * (at_target_x1.squeeze(-1) - logits_xK.mean(-1))
         return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
 
-    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
         at_target_x1 = logits_xK.gather(-1, labels_x.unsqueeze(-1)).neg_().sigmoid_().neg_()
         self._subtract_targets(torch.sigmoid(logits_xK, out=gradient_xK), at_target_x1, labels_x)
         if self.reduction == "mean":
             gradient_xK.div_(logits_xK.shape[-1])
         return self.loss(logits_xK, labels_x)
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_shares(logits_xK)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         return logits_xK.sigmoid()
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         return prior_K.logit()
 
 
@@ -208,22 +208,22 @@ class SigmoidNormalised(Head):
     (q - y) * (1 - sigma), so that it vanishes where every sigma nears one.
     """
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         return self._cross_entropy(log_shares(logits_xK), labels_x)
 
-    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
         loss_x = self._cross_entropy_and_gradient(log_shares(logits_xK, out=gradient_xK), labels_x)
         gradient_xK.mul_(torch.sigmoid(-logits_xK))
         return loss_x
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_shares(logits_xK)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         # Only the ratios of the sigmoids are trained: none has a meaning of its own.
         return exp(log_shares(logits_xK))
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         # Of the many with these shares those of the sigmoid head, where the shares are the sigmoids.
         return prior_K.logit()
 
@@ -236,10 +236,10 @@ class SigmoidSquared(Head):
     binary cross-entropy.
     """
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         return self._errors(logits_xK, labels_x).square().sum(-1)
 
-    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
         errors_xK = self._errors(logits_xK, labels_x)
         # As a product: 1 - sigma would be rounded where sigma nears one.
         slope_xK = torch.sigmoid(-logits_xK).mul_(torch.sigmoid(logits_xK))
@@ -253,13 +253,13 @@ class SigmoidSquared(Head):
         self._subtract_targets(errors_xK, at_target_x1, labels_x)
         return errors_xK
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_shares(logits_xK)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         return logits_xK.sigmoid()
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         return prior_K.logit()
 
 
@@ -278,11 +278,11 @@ class SigmoidFocal(Head):
 
     gamma: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.gamma >= 0, "head.gamma", self.gamma, "must not be below 0")
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         share = self.label_smoothing / logits_xK.shape[-1]
         targets_xK = torch.full_like(logits_xK, share)
         targets_xK = targets_xK.scatter(-1, labels_x.unsqueeze(-1), 1 - self.label_smoothing + share)
@@ -293,13 +293,13 @@ class SigmoidFocal(Head):
         # (1 - sigma) ** gamma as exp, whose gradient stays finite where 1 - sigma underflows.
         return exp(-self.gamma * _softplus(logits)) * _softplus(-logits)
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_shares(logits_xK)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         return logits_xK.sigmoid()
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         return prior_K.logit()
 
 
@@ -307,10 +307,10 @@ class SigmoidFocal(Head):
 class SoftmaxSquared(Head):
     """Softmax with the squared error to the targets, summed over classes: the Brier score."""
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         return self._errors(log_softmax(logits_xK), labels_x).square().sum(-1)
 
-    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
         log_p_xK = log_softmax(logits_xK)
         errors_xK = self._errors(log_p_xK, labels_x)
         p_xK = exp(log_p_xK)
@@ -325,13 +325,13 @@ class SoftmaxSquared(Head):
         self._subtract_targets(errors_xK, at_target_x1, labels_x)
         return errors_xK
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_softmax(logits_xK)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         return logits_xK.softmax(-1)
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         return prior_K.log()
 
 
@@ -349,20 +349,20 @@ class SoftmaxLogitNormalised(Head):
 
     temperature: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(self.temperature > 0, "head.temperature", self.temperature, "must be above 0")
 
-    def loss(self, logits_xK, labels_x):
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         return self._cross_entropy(self.log_probabilities(logits_xK), labels_x)
 
-    def log_probabilities(self, logits_xK):
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_softmax(F.normalize(logits_xK, dim=-1) / self.temperature)
 
-    def activations(self, logits_xK):
+    def activations(self, logits_xK: Tensor) -> Tensor:
         return self.probabilities(logits_xK)
 
-    def _prior_logits(self, prior_K):
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
         # log(prior) * temperature, shifted to length one. Frequencies that vary too much are out of reach;
         # then without a shift it is the nearest direction.
         log_prior_K = prior_K.log()

@@ -10,10 +10,11 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from headtohead.options import ConfigError
 
@@ -62,7 +63,8 @@ class ImageFiles:
 
     def __getitem__(self, index_x: Tensor) -> Tensor:
         """The images (x, C, H, W), read here and now."""
-        images = torch.stack([self.read(self.paths[place]) for place in index_x.flatten().tolist()])
+        places: list[int] = index_x.flatten().tolist()
+        images = torch.stack([self.read(self.paths[place]) for place in places])
         return images.view(*index_x.shape, *self.image_shape).to(self.device)
 
     def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -101,7 +103,7 @@ class ImageFiles:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _Reader(Dataset):
     """What DataLoader calls a dataset."""
 
     paths: Sequence[str]
@@ -115,7 +117,7 @@ class _Reader:
             return error
 
 
-def _as_it_is(images: Tensor | ConfigError) -> Tensor | ConfigError:
+def _as_it_is(images: Any) -> Any:
     return images
 
 

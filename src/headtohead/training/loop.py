@@ -189,7 +189,9 @@ class _Training:
         self.points: list[Point] = []
         self.nan = torch.tensor(math.nan, dtype=dtype, device=device)
         self.trace_S4R = self.nan.repeat(self.steps, 4, len(runs))
-        self.trace = dict(zip(("loss", "accuracy", "grad_norm", "backbone"), self.trace_S4R.unbind(1), strict=True))
+        self.trace: dict[str, Tensor] = dict(
+            zip(("loss", "accuracy", "grad_norm", "backbone"), self.trace_S4R.unbind(1), strict=True)
+        )
         self.alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
         # Random, since softmax's Hessian is blind to what all classes share.
         direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)

@@ -68,12 +68,12 @@ class Mlp(Model):
     batch_norm: bool
     dropout: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_widths(self.widths)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "accepted: [0, 1)")
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
-        layers = OrderedDict(flatten=nn.Flatten())
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (inputs, outputs) in enumerate(pairwise([math.prod(input_shape), *self.widths])):
             # Batch norm subtracts the mean, and with it any bias of the layer below.
             layers[f"hidden{i}"] = nn.Linear(inputs, outputs, bias=not self.batch_norm)
@@ -96,7 +96,7 @@ class Cnn(Model):
 
     widths: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_widths(self.widths)
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
@@ -104,7 +104,7 @@ class Cnn(Model):
         pixels = (height >> len(self.widths)) * (width >> len(self.widths))
         if pixels == 0:
             raise self.refusal(f"no pixel of {input_shape} is left", "fewer widths: each halves the image")
-        layers = OrderedDict()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (inputs, outputs) in enumerate(pairwise([channels, *self.widths])):
             layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
             layers[f"norm{i}"] = nn.BatchNorm2d(outputs)
@@ -127,8 +127,9 @@ class Resnet18(Model):
         backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
         # As torchvision initialises the other convolutions.
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        backbone.maxpool = nn.Identity()
-        classifier, backbone.fc = backbone.fc, nn.Identity()
+        classifier = backbone.fc
+        for name in ("maxpool", "fc"):
+            backbone.set_submodule(name, nn.Identity())
         return nn.Sequential(OrderedDict(backbone=backbone, classifier=classifier))
 
 
@@ -149,7 +150,7 @@ class Torchvision(Model):
     options: dict[str, Any]
     resize: int | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from torchvision import models
 
         name, names, side = self.architecture, models.list_models(module=models), self.resize
@@ -252,8 +253,8 @@ def _replace_classifier(network: nn.Module, head: Head) -> None:
 def _flaw_of_classifier(network: object, num_classes: int) -> str:
     """Return what is wrong with the layer `classifier` of a network, or nothing."""
     layer = getattr(network, "classifier", None)
-    usable = isinstance(network, nn.Module) and isinstance(layer, nn.Linear) and layer.bias is not None
-    if not usable or layer.out_features != num_classes:
+    is_linear = isinstance(layer, nn.Linear) and layer.bias is not None and layer.out_features == num_classes
+    if not isinstance(network, nn.Module) or not is_linear:
         return f"for {num_classes} classes a {type(network).__name__} with `classifier` {layer}"
     if not {"classifier.weight", "classifier.bias"} <= dict(network.named_parameters()).keys():
         return "a `classifier` that shares parameters with an earlier layer"
@@ -264,7 +265,11 @@ def _flaw_of_outputs(network: nn.Module, input_shape: Shape, num_classes: int) -
     """Return what is wrong with the outputs for two random inputs, in evaluation and training mode, or nothing."""
     probe = copy.deepcopy(network)  # since training mode moves the statistics of batch norm
     made: list[Tensor] = []
-    probe.get_submodule("classifier").register_forward_hook(lambda layer, inputs, output: made.append(output))
+
+    def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
+        made.append(output)
+
+    probe.get_submodule("classifier").register_forward_hook(keep)
     inputs_Bx = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     for mode in ("evaluation", "training"):
         with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -6,7 +6,7 @@ Shape suffixes: R runs, P parameters of one run.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Optimizer(ABC):
     weight_decay: float
     clip_norm: float | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "must be above 0 and finite")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must not be below 0")
         clips = self.clip_norm is None or self.clip_norm > 0
@@ -63,15 +63,15 @@ class SGD(Optimizer):
     momentum: float
     nesterov: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "accepted: [0, 1)")
         possible = self.momentum > 0 or not self.nesterov
         require(possible, "optimizer.nesterov", self.nesterov, "needs optimizer.momentum above 0")
 
     @staticmethod
-    def updater(runs, parameters_RP, decayed):
-        return _SGDUpdater(runs, parameters_RP, decayed)
+    def updater(runs: Sequence[Optimizer], parameters_RP: Tensor, decayed: slice) -> Updater:
+        return _SGDUpdater(cast(Sequence[SGD], runs), parameters_RP, decayed)
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ class AdamW(Optimizer):
     beta2: float
     eps: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "accepted: [0, 1)")
         require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "accepted: [0, 1)")
         require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
 
     @staticmethod
-    def updater(runs, parameters_RP, decayed):
-        return _AdamWUpdater(runs, parameters_RP, decayed)
+    def updater(runs: Sequence[Optimizer], parameters_RP: Tensor, decayed: slice) -> Updater:
+        return _AdamWUpdater(cast(Sequence[AdamW], runs), parameters_RP, decayed)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
@@ -113,7 +113,7 @@ class _SGDUpdater:
         has_momentum = any(run.momentum for run in runs)
         self.state = {"momentum": torch.zeros_like(parameters_RP)} if has_momentum else {}
 
-    def step(self, gradients_RP, lr_R1):
+    def step(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
         direction_RP = gradients_RP
         if self.decays:
             direction_RP[:, self.decayed].addcmul_(self.parameters_RP[:, self.decayed], self.decay_R1)
@@ -146,7 +146,7 @@ class _AdamWUpdater:
         many = parameters_RP.shape[1] >= FUSED_FROM
         self._update = self._fused if many and parameters_RP.device.type == "cpu" else self._batched
 
-    def step(self, gradients_RP, lr_R1):
+    def step(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
         if self.decays:
             self.parameters_RP[:, self.decayed].mul_(1 - lr_R1 * self.decay_R1)
         self._update(gradients_RP, lr_R1)

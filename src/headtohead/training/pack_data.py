@@ -7,16 +7,19 @@ axes of one input.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from headtohead.training import data, metrics
 from headtohead.training.config import PRECISIONS, Config
-from headtohead.training.data import Pool
+from headtohead.training.data import Pool, Split
 from headtohead.training.models import initialise
 from headtohead.training.packing import Pack
+
+# Values of each run, with the runs as the first axis.
+T = TypeVar("T", Tensor, dict[str, Tensor])
 
 
 class Cohort:
@@ -93,7 +96,7 @@ class Cohort:
             self.pool, self.views, config.dataset, self._seed_of_view, config.training.batch_size, self.dtype, start
         )
 
-    def chunks(self, split: str, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """A split in order, or its first `limit` examples: inputs (V, n, x) and labels (V, n)."""
         return data.evaluation_chunks(self.pool, self.views, split, self.dtype, len(self), limit)
 
@@ -132,13 +135,14 @@ class Cohort:
         self.pack.train(True)
         return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
-    def by_head(self, function: Callable, *tensors_Rx: Tensor):
+    def by_head(self, function: Callable[..., T], *tensors_Rx: Tensor) -> T:
         """`function(head, *tensors)` for each stretch of runs with equal heads, put together again."""
         stretches = [(head, len([*group])) for head, group in groupby(run.head for run in self.runs)]
         heads, sizes = zip(*stretches, strict=True)
-        parts = [*map(function, heads, *(tensor_Rx.split(sizes) for tensor_Rx in tensors_Rx))]
-        if len(parts) == 1:
-            return parts[0]
-        if isinstance(parts[0], dict):
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return torch.cat(parts)
+        parts: list[Any] = [*map(function, heads, *(tensor_Rx.split(sizes) for tensor_Rx in tensors_Rx))]
+        joined: Any = parts[0]
+        if len(parts) > 1 and isinstance(joined, dict):
+            joined = {name: torch.cat([part[name] for part in parts]) for name in joined}
+        elif len(parts) > 1:
+            joined = torch.cat(parts)
+        return joined

@@ -74,7 +74,7 @@ class _Linear(_Link):
         self.weight_ROI, self.bias_RO = weight_ROI, bias_RO
         self.leaves = [weight_ROI] if bias_RO is None else [weight_ROI, bias_RO]
 
-    def __call__(self, x_RBI):
+    def __call__(self, x_RBI: Tensor) -> Tensor:
         if self.weight_ROI.shape[1] > WIDE:
             # Not baddbmm, which would spread the bias over the outputs first: a pass over all of them more.
             outputs_RBO = torch.bmm(x_RBI, self.weight_ROI.mT)
@@ -84,7 +84,7 @@ class _Linear(_Link):
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
 
-    def backward(self, before, after, gradient, into):
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         inputs, outputs = before.shape[2], gradient.shape[2]
         if outputs > WIDE and inputs < NARROW and self.bias_RO is not None:
             # A product with long rows, which an input that is always one gives the bias's gradient too.
@@ -99,10 +99,10 @@ class _Linear(_Link):
 
 
 class _ReLU(_Link):
-    def __call__(self, x_RBx):
+    def __call__(self, x_RBx: Tensor) -> Tensor:
         return x_RBx.relu()
 
-    def backward(self, before, after, gradient, into):
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         return torch.ops.aten.threshold_backward.grad_input(gradient, after, 0, grad_input=gradient)
 
 
@@ -112,16 +112,16 @@ class _Chain(_Link):
     def __init__(self, layers: Sequence[Layer], leaves: Sequence[Tensor] = ()):
         self.layers, self.leaves = layers, leaves
 
-    def __call__(self, x_RBx):
+    def __call__(self, x_RBx: Tensor) -> Tensor:
         for layer in self.layers:
             x_RBx = layer(x_RBx)
         return x_RBx
 
-    def forward(self, before):
+    def forward(self, before: Tensor) -> Tensor:
         with torch.enable_grad():
             return self(before)
 
-    def backward(self, before, after, gradient, into):
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         below = int(before.requires_grad)
         inputs = [*[before] * below, *self.leaves]
         gradients = torch.autograd.grad(after, inputs, gradient, materialize_grads=True)
@@ -194,11 +194,11 @@ class Pack:
         for layer in self.template.modules():
             # The input of a chain is a leaf of its graph, which nothing may overwrite.
             if hasattr(layer, "inplace"):
-                layer.inplace = False
+                layer.inplace = False  # pyright: ignore[reportArgumentType]
         self._links = _joined(links)
         self._forward = _Chain(self._links)
 
-    def _set_up_vmap(self, parameters: Mapping[str, Tensor]) -> None:
+    def _set_up_vmap(self, parameters: dict[str, Tensor]) -> None:
         self.mode = "vmap"
         # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
         torch.backends.mha.set_fastpath_enabled(False)
@@ -351,7 +351,7 @@ def _stacked(
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
         leaves = [own["weight"], own["bias"]]
         statistics = [buffers[prefix + name] for name in ("running_mean", "running_var")]
-        return [_Chain([_BatchNorm(module, leaves, statistics)], leaves)]
+        return [_Chain([_BatchNorm(module, module.momentum, leaves, statistics)], leaves)]
     return None
 
 
@@ -361,8 +361,8 @@ def _is_stackable_layer(module: nn.Module) -> TypeGuard[Stackable]:
 
 
 class _BatchNorm:
-    def __init__(self, module: nn.BatchNorm1d, leaves: list[Tensor], statistics: list[Tensor]):
-        self.module, self.leaves, self.statistics = module, leaves, statistics
+    def __init__(self, module: nn.BatchNorm1d, momentum: float, leaves: list[Tensor], statistics: list[Tensor]):
+        self.module, self.momentum, self.leaves, self.statistics = module, momentum, leaves, statistics
 
     def __call__(self, x_RBC: Tensor) -> Tensor:
         R, B, C = x_RBC.shape
@@ -376,7 +376,7 @@ class _BatchNorm:
             weight_RC.reshape(-1),
             bias_RC.reshape(-1),
             training=self.module.training,
-            momentum=self.module.momentum,
+            momentum=self.momentum,
             eps=self.module.eps,
         )
         return out_1CB.view(R, C, B).mT

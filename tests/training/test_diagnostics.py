@@ -12,7 +12,7 @@ from headtohead.training.heads import Sigmoid, Softmax
 from headtohead.training.packing import Pack
 
 
-def test_gradient_norms_add_up_as_autograd_says():
+def test_gradient_norms_equal_those_of_autograd():
     torch.manual_seed(0)
     modules = [nn.Sequential() for _ in range(2)]
     for module in modules:
@@ -23,8 +23,8 @@ def test_gradient_norms_add_up_as_autograd_says():
     pack = Pack(modules, torch.device("cpu"), torch.float32)
 
     def loss(logits):
-        found = nn.functional.cross_entropy(logits.requires_grad_().mT, labels.expand(2, 8), reduction="none")
-        return found.detach(), torch.autograd.grad(found.sum(), logits)[0]
+        loss_RB = nn.functional.cross_entropy(logits.requires_grad_().mT, labels.expand(2, 8), reduction="none")
+        return loss_RB.detach(), torch.autograd.grad(loss_RB.sum(), logits)[0]
 
     _, _, at_logits, gradients = pack.differentiate(inputs, loss)
     ours = diagnostics.gradient_norms(gradients, pack.columns)
@@ -66,7 +66,7 @@ def test_trace_statistics_leave_out_what_is_not_finite():
     ("head", "coupling"), [(Softmax(0.0, "none"), 1.0), (Sigmoid(0.0, "none", "sum"), 0.0)], ids=["softmax", "sigmoid"]
 )
 def test_coupling_of_closed_forms(head, coupling):
-    """Softmax: the column p_t (e_t - p) of the Hessian sums to zero. Sigmoid: the Hessian is diagonal."""
+    """The column p_t (e_t - p) of softmax's Hessian sums to zero; the sigmoid's Hessian is diagonal."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 50, 7, dtype=torch.float64, generator=generator)
     labels = torch.randint(7, (2, 50), generator=generator)
@@ -79,7 +79,7 @@ def test_coupling_of_closed_forms(head, coupling):
         assert (ours["row_sum"] < 1e-12).all()
 
 
-def test_hessian_eigenvalue_is_that_of_the_whole_matrix():
+def test_hessian_eigenvalue_equals_that_of_the_whole_matrix():
     torch.manual_seed(0)
     modules = []
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_hessian_eigenvalue_is_that_of_the_whole_matrix():
 
 
 def test_hessian_of_a_softmax_layer_has_a_closed_form():
-    """One input, zero weights: the Hessian is H_z (x) x x^T with the largest eigenvalue |x|^2 / K (bias included)."""
+    """For one input and zero weights the Hessian is H_z (x) x x^T, with largest eigenvalue |x|^2 / K (bias in x)."""
     layer = nn.Sequential()
     layer.add_module("classifier", nn.Linear(5, 4))
     nn.init.zeros_(layer.classifier.weight)

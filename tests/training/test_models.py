@@ -1,4 +1,4 @@
-"""Networks end in a Linear named `classifier`, follow from the seed alone and refuse data they do not fit."""
+"""Networks end in a Linear named `classifier`, depend only on the seed, and refuse data that does not fit."""
 
 import math
 import sys
@@ -24,7 +24,7 @@ COSINE = SoftmaxCosine(label_smoothing=0.0, prior_bias="none", temperature=0.1)
 
 
 def configured(name: str, **options) -> Model:
-    """The model of configs/model/<name>.yaml with some of its options replaced."""
+    """Return the model of configs/model/<name>.yaml with some options replaced."""
     node = OmegaConf.merge(OmegaConf.load(CONFIGS / f"{name}.yaml"), options)
     return build_named(MODELS, node, "model")
 
@@ -39,7 +39,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def refused(model: Model, input_shape=CIFAR, num_classes=K) -> str:
-    """The message of the ConfigError that the model must raise, in one line."""
+    """Return the message of the ConfigError that the model must raise, which has one line."""
     with pytest.raises(ConfigError) as caught:
         checked_build(model, SOFTMAX, input_shape, num_classes)
     message = str(caught.value)
@@ -78,7 +78,7 @@ def test_packed_models_are_sequentials_of_plain_layers(name):
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "resnet18"])
-def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone(name):
+def test_weights_depend_on_the_seed_and_the_global_generator_does_not_change(name):
     model, shape = configured(name), DIGITS
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -89,7 +89,7 @@ def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone(name):
     assert not torch.equal(first.classifier.weight, initialise(model, SOFTMAX, shape, K, seed=1).classifier.weight)
 
 
-def test_checking_draws_no_random_numbers_and_moves_no_statistics():
+def test_checking_draws_no_random_numbers_and_changes_no_statistics():
     model = configured("mlp", batch_norm=True, dropout=0.5)
     torch.manual_seed(0)
     plain, after_plain = model.build(TABLE, K), torch.rand(3)
@@ -106,7 +106,7 @@ def test_parameter_counts_of_linear_and_mlp(shape):
     assert size(configured("linear").build(shape, K)) == (D + 1) * K
     mlp = configured("mlp", widths=[7, 11])
     assert size(mlp.build(shape, K)) == (D + 1) * 7 + (7 + 1) * 11 + (11 + 1) * K
-    # Batch norm: no bias below, a scale and a shift per unit.
+    # With batch norm the layer below has no bias; each unit has a scale and a shift.
     normed = configured("mlp", widths=[7, 11], batch_norm=True, dropout=0.5)
     assert size(normed.build(shape, K)) == (D + 2) * 7 + (7 + 2) * 11 + (11 + 1) * K
 
@@ -129,7 +129,7 @@ def test_parameter_count_of_cnn():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resnet18_is_that_of_torchvision_but_for_the_stem_and_the_name_of_the_classifier(channels):
+def test_resnet18_differs_from_torchvision_in_the_stem_and_the_name_of_the_classifier(channels):
     module = configured("resnet18").build((channels, 32, 32), K)
     theirs = torchvision.models.resnet18(weights=None, num_classes=K)
     assert size(module) == size(theirs) - 3 * 64 * 7 * 7 + channels * 64 * 3 * 3
@@ -163,7 +163,7 @@ def test_torchvision_networks_compute_what_torchvision_computes(architecture, op
     theirs = torchvision.models.get_model(architecture, weights=None, num_classes=K, **options).eval()
     assert size(module) == size(theirs)
     *_, last = (layer for layer in theirs.modules() if isinstance(layer, nn.Linear))
-    for layer in (module.classifier, last):  # where vision transformers start with zeros
+    for layer in (module.classifier, last):  # those of vision transformers start at zero
         layer.weight.data = torch.linspace(-1, 1, layer.weight.numel()).view_as(layer.weight)
     images_BCHW = torch.randn(2, *CIFAR)
     logits_BK = module(images_BCHW)
@@ -174,7 +174,7 @@ def test_torchvision_networks_compute_what_torchvision_computes(architecture, op
     assert next(module.backbone.parameters()).grad.abs().max() > 0
 
 
-def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_asked_size():
+def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_requested_size():
     module = checked_build(configured("torchvision", architecture="mobilenet_v3_small", resize=40), SOFTMAX, MNIST, K)
     gray = torch.rand(2, 1, 28, 28)
     rgb_BCHW = module.rgb(gray)
@@ -184,7 +184,7 @@ def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_asked
 
 
 class Renamed(nn.Module):
-    """A network that calls its classifier by another name, under which it was known first or not."""
+    """A network that calls its classifier by another name, which is registered first or not."""
 
     def __init__(self, input_shape, num_classes, first):
         super().__init__()
@@ -238,7 +238,7 @@ def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "found"),
+    ("name", "options", "reason"),
     [
         ("mlp", {"widths": []}, r"model\.widths=\(\): .*positive"),
         ("mlp", {"widths": [8, 0]}, r"model\.widths=\(8, 0\): .*positive"),
@@ -257,8 +257,8 @@ def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
         ("factory", {}, r"model\.path.*[Mm]issing"),
     ],
 )
-def test_options_that_are_refused_before_anything_is_built(name, options, found):
-    with pytest.raises(ConfigError, match=found):
+def test_options_that_are_refused_before_a_network_is_built(name, options, reason):
+    with pytest.raises(ConfigError, match=reason):
         configured(name, **options)
 
 
@@ -279,7 +279,7 @@ def test_cnn_refuses_more_halvings_than_the_image_has():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options", "shape", "found"),
+    ("architecture", "options", "shape", "reason"),
     [
         ("vit_b_32", {}, CIFAR, "Expected 224 but got 32"),
         ("vit_b_32", {"image_size": 33}, CIFAR, "indivisible by patch size"),
@@ -297,9 +297,9 @@ def test_cnn_refuses_more_halvings_than_the_image_has():
         ("resnet18", {}, (2, 32, 32), "inputs (2, 32, 32); accepted: images (C, H, W), C one of (1, 3)"),
     ],
 )
-def test_torchvision_networks_that_are_refused(architecture, options, shape, found):
+def test_torchvision_networks_that_are_refused(architecture, options, shape, reason):
     message = refused(Torchvision(architecture, options, resize=None), shape)
-    assert f"model.architecture={architecture} model.options={options}" in message and found in message
+    assert f"model.architecture={architecture} model.options={options}" in message and reason in message
 
 
 class Net(nn.Module):
@@ -323,7 +323,7 @@ def failing(input_shape, num_classes):
 
 
 @pytest.mark.parametrize(
-    ("make", "found"),
+    ("make", "reason"),
     [
         (lambda input_shape, num_classes: 3, "a int with `classifier` None"),
         (
@@ -346,15 +346,15 @@ def failing(input_shape, num_classes):
         (failing, "ValueError: first line; "),
     ],
 )
-def test_networks_of_factories_that_are_refused(make, found, user_networks):
+def test_networks_of_factories_that_are_refused(make, reason, user_networks):
     user_networks.make = make
     message = refused(Factory("user_networks:make", {}), TABLE)
     assert message.startswith("model.name=factory model.path=user_networks:make model.options={}: ")
-    assert found in message
+    assert reason in message
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "found"),
+    ("path", "options", "reason"),
     [
         ("no_such_package.models:make", {}, "No module named 'no_such_package'"),
         ("headtohead.training.models:make", {}, "has no attribute 'make'"),
@@ -363,6 +363,6 @@ def test_networks_of_factories_that_are_refused(make, found, user_networks):
         ("headtohead.training.models:initialise", {"width": 3}, "unexpected keyword argument 'width'"),
     ],
 )
-def test_factories_that_are_not_found_or_take_other_options(path, options, found):
+def test_factories_that_are_not_found_or_take_other_options(path, options, reason):
     message = refused(Factory(path, options))
-    assert f"model.path={path} model.options={options}: " in message and found in message
+    assert f"model.path={path} model.options={options}: " in message and reason in message

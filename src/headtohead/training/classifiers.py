@@ -1,10 +1,10 @@
-"""Kinds of classifier, the last layer of a network: how features become logits.
+"""Classifiers: the last layer of a network, which turns features into logits.
 
 Shape suffixes: R runs, B batch, I features, K classes.
 
-A head says which kind it reads (`Head.classifier`). To add a kind, write a `Classifier` and its layer, here or in the
-file of your own head. A layer with a method `stacked` (see `packing.Stackable`) is packed by one batched operation,
-any other layer by vmap.
+Each head names its kind of classifier (`Head.classifier`). To add a kind, write a `Classifier` and its layer, here or
+in the file of your own head. If the layer has a method `stacked` (see `packing.Stackable`), a pack batches it by that;
+otherwise a pack batches the whole network by vmap.
 """
 
 from abc import ABC, abstractmethod
@@ -20,19 +20,19 @@ from headtohead.training.packing import Layer
 
 @dataclass(frozen=True)
 class Classifier(ABC):
-    """Kind of the last layer. The runs of a pack have equal classifiers."""
+    """Kind of the last layer. All runs of a pack have equal classifiers."""
 
     @property
     def may_start_at_zero(self) -> bool:
-        """Whether a network can be trained from weights of zero in this layer."""
+        """Whether the weights of this layer may be zero at the start of training."""
         return True
 
     @abstractmethod
     def layer(self, linear: nn.Linear) -> nn.Module:
-        """Return the last layer, made from the network's own.
+        """Return the layer that replaces the last layer of a network.
 
         Args:
-            linear: layer with bias. Its parameters are the parameters `weight` and `bias` of the result, which may
+            linear: last layer of the network, with bias. The result shares its parameters `weight` and `bias`, and may
                 have others.
         """
 
@@ -50,7 +50,7 @@ class CosineClassifier(Classifier):
     """Logits that are cosines over a temperature.
 
     Attributes:
-        temperature: above zero; the lower, the larger the logits.
+        temperature: temperature of the cosine logits, above zero.
     """
 
     temperature: float

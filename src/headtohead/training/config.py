@@ -20,15 +20,15 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 @dataclass(frozen=True)
 class Training:
-    """Options of the loop.
+    """Options of the training loop.
 
     Options:
-        epochs: passes over the training split.
-        batch_size: examples per step; the last, incomplete batch of an epoch is left out.
-        schedule: of the learning rate after warm-up: constant, cosine or linear (both to zero).
-        warmup: share of the steps over which the learning rate rises linearly.
-        points: how many times a run is logged.
-        evaluations: how many of these also evaluate the validation split.
+        epochs: number of passes over the training split.
+        batch_size: number of examples per step; the last, incomplete batch of an epoch is left out.
+        schedule: schedule of the learning rate after warm-up: constant, or cosine or linear to zero.
+        warmup: share of the steps in which the learning rate rises linearly.
+        points: number of steps that are logged.
+        evaluations: number of logged steps that also evaluate the validation split.
         zero_classifier: whether the classifier's weights start at zero, so that the first logits are its bias.
     """
 
@@ -56,13 +56,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a sweep over learning rates becomes a comparison.
+    """Protocol of a study that sweeps learning rates.
 
     Options:
-        confirm_seeds: fresh seeds on which each arm's best learning rate is trained; None takes as many
-            as the search has, 0 leaves the confirm phase out.
-        ladder: labels of arms, in order: the report splits the difference between the first and the last into
-            the steps from one to the next.
+        confirm_seeds: number of fresh seeds for each arm's best learning rate; None takes as many as the search has, 0
+            omits the confirm phase.
+        ladder: labels of arms in order. The report splits the difference between the first and the last arm into the
+            steps between neighbours.
     """
 
     confirm_seeds: int | None
@@ -72,22 +72,22 @@ class Protocol:
         seeds = self.confirm_seeds
         require(seeds is None or seeds >= 0, "protocol.confirm_seeds", seeds, "must not be below 0")
         rungs = self.ladder
-        climbs = rungs is None or len(set(rungs)) == len(rungs) > 1
-        require(climbs, "protocol.ladder", list(rungs or ()), "null, or two arms or more, none of them twice")
+        valid = rungs is None or len(set(rungs)) == len(rungs) > 1
+        require(valid, "protocol.ladder", list(rungs or ()), "null, or two or more arms, none of them twice")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that are not a group.
+    """Settings that belong to no group.
 
     Options:
-        name: of the study, and its folder under outputs/.
-        seed: of the split, the initial weights, the order of batches and the augmentation.
+        name: name of the study and of its folder in outputs/.
+        seed: seed of the split, the initial weights, the order of batches and the augmentation.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
-        pack_size: the most runs trained at once; None lets the planner choose.
-        checkpoint_s: the least time in seconds between two checkpoints of a pack.
-        accept_drift: whether a study goes on although its configuration, code or libraries are not those of its runs.
+        pack_size: largest number of runs that are trained at once; None lets the planner choose.
+        checkpoint_s: shortest time between two checkpoints of a pack, in seconds.
+        accept_drift: whether a study continues if its configuration, code or libraries have changed since its runs.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, resolved and checked."""
+    """The resolved and checked configuration of one run."""
 
     settings: Settings
     protocol: Protocol
@@ -136,10 +136,10 @@ REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS, "optimizer": 
 
 
 def parse(node: DictConfig) -> Config:
-    """The checked configuration of one run from what Hydra composed.
+    """Check the configuration of one run that Hydra has composed.
 
     Raises:
-        ConfigError: with the key, what was found and what is accepted.
+        ConfigError: a value is missing, unknown or not accepted.
     """
     node = copy.deepcopy(node)
     try:
@@ -167,7 +167,7 @@ def architecture_key(config: Config) -> str:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that a name stands for; "auto" prefers a GPU."""
+    """Return the device with this name; "auto" is a GPU if there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

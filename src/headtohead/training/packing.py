@@ -1,17 +1,17 @@
-"""Many models of one architecture as one: stacked parameters, one forward, one gradient.
+"""Packs: many networks of one architecture as one, with stacked parameters, one forward and one gradient.
 
-Shape suffixes: R runs, B batch, K classes, C channels, I inputs and O outputs of a layer, P parameters of
-one run; x any further axes.
+Shape suffixes: R runs, B batch, K classes, C channels, I inputs and O outputs of a layer, P parameters of one run; x
+any further axes.
 
-The parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation
-for the whole pack. The forward takes the fastest way that fits:
+The parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation for the whole
+pack. The forward has three modes, of which a pack takes the fastest that applies:
 
 * plain: a pack of one calls its module.
-* stacked: in an nn.Sequential of known layers, each layer is swapped for one batched operation.
-* vmap: any other module, through torch.func (batched by PyTorch, slower).
+* stacked: each layer of an nn.Sequential is replaced by one batched operation, if all its layers have one.
+* vmap: PyTorch batches any other module, by torch.func; this is slower.
 
-A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over tens of steps, in float32 to
-5e-3. Dropout is the exception: its masks are drawn for the pack as a whole.
+A run in a pack equals the run alone up to rounding: to 1e-9 in float64 over tens of steps, to 5e-3 in float32. Dropout
+is the exception: its masks are drawn for the whole pack.
 """
 
 import copy
@@ -25,32 +25,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# The layers of R runs as one function from (R, B, x) to (R, B, x).
+# The same layer of R runs as one function from (R, B, x) to (R, B, x).
 Layer = Callable[[Tensor], Tensor]
 # From logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits, (R, B, K).
 Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Outputs of a layer from which on the loss, which reads them example by example, would wait for a transposition.
+# Above this many outputs, a layer writes them example by example: transposing them for the loss would take long.
 WIDE = 256
-# Inputs of a wide layer below which the product that is its weights' gradient is slow on the CPU the plain way.
+# Below this many inputs of a wide layer, the plain product for the weights' gradient is slow on the CPU.
 NARROW = 32
 ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
 
 
 class Stackable(Protocol):
-    """A layer without buffers that brings its own stacked form."""
+    """A layer without buffers that has its own stacked form."""
 
     def stacked(self, parameters: Mapping[str, Tensor]) -> Layer:
-        """Return the layers of R runs as one function, differentiable by autograd.
+        """Return this layer of R runs as one function that autograd can differentiate.
 
         Args:
-            parameters: those of the layer by their names, stacked: (R, *shape).
+            parameters: stacked parameters of the layer by name, each (R, *shape).
         """
         ...
 
 
 class _Link(ABC):
-    """A stretch of layers: a function on (R, B, x), differentiable by autograd, and its gradient by hand."""
+    """One or more layers: a function on (R, B, x) that autograd can differentiate, and its gradient by hand."""
 
     leaves: Sequence[Tensor] = ()
 
@@ -58,14 +58,17 @@ class _Link(ABC):
     def __call__(self, x_RBx: Tensor) -> Tensor: ...
 
     def forward(self, before: Tensor) -> Tensor:
-        """The outputs with whatever `backward` needs."""
+        """Return the outputs, with all that `backward` needs."""
         return self(before)
 
     @abstractmethod
     def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        """The gradient at the inputs, None where they do not require it; those at the leaves are written to `into`.
+        """Return the gradient at the inputs, or None if they do not require it. May overwrite `gradient`.
 
-        May overwrite `gradient`.
+        Args:
+            before, after: inputs and outputs of `forward`.
+            gradient: gradient at the outputs.
+            into: tensors to which the gradients at the leaves are written.
         """
 
 
@@ -76,10 +79,10 @@ class _Linear(_Link):
 
     def __call__(self, x_RBI: Tensor) -> Tensor:
         if self.weight_ROI.shape[1] > WIDE:
-            # Not baddbmm, which would spread the bias over the outputs first: a pass over all of them more.
+            # Not baddbmm, which would first copy the bias to all outputs: one more pass over them.
             outputs_RBO = torch.bmm(x_RBI, self.weight_ROI.mT)
             return outputs_RBO if self.bias_RO is None else outputs_RBO.add_(self.bias_RO.unsqueeze(1))
-        # Outputs (R, O, B) in memory: the layout in which batch norm need not copy them.
+        # The outputs lie as (R, O, B) in memory, so that batch norm need not copy them.
         if self.bias_RO is None:
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
@@ -87,7 +90,7 @@ class _Linear(_Link):
     def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         inputs, outputs = before.shape[2], gradient.shape[2]
         if outputs > WIDE and inputs < NARROW and self.bias_RO is not None:
-            # A product with long rows, which an input that is always one gives the bias's gradient too.
+            # A product with long rows. An additional input of one gives the gradient of the bias as well.
             product_RIO = torch.bmm(F.pad(before, (0, 1), value=1).mT, gradient)
             into[0].copy_(product_RIO[:, :-1].mT)
             into[1].copy_(product_RIO[:, -1])
@@ -107,7 +110,7 @@ class _ReLU(_Link):
 
 
 class _Chain(_Link):
-    """Layers one after another, by autograd."""
+    """Layers in sequence, differentiated by autograd."""
 
     def __init__(self, layers: Sequence[Layer], leaves: Sequence[Tensor] = ()):
         self.layers, self.leaves = layers, leaves
@@ -134,26 +137,28 @@ _Tape = list[tuple[_Link, Tensor, Tensor]]
 
 
 class Pack:
-    """R models of one architecture. Calling it maps inputs (R, B, x) to logits (R, B, K).
+    """R networks of one architecture. A call maps inputs (R, B, x) to logits (R, B, K).
 
     Args:
-        modules: R modules with the initial weights, each with a Linear named `classifier`; one module may
-            stand for several runs. They are copied.
+        modules: R networks with the initial weights, each with a layer named `classifier`. They are copied, so that one
+            module may serve several runs.
 
     Attributes:
         mode: "plain", "stacked" or "vmap".
+        template: network of one run, which is called in the modes plain and vmap.
         parameters_RP: all parameters.
-        decayed: the columns that weight decay applies to, the weights.
-        backbone: the columns of all layers but the classifier.
-        columns: for each parameter's name its columns in `parameters_RP`.
-        leaves: the parameters as autograd leaves, views of `parameters_RP`, in the order of `columns`.
+        decayed: columns of the parameters that weight decay applies to, the weights.
+        backbone: columns of all layers but the classifier.
+        columns: columns of each parameter in `parameters_RP`, by name.
+        leaves: parameters as leaves of autograd, views of `parameters_RP`, in the order of `columns`.
+        buffers: statistics of norms by name; (R, *shape) each, in plain mode those of the template.
     """
 
     def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
         self.size = len(modules)
         self.template = copy.deepcopy(modules[0]).to(device, dtype)
         self.columns, self.backbone, self.decayed = _layout(self.template)
-        # The layout in which convolutions on the CPU are fastest; a pack of several would have to copy.
+        # Convolutions on the CPU are fastest in this layout. A pack of several runs would have to copy.
         self._channels_last = self.size == 1 and device.type == "cpu"
         width = max(where.stop for where in self.columns.values())
         self.parameters_RP = torch.empty(self.size, width, device=device, dtype=dtype)
@@ -192,7 +197,7 @@ class Pack:
     def _set_up_stacked(self, links: Sequence[_Link]) -> None:
         self.mode = "stacked"
         for layer in self.template.modules():
-            # The input of a chain is a leaf of its graph, which nothing may overwrite.
+            # The input of a chain is a leaf of its graph, which may not be overwritten.
             if hasattr(layer, "inplace"):
                 layer.inplace = False  # pyright: ignore[reportArgumentType]
         self._links = _joined(links)
@@ -218,11 +223,11 @@ class Pack:
         return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
 
     def train(self, mode: bool = True) -> None:
-        """Training mode for dropout and batch norm, or evaluation mode."""
+        """Switch to training mode, for dropout and batch norm, or to evaluation mode."""
         self.template.train(mode)
 
     def view(self, name: str) -> Tensor:
-        """The parameter `name` of all runs, (R, *shape), sharing memory with `parameters_RP`."""
+        """Return a parameter of all runs by name, (R, *shape); it shares memory with `parameters_RP`."""
         return self._view(self.parameters_RP, name)
 
     def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
@@ -232,14 +237,15 @@ class Pack:
         return tensor_RP[:, self.columns[name]].view(self.size, *shape)
 
     def differentiate(self, inputs_RBx: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Forward and backward at once.
+        """Compute the loss of a batch and its gradients.
 
         Args:
-            loss: the loss and its gradient, which is overwritten.
+            inputs_RBx: inputs of the batch; R may be one if all runs share them.
+            loss: function that returns the loss and its gradient. The gradient is overwritten.
 
         Returns:
-            The batch's mean losses (R,), the logits (R, B, K), the gradient of the mean losses at the logits, and at
-            all parameters, (R, P), in memory that the next call reuses.
+            The mean losses of the batch (R,), the logits (R, B, K), the gradients of the mean losses at the logits
+            (R, B, K), and at all parameters (R, P). The next call overwrites the last.
         """
         links = self._links
         if links is None or torch.is_autocast_enabled(self.parameters_RP.device.type):
@@ -250,8 +256,8 @@ class Pack:
             for view, gradient in zip(self._gradients, gradients, strict=True):
                 view.copy_(gradient.view_as(view))
         else:
-            # By hand, with what the links leave to autograd in graphs of their own: one graph over all of them costs
-            # as much as the products themselves where layers and packs are small.
+            # By hand. Links that need autograd have a graph each: with small layers and packs, one graph over all
+            # links would take as long as the matrix products.
             logits_RBK, tape = _record(links, inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
             loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
             _unwind(tape, logit_gradient_RBK, dict(zip(self.leaves, self._gradients, strict=True)))
@@ -259,12 +265,12 @@ class Pack:
 
 
 def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
-    """Return the columns of each parameter, those of the backbone and those that weight decay applies to."""
+    """Return the columns of each parameter by name, those of the backbone and those that weight decay applies to."""
     shapes = {name: parameter.shape for name, parameter in template.named_parameters()}
 
     def group(name: str) -> int:
-        # Decay leaves biases and norms alone: they are the parameters of fewer than two axes. In this order
-        # both the backbone and what decays are one stretch of columns.
+        # Weight decay excludes biases and norms, the parameters of fewer than two axes. In this order the columns of
+        # the backbone are contiguous, and so are those that decay.
         decays, last = len(shapes[name]) >= 2, name.startswith("classifier.")
         return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[decays, last]
 
@@ -276,17 +282,17 @@ def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
 
 
 def _mean_loss(loss: Loss, logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of each example, and the gradient of the batch's mean loss at the logits."""
+    """Return the loss of each example, (R, B), and the gradient of the batch's mean loss at the logits, (R, B, K)."""
     loss_RB, logit_gradient_RBK = loss(logits_RBK)
     return loss_RB, logit_gradient_RBK.div_(loss_RB.shape[1])
 
 
 @torch.no_grad()
 def _record(links: Sequence[_Link], inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
-    """Return the logits, and for each link its inputs and outputs."""
+    """Return the logits, (R, B, K), and the inputs and outputs of each link."""
     hidden, tape = inputs_RBx, []
     for link in links:
-        # The gradient is wanted as far down as there are parameters.
+        # A link needs the gradient at its inputs only if there are parameters below it.
         before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
         after = link.forward(before)
         tape.append((link, before, after))
@@ -296,14 +302,19 @@ def _record(links: Sequence[_Link], inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
 
 @torch.no_grad()
 def _unwind(tape: _Tape, gradient: Tensor | None, into: Mapping[Tensor, Tensor]) -> None:
-    """Write the gradients at the leaves of all links, given the gradient at the logits."""
+    """Write the gradients at the leaves of all links.
+
+    Args:
+        gradient: gradient at the logits, (R, B, K).
+        into: tensor for the gradient at each leaf.
+    """
     for link, before, after in reversed(tape):
         if gradient is not None and (link.leaves or before.requires_grad):
             gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
 
 
 def is_stackable(module: nn.Module) -> bool:
-    """Whether a pack of such modules takes the stacked way rather than vmap."""
+    """Return whether a pack of such modules is stacked, not batched by vmap."""
     # A pack of one run.
     tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     return _stacked(module, "", tensors, tensors) is not None
@@ -327,7 +338,7 @@ def _stacked(
     """Return the layers of a Sequential as links, or None where one of them has no stacked form."""
     if type(module) is nn.Sequential:
         links: list[_Link] = []
-        # Not named_children, which leaves out a layer that stands in two places, such as a shared ReLU.
+        # Not named_children, which omits the second place of a layer that is used twice, such as a shared ReLU.
         for name, child in zip(module._modules, module, strict=True):
             inner = _stacked(child, f"{prefix}{name}.", parameters, buffers)
             if inner is None:
@@ -336,7 +347,7 @@ def _stacked(
         return links
     names = [name for name, _ in module.named_parameters()]
     if any(prefix + name not in parameters for name in names):
-        return None  # an earlier layer has them: the gradients of two layers would have to be summed
+        return None  # an earlier layer has them too, so that gradients would have to be summed
     own = {name: parameters[prefix + name] for name in names}
     if _is_stackable_layer(module):
         return [_Chain([module.stacked(own)], [*own.values()])]
@@ -356,7 +367,7 @@ def _stacked(
 
 
 def _is_stackable_layer(module: nn.Module) -> TypeGuard[Stackable]:
-    # A submodule may be named `stacked` too.
+    # Not an attribute of the module itself: a submodule may be named `stacked`.
     return callable(getattr(type(module), "stacked", None))
 
 
@@ -368,7 +379,7 @@ class _BatchNorm:
         R, B, C = x_RBC.shape
         weight_RC, bias_RC = self.leaves
         mean_RC, var_RC = self.statistics
-        # Runs and channels as the channels of one batch norm: each is normalised over its batch.
+        # The runs and channels are the channels of one batch norm, each normalised over its batch.
         out_1CB = F.batch_norm(
             x_RBC.mT.reshape(1, R * C, B),
             mean_RC.view(-1),

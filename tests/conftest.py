@@ -1,4 +1,4 @@
-"""Configurations and pools that tests share."""
+"""Fixtures and helpers that tests share."""
 
 import sys
 from collections.abc import Callable
@@ -13,14 +13,15 @@ from headtohead.training import data
 from headtohead.training.config import Config, parse
 from headtohead.training.loop import Outcome, Point, train
 
-# Options that make a run take a moment.
+# Options for a short run.
 TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "dataset.train_size=64"]
 
 
 @pytest.fixture(autouse=True)
 def fresh_process():
-    """Of what a command sets for its process: subnormal numbers exist, and one thread, as short operations lose more
-    to threads than they gain, above all beside other work.
+    """Reset what commands set for their process: keep subnormal numbers, and use one thread.
+
+    Threads slow short operations down.
     """
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
@@ -28,7 +29,7 @@ def fresh_process():
 
 @pytest.fixture(scope="session")
 def config() -> Callable[..., Config]:
-    """Compose and check a run's configuration from overrides."""
+    """Return a function that composes and checks the configuration of a run from overrides."""
 
     def make(*overrides: str) -> Config:
         with initialize_config_module("headtohead.configs", version_base="1.3"):
@@ -38,13 +39,13 @@ def config() -> Callable[..., Config]:
 
 
 def vary(config: Config, seed: int = 0, **optimizer) -> Config:
-    """The configuration with another seed and other numbers of the optimiser."""
+    """Return the configuration with another seed and other options of the optimiser."""
     settings = replace(config.settings, seed=seed)
     return replace(config, settings=settings, optimizer=replace(config.optimizer, **optimizer))
 
 
 def run(configs: list[Config], test: bool = True) -> tuple[list[Point], list[Outcome]]:
-    """Train a pack to its end."""
+    """Train a pack to the end."""
     pool = data.load(configs[0].dataset, torch.device("cpu"))
     *points, outcomes = train(configs, pool, test)
     return points, outcomes
@@ -59,12 +60,12 @@ class Result:
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Run `headtohead` with some arguments in an empty folder, in this process."""
+    """Return a function that runs `headtohead` with arguments, in an empty folder and in this process."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Result:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        # In this process: Joblib's would keep the folder in which the first of them was started.
+        # One job runs in this process. Joblib's processes would stay in the folder in which the first of them started.
         jobs = ["hydra.launcher.n_jobs=1"]
         if arguments[0] in cli.COMMANDS or any("n_jobs" in argument for argument in arguments):
             jobs = []

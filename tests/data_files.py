@@ -1,4 +1,4 @@
-"""Small files in the formats that datasets read: torchvision's archives and folders of pictures."""
+"""Small files in the formats that datasets read: archives for torchvision and folders of images."""
 
 import gzip
 import hashlib
@@ -35,7 +35,7 @@ def idx(array):
 
 
 class Made:
-    """A downloaded dataset of 30 training and 10 test examples: its archives and what they hold."""
+    """A downloadable dataset of 30 training and 10 test examples: its archives and their contents."""
 
     def __init__(self, monkeypatch, name):
         self.name, self.loader = name, getattr(torchvision.datasets, DATASETS[name].loader)

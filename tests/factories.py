@@ -1,4 +1,4 @@
-"""Networks that tests name by their path, as users name theirs."""
+"""Networks for `model=factory` that tests name by their paths."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Transformer(nn.Module):
-    """A network that is no Sequential: rows of an image as tokens, one attention layer."""
+    """A network that is not a Sequential: one attention layer over the rows of an image."""
 
     def __init__(self, input_shape, num_classes):
         super().__init__()
@@ -30,7 +30,7 @@ def transformer(input_shape, num_classes):
 
 
 def few(input_shape, num_classes, outputs):
-    """A network with a number of outputs of its own choice."""
+    """Return a network with a given number of outputs, whatever the number of classes."""
     model = nn.Sequential(nn.Flatten())
     model.add_module("classifier", nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], outputs))
     return model
@@ -47,7 +47,7 @@ class Linear(nn.Module):
 
 
 class Breaking(Linear):
-    """Breaks in training where it was initialised with seed 1."""
+    """A network that raises an error in its forward if its weights are those of seed 1."""
 
     def forward(self, images_BCHW):
         if self.seed == 1:
@@ -56,7 +56,7 @@ class Breaking(Linear):
 
 
 class Greedy(Linear):
-    """Asks for memory that it never touches: 45 percent of the machine's for each run that it stands for."""
+    """A network that allocates, without using it, 45 % of the machine's memory for each run of a pack."""
 
     def forward(self, images_BCHW):
         if self.training and torch.is_grad_enabled():
@@ -66,7 +66,10 @@ class Greedy(Linear):
 
 
 class Doomed(Linear):
-    """Kills its process the first times that it is trained with seed 1; files in the working directory remember."""
+    """A network that kills its process the first times it is called with the weights of seed 1.
+
+    Files in the working directory count the deaths.
+    """
 
     def __init__(self, input_shape, num_classes, deaths=1):
         super().__init__(input_shape, num_classes)

@@ -45,7 +45,7 @@ def taken(pool, views, dataset, seeds, batch_size, count, dtype=torch.float32):
 
 @dataclass(frozen=True)
 class Given(Dataset):
-    """Examples that a test wrote down: `given` are the inputs and labels, the last two are the test split."""
+    """Examples of a test: `given` has the inputs and labels; the last two examples are the test split."""
 
     given: tuple
 
@@ -80,7 +80,7 @@ def test_generators_differ_by_seed_and_purpose_and_repeat():
     assert drawn(0, "split") == drawn(0, "split")
 
 
-def test_seed_zero_is_no_special_stream():
+def test_the_stream_of_seed_zero_is_uniform():
     numbers = torch.rand(100_000, generator=generator(0, "order"))
     assert abs(numbers.mean().item() - 0.5) < 0.005
     assert abs(numbers.std().item() - 12**-0.5) < 0.005
@@ -133,7 +133,7 @@ def test_sizes_follow_the_fractions():
 
 
 @pytest.mark.parametrize("options", [{}, {"train_size": 100}, {"imbalance": 7.0}])
-def test_class_counts_are_those_of_any_seed_but_the_examples_are_not(options):
+def test_class_counts_are_equal_for_all_seeds_but_examples_differ(options):
     _, pool, views = viewed("digits", **options)
     for split in ("train", "val"):
         indices = [getattr(one, split) for one in views]
@@ -149,14 +149,14 @@ def test_splits_are_stratified():
         assert abs(pool.labels[split].double().mean() - share) < 1 / len(split)
 
 
-def test_a_view_repeats_and_ignores_what_concerns_training_only():
+def test_a_view_is_reproducible_and_does_not_depend_on_augmentation():
     dataset, pool, [one] = viewed("digits", [4])
     again = view(pool, replace(dataset, crop_padding=1, flip=True), 4)
     for field in ("train", "train_labels", "val", "mean", "std", "prior"):
         assert torch.equal(getattr(one, field), getattr(again, field))
 
 
-def test_validation_does_not_change_with_what_happens_to_training():
+def test_the_validation_split_does_not_depend_on_training_options():
     _, _, [plain] = viewed("digits", [1])
     _, _, [changed] = viewed("digits", [1], train_size=200, label_noise=0.3, imbalance=3.0)
     assert torch.equal(plain.val, changed.val)
@@ -181,7 +181,7 @@ def test_label_noise_replaces_its_share_of_training_labels(share):
         assert one.train_labels.max() <= 9
 
 
-def test_label_noise_draws_every_other_class_alike():
+def test_label_noise_draws_the_other_classes_uniformly():
     _, pool, [one] = viewed("gaussians", [0], classes=4, examples=40_000, label_noise=1.0)
     offset = (one.train_labels - pool.labels[one.train]) % 4
     share = offset.bincount(minlength=4) / len(offset)
@@ -197,7 +197,7 @@ def test_label_noise_differs_by_seed():
 
 @pytest.mark.parametrize("train_size", [None, 600])
 def test_imbalance_gives_the_long_tail_of_cui(train_size):
-    # 6400 examples train: 640 per class.
+    # There are 6400 training examples, 640 per class.
     _, pool, views = viewed(
         "gaussians",
         examples=10_000,
@@ -216,7 +216,7 @@ def test_imbalance_gives_the_long_tail_of_cui(train_size):
 
 
 @pytest.mark.parametrize(("name", "imbalance"), [("breast_cancer", 2.0), ("wine", 1.1), ("iris", 5.0)])
-def test_imbalance_takes_all_that_an_uneven_dataset_can_give(name, imbalance):
+def test_imbalance_takes_as_many_examples_as_an_uneven_dataset_has(name, imbalance):
     _, pool, [plain] = viewed(name, [0])
     _, _, [one] = viewed(name, [0], imbalance=imbalance)
     available = pool.labels[plain.train].bincount().numpy()
@@ -262,7 +262,7 @@ def test_statistics_come_from_the_training_split_alone(name):
     torch.testing.assert_close(inputs[0], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_channels_are_standardised_apart():
+def test_channels_are_standardised_separately():
     images = torch.randint(0, 100, (20, 3, 4, 4), generator=generator(0, "x")).to(torch.uint8)
     images[:, 1] += 100
     dataset = given(images, torch.arange(20) % 3)
@@ -352,7 +352,7 @@ def test_a_batch_size_above_the_training_size_takes_the_whole_split():
 @pytest.mark.parametrize(
     ("name", "options"), [("digits", {"crop_padding": 2, "flip": True}), ("digits", {}), ("wine", {})]
 )
-def test_a_seed_has_the_same_batches_alone_and_in_company(name, options, batch_size):
+def test_the_batches_of_a_seed_do_not_depend_on_the_other_seeds(name, options, batch_size):
     dataset, pool, views = viewed(name, train_size=90, **options)
     together = taken(pool, views, dataset, SEEDS, batch_size, 200 // batch_size + 3)
     for number, seed in enumerate(SEEDS):
@@ -550,7 +550,7 @@ def test_examples_that_cannot_be_trained_on_are_refused(inputs, labels, message)
         ({"colour": 1}, "dataset.colour: no such key"),
     ],
 )
-def test_options_that_cannot_hold_are_refused_by_name(options, message):
+def test_options_out_of_range_are_refused_by_name(options, message):
     with pytest.raises(ConfigError, match=message) as caught:
         viewed("iris", **options)
     assert len(str(caught.value).splitlines()) <= 2

@@ -34,12 +34,12 @@ def pooled(name, **options):
 
 
 def tree(folder):
-    """Every path below `folder`, with the bytes of the files."""
+    """Return every path below `folder`, with the bytes of the files."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 class Network:
-    """Answers torchvision's requests from `files`, and is unreachable for all else."""
+    """A network that answers torchvision's requests for `files` and is unreachable for all others."""
 
     def __init__(self):
         self.files = {}
@@ -123,7 +123,7 @@ def test_digits_are_images_of_bytes():
 def test_archives_are_unpacked_offline(made, tmp_path):
     made.write(tmp_path)
     check(pooled(made.name, root=str(tmp_path)), made)
-    # What was unpacked is found again, and the archives are needed no more, save SVHN's, which are the data.
+    # Unpacked files are found again without the archives, except for SVHN, whose archives are the data.
     before = tree(tmp_path)
     for path in made.archives:
         if made.name != "svhn":
@@ -141,7 +141,7 @@ def test_a_download_lands_in_the_root(made, tmp_path, network):
     assert [path.name for path in tmp_path.iterdir()] == ["not"]
 
 
-def test_links_to_archives_elsewhere_will_do(made, tmp_path):
+def test_links_to_archives_are_accepted(made, tmp_path):
     made.write(tmp_path / "elsewhere")
     for path in made.archives:
         link = tmp_path / "root" / path
@@ -154,7 +154,7 @@ def test_links_to_archives_elsewhere_will_do(made, tmp_path):
 
 
 def refused(made, root, parent):
-    """Loading fails with a message of two lines at most, and changes nothing on disk."""
+    """Check that loading fails with at most two lines and changes nothing on disk; return the message."""
     before = tree(parent)
     with pytest.raises(ConfigError) as caught:
         pooled(made.name, root=str(root))
@@ -236,7 +236,7 @@ def test_the_real_fashion_mnist(tmp_path):
     assert pool.classes[9] == "Ankle boot"
     one = view(pool, dataset, 0)
     assert pool.labels[one.val].bincount().tolist() == [600] * 10
-    # The mean and deviation that everyone uses for this dataset, of all 60,000.
+    # The mean and standard deviation that are in common use, of all 60,000 images.
     assert abs(one.mean.item() / 255 - 0.2860) < 0.001
     assert abs(one.std.item() / 255 - 0.3530) < 0.001
 
@@ -359,7 +359,7 @@ def test_gaussians_are_a_fixed_problem_with_even_classes():
     assert not torch.equal(pool.inputs, other.inputs)
 
 
-def test_ten_thousand_classes_are_no_trouble():
+def test_gaussians_have_up_to_ten_thousand_classes():
     pool = pooled("gaussians", classes=10_000, dimensions=8, examples=30_000)
     assert pool.num_classes == 10_000
     assert pool.labels.unique().numel() == 10_000
@@ -368,8 +368,8 @@ def test_ten_thousand_classes_are_no_trouble():
 # Composites
 
 
-def found(pool, base, width):
-    """For each composite, the base examples that its parts show: (N, images)."""
+def base_examples(pool, base, width):
+    """Find the base example in each part of each composite, (N, images)."""
     rows = {bytes(image.flatten().numpy()): number for number, image in enumerate(base.inputs)}
     parts = pool.inputs.unflatten(-1, (-1, width)).unbind(-2)
     return torch.tensor([[rows[bytes(image.flatten().numpy())] for image in part] for part in parts]).T
@@ -383,7 +383,7 @@ def test_composites_show_the_digits_of_their_label(images):
     assert pool.inputs.dtype == torch.uint8
     assert pool.num_classes == 10**images
     assert pool.test.tolist() == list(range(2000, 2300))
-    parts = found(pool, base, 8)
+    parts = base_examples(pool, base, 8)
     for label, examples in zip(pool.labels.tolist(), parts, strict=True):
         assert pool.classes[label].split(" ") == [str(base.labels[example].item()) for example in examples]
     assert set(parts[pool.test].flatten().tolist()) <= set(base.test.tolist())
@@ -395,7 +395,7 @@ def test_composites_are_even_over_classes_and_draw_all_images():
     counts = pool.labels[pool.rest].bincount(minlength=100)
     assert set(counts.tolist()) == {200, 201}
     assert pool.labels[pool.test].bincount(minlength=100).tolist() == [1] * 100
-    parts = found(pool, base, 8)
+    parts = base_examples(pool, base, 8)
     for column in parts[pool.rest].T:
         assert len(column.unique()) == len(base.rest)
 
@@ -407,7 +407,7 @@ def test_composites_of_a_downloaded_base_keep_its_official_split(tmp_path, monke
     pool, base = pooled("composite", **options), pooled("cifar10", root=str(tmp_path))
     assert pool.input_shape == (3, 32, 64)
     assert pool.classes[12] == "class 1 class 2"
-    parts = found(pool, base, 32)
+    parts = base_examples(pool, base, 32)
     assert set(parts[pool.test].flatten().tolist()) <= set(range(30, 40))
     assert set(parts[pool.rest].flatten().tolist()) <= set(range(30))
 
@@ -439,12 +439,12 @@ def test_composites_of_a_downloaded_base_keep_its_official_split(tmp_path, monke
         ("mnist", {"test_fraction": 0.5}, "dataset.test_fraction: no such key"),
     ],
 )
-def test_options_that_cannot_hold_are_refused_by_name(name, options, message):
+def test_options_out_of_range_are_refused_by_name(name, options, message):
     with pytest.raises(ConfigError, match=message):
         pooled(name, **options)
 
 
-def test_datasets_are_distinct_though_their_options_agree():
+def test_datasets_with_equal_options_are_different():
     tables = [configured(name, val_fraction=0.2, test_fraction=0.2) for name in ("iris", "wine", "breast_cancer")]
     for first, second in combinations(tables, 2):
         assert first != second

@@ -12,7 +12,7 @@ from headtohead.training.heads import Sigmoid, Softmax
 from headtohead.training.packing import Pack
 
 
-def test_gradient_norms_add_up_as_autograd_says():
+def test_gradient_norms_equal_those_of_autograd():
     torch.manual_seed(0)
     modules = [nn.Sequential() for _ in range(2)]
     for module in modules:
@@ -23,12 +23,14 @@ def test_gradient_norms_add_up_as_autograd_says():
     pack = Pack(modules, torch.device("cpu"), torch.float32)
 
     def loss(logits):
-        found = nn.functional.cross_entropy(logits.requires_grad_().mT, labels.expand(2, 8), reduction="none")
-        return found.detach(), torch.autograd.grad(found.sum(), logits)[0]
+        loss_RB = nn.functional.cross_entropy(logits.requires_grad_().mT, labels.expand(2, 8), reduction="none")
+        return loss_RB.detach(), torch.autograd.grad(loss_RB.sum(), logits)[0]
 
     _, _, at_logits, gradients = pack.differentiate(inputs, loss)
     ours = diagnostics.gradient_norms(gradients, pack.columns)
-    assert set(ours) == {"total", "backbone", "classifier", "layer/hidden", "layer/classifier"}
+    assert set(ours) == {
+        f"grad_norm_{name}" for name in ("total", "backbone", "classifier", "layer_hidden", "layer_classifier")
+    }
     for run, module in enumerate(modules):
         outputs = module(inputs[0])
         outputs.retain_grad()
@@ -38,17 +40,17 @@ def test_gradient_norms_add_up_as_autograd_says():
             for name, part in {"total": module, "backbone": module.hidden, "classifier": module.classifier}.items()
         }
         for name, value in norm.items():
-            assert ours[name][run].item() == pytest.approx(value, rel=1e-5)
-        assert ours["layer/hidden"][run] == ours["backbone"][run]
+            assert ours[f"grad_norm_{name}"][run].item() == pytest.approx(value, rel=1e-5)
+        assert ours["grad_norm_layer_hidden"][run] == ours["grad_norm_backbone"][run]
         per_example = outputs.grad.norm(dim=1).mean().item() * 8
         assert diagnostics.logit_gradient_norm(at_logits)[run].item() == pytest.approx(per_example, rel=1e-5)
 
 
-def test_no_backbone_no_tag():
+def test_a_network_without_a_backbone_has_no_norm_of_it():
     columns = {"classifier.weight": slice(0, 4), "classifier.bias": slice(4, 6)}
     norms = diagnostics.gradient_norms(torch.ones(2, 6), columns)
-    assert set(norms) == {"total", "classifier", "layer/classifier"}
-    assert norms["total"].tolist() == pytest.approx([6**0.5] * 2)
+    assert set(norms) == {"grad_norm_total", "grad_norm_classifier", "grad_norm_layer_classifier"}
+    assert norms["grad_norm_total"].tolist() == pytest.approx([6**0.5] * 2)
 
 
 def test_trace_statistics_leave_out_what_is_not_finite():
@@ -64,20 +66,20 @@ def test_trace_statistics_leave_out_what_is_not_finite():
     ("head", "coupling"), [(Softmax(0.0, "none"), 1.0), (Sigmoid(0.0, "none", "sum"), 0.0)], ids=["softmax", "sigmoid"]
 )
 def test_coupling_of_closed_forms(head, coupling):
-    """Softmax: the column p_t (e_t - p) of the Hessian sums to zero. Sigmoid: the Hessian is diagonal."""
+    """The column p_t (e_t - p) of softmax's Hessian sums to zero; the sigmoid's Hessian is diagonal."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 50, 7, dtype=torch.float64, generator=generator)
     labels = torch.randint(7, (2, 50), generator=generator)
     ours = diagnostics.coupling(lambda z: head.loss(z, labels), logits, labels)
-    assert ours["competition/coupling"].tolist() == pytest.approx([coupling] * 2, abs=1e-12)
+    assert ours["coupling"].tolist() == pytest.approx([coupling] * 2, abs=1e-12)
     gradient = head.activations(logits) - nn.functional.one_hot(labels, 7)
     expected = gradient.sum(-1).abs().sum(1) / gradient.abs().sum((1, 2))
-    assert ours["competition/row_sum"].tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+    assert ours["row_sum"].tolist() == pytest.approx(expected.tolist(), abs=1e-12)
     if coupling:
-        assert (ours["competition/row_sum"] < 1e-12).all()
+        assert (ours["row_sum"] < 1e-12).all()
 
 
-def test_hessian_eigenvalue_is_that_of_the_whole_matrix():
+def test_hessian_eigenvalue_equals_that_of_the_whole_matrix():
     torch.manual_seed(0)
     modules = []
     for _ in range(3):
@@ -111,7 +113,7 @@ def test_hessian_eigenvalue_is_that_of_the_whole_matrix():
 
 
 def test_hessian_of_a_softmax_layer_has_a_closed_form():
-    """One input, zero weights: the Hessian is H_z (x) x x^T with the largest eigenvalue |x|^2 / K (bias included)."""
+    """For one input and zero weights the Hessian is H_z (x) x x^T, with largest eigenvalue |x|^2 / K (bias in x)."""
     layer = nn.Sequential()
     layer.add_module("classifier", nn.Linear(5, 4))
     nn.init.zeros_(layer.classifier.weight)

@@ -1,4 +1,4 @@
-"""Shifts, outliers and final metrics, against plain loops over numpy arrays."""
+"""Shifts, OOD inputs and final metrics against plain loops over numpy arrays."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_blur_is_the_mean_over_neighbours(images):
     np.testing.assert_allclose(ours[1, 7, 0, 1:-1, 1:-1], middle)
 
 
-def test_noise_has_its_strength_and_belongs_to_the_example(images):
+def test_noise_has_its_strength_and_depends_on_the_example(images):
     noise = evaluation.add_noise(images, 0) - images
     assert noise.std().item() == pytest.approx(0.5, rel=0.02)
     assert noise.mean().item() == pytest.approx(0, abs=0.01)
@@ -55,21 +55,21 @@ def test_contrast_halves_the_distance_to_the_mean(images):
 
 
 def trained(config, *overrides):
-    """A run's final metrics, its configuration and an untrained cohort of it."""
+    """Train a run; return its configuration and its final metrics."""
     made = config(*SHORT, *overrides, "precision=float64")
     _, (outcome,) = run([made])
     return made, outcome.metrics
 
 
-def test_an_untrained_network_against_a_loop_of_our_own(config):
-    """Every test metric that needs inputs of its own, for two runs of different heads and seeds."""
+def test_final_metrics_of_untrained_networks_equal_those_of_a_plain_loop(config):
+    """Every test metric that needs its own inputs, for two runs with different heads and seeds."""
     runs = [
         vary(config(*SHORT, f"head={head}", "precision=float64"), seed=seed)
         for head, seed in (("softmax", 0), ("sigmoid", 1))
     ]
     pool = data.load(runs[0].dataset, CPU)
     cohort = Cohort(runs, pool)
-    found, curves = evaluation.final_metrics(cohort, test=True)
+    final, curves = evaluation.final_metrics(cohort, test=True)
     for index, one in enumerate(runs):
         view = cohort.views[index]
         single = Cohort([one], pool).pack.template.eval()
@@ -85,16 +85,16 @@ def test_an_untrained_network_against_a_loop_of_our_own(config):
         for kind, shift in evaluation.SHIFTS.items():
             shifted = probabilities(shift(inputs[None], 0)[0])
             accuracies.append((shifted.argmax(1) == labels).double().mean().item())
-            assert found[f"shift_{kind}_accuracy"][index].item() == pytest.approx(accuracies[-1])
-        assert found["shift_accuracy"][index].item() == pytest.approx(np.mean(accuracies))
-        strange = probabilities(evaluation.permute(inputs[None], 0)[0]).amax(1)
+            assert final[f"shift_{kind}_accuracy"][index].item() == pytest.approx(accuracies[-1])
+        assert final["shift_accuracy"][index].item() == pytest.approx(np.mean(accuracies))
+        ood_confidence = probabilities(evaluation.permute(inputs[None], 0)[0]).amax(1)
         truth = np.r_[np.ones(len(labels)), np.zeros(len(labels))]
-        assert found["ood_auroc"][index].item() == pytest.approx(roc_auc_score(truth, np.r_[q.amax(1), strange]))
+        assert final["ood_auroc"][index].item() == pytest.approx(roc_auc_score(truth, np.r_[q.amax(1), ood_confidence]))
         first = view.train[: len(pool.test)]
         fitted = probabilities((pool.inputs[first].double() - view.mean) / view.std)
         train_accuracy = (fitted.argmax(1) == view.train_labels[: len(pool.test)]).double().mean().item()
         accuracy = (q.argmax(1) == labels).double().mean().item()
-        assert found["gap_accuracy"][index].item() == pytest.approx(train_accuracy - accuracy)
+        assert final["gap_accuracy"][index].item() == pytest.approx(train_accuracy - accuracy)
         assert set(curves) == {"val", "test"}
 
 
@@ -109,7 +109,7 @@ def test_tables_are_shifted_by_noise_alone(config):
     assert kinds == {"shift_noise_accuracy"}
 
 
-def test_outliers_may_come_from_another_dataset(config, tmp_path, monkeypatch):
+def test_ood_inputs_may_come_from_another_dataset(config, tmp_path, monkeypatch):
     from data_files import Made
 
     for name in ("mnist", "fashion_mnist"):
@@ -120,12 +120,12 @@ def test_outliers_may_come_from_another_dataset(config, tmp_path, monkeypatch):
     )  # fmt: skip
     _, (outcome,) = run([made])
     assert 0 <= outcome.metrics["ood_auroc"] <= 1
-    other = evaluation.outliers(made.dataset)
+    other = evaluation.ood_dataset(made.dataset)
     assert type(other).__name__ == "FashionMnist"
     with pytest.raises(ConfigError, match=r"dataset\.ood=fashion_mist.*did you mean fashion_mnist"):
-        evaluation.outliers(replace(made.dataset, ood="fashion_mist"))
+        evaluation.ood_dataset(replace(made.dataset, ood="fashion_mist"))
 
 
-def test_no_outliers_no_metric(config):
+def test_without_ood_inputs_there_is_no_ood_metric(config):
     _, metrics = trained(config, "dataset.ood=null")
     assert "ood_auroc" not in metrics

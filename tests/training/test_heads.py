@@ -34,7 +34,7 @@ NORMALISED = SigmoidNormalised(label_smoothing=0.0, prior_bias="uniform")
 FOCAL = SigmoidFocal(**PLAIN, gamma=2.0)
 SIGMOID_SQUARED, SOFTMAX_SQUARED = SigmoidSquared(**PLAIN), SoftmaxSquared(**PLAIN)
 LOGIT_NORMALISED = SoftmaxLogitNormalised(**PLAIN, temperature=0.04)
-# The options that a head has beside those of all: each combination is tried.
+# Options of single heads, beside those that all heads have. Each combination is tested.
 OPTIONS = {
     Sigmoid: [{"reduction": "sum"}, {"reduction": "mean"}],
     SigmoidFocal: [{"gamma": 2.0}, {"gamma": 0.5}],
@@ -44,7 +44,7 @@ OPTIONS = {
 
 
 def all_heads(**options) -> list[Head]:
-    """Every head of the registry, with each of its OPTIONS."""
+    """Return every head of the registry, with each of its OPTIONS."""
     return [cls(**PLAIN | options | own) for cls in HEADS.values() for own in OPTIONS.get(cls, [{}])]
 
 
@@ -58,7 +58,7 @@ def close(actual, expected):
 
 
 def start(head: Head, K: int) -> torch.Tensor:
-    """The logits of a model whose weights are zero: the head's initial bias."""
+    """Return the logits of a model with weights of zero: the head's initial bias."""
     return head.initial_bias(torch.full((K,), 1 / K, dtype=torch.float64))
 
 
@@ -69,13 +69,13 @@ def loss_and_gradient(head: Head, logits: torch.Tensor, label: int):
 
 
 def hessian(head: Head, logits: torch.Tensor, label: int) -> torch.Tensor:
-    """Of one example's loss, (K, K)."""
+    """Return the Hessian of one example's loss, (K, K)."""
     return jacrev(grad(lambda z: head.loss(z.unsqueeze(0), torch.as_tensor([label])).sum()))(logits)
 
 
 @pytest.mark.parametrize("K", CLASSES)
 class TestFirstStep:
-    """DESIGN's table of facts: one example at the head's initial bias."""
+    """The design's table of facts, for one example at the head's initial bias."""
 
     def test_loss(self, K):
         expected = {
@@ -176,7 +176,7 @@ def test_label_smoothing_is_a_change_of_targets(examples):
         close(head.loss(logits, labels), expected_x)
 
 
-def test_shift_of_the_logits_matters_to_sigmoid_alone(examples):
+def test_a_shift_of_the_logits_changes_only_the_sigmoid(examples):
     logits, labels = examples
     close(SOFTMAX.loss(logits + 5, labels), SOFTMAX.loss(logits, labels))
     assert (BCE_SUM.loss(logits + 5, labels) - BCE_SUM.loss(logits, labels)).abs().min() > 1e-3
@@ -209,14 +209,14 @@ def test_sigmoid_probabilities_are_normalised_activations(examples):
 
 @pytest.mark.parametrize("head", all_heads(prior_bias="frequencies"), ids=name)
 @pytest.mark.parametrize("K", CLASSES)
-def test_at_the_prior_bias_probabilities_are_the_prior_and_the_bias_rests(head, K):
+def test_at_the_prior_bias_probabilities_are_the_prior_and_the_gradient_is_zero(head, K):
     prior = torch.rand(K, dtype=torch.float64, generator=torch.Generator().manual_seed(K)) + 0.1
     prior /= prior.sum()
     bias = head.initial_bias(prior)
     close(head.probabilities(bias), prior)
     gradients = torch.stack([loss_and_gradient(head, bias, label)[1] for label in range(K)])
     if isinstance(head, SigmoidFocal):
-        # Not proper: it draws every sigma towards one half.
+        # This loss is not proper: it moves every sigma towards one half.
         assert ((prior @ gradients).sign() == (prior - 0.5).sign()).all()
     else:
         close(prior @ gradients, torch.zeros(K))
@@ -228,7 +228,7 @@ def test_prior_bias_is_finite_where_a_class_is_absent(head, prior):
     assert head.initial_bias(torch.tensor(prior)).isfinite().all()
 
 
-def test_logits_of_one_length_come_as_near_to_the_prior_as_they_can():
+def test_the_prior_bias_of_normalised_logits_is_the_nearest_to_the_prior():
     prior = torch.tensor([0.9, 0.1 - 1e-9, 1e-9], dtype=torch.float64)
     head = SoftmaxLogitNormalised(label_smoothing=0.0, prior_bias="frequencies", temperature=0.2)
     nearest = head.loss(head.initial_bias(prior).expand(3, 3), torch.arange(3)) @ prior
@@ -261,7 +261,7 @@ def test_any_leading_axes(head):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("head", all_heads(), ids=name)
-def test_the_closed_form_is_what_autograd_finds(head, smoothing):
+def test_the_closed_form_equals_autograd(head, smoothing):
     head = replace(head, label_smoothing=smoothing)
     logits, labels = torch.randn(2, 5, 7, dtype=torch.float64) * 10, torch.randint(7, (2, 5))
     ours, theirs = torch.empty_like(logits), torch.empty_like(logits)
@@ -269,7 +269,7 @@ def test_the_closed_form_is_what_autograd_finds(head, smoothing):
     close(ours, theirs)
 
 
-def test_a_sure_sigmoid_keeps_the_digits_of_its_gradient():
+def test_the_gradient_of_a_confident_sigmoid_is_precise():
     logits, label = torch.tensor([[30.0, 0.0, 0.0]]), torch.tensor([0])
     gradient = torch.empty_like(logits)
     BCE_SUM.loss_and_gradient(logits, label, gradient)
@@ -278,7 +278,7 @@ def test_a_sure_sigmoid_keeps_the_digits_of_its_gradient():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("head", all_heads(), ids=name)
-def test_the_gradient_is_that_of_finite_differences(head, smoothing):
+def test_the_gradient_equals_finite_differences(head, smoothing):
     head = replace(head, label_smoothing=smoothing)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 5, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -288,7 +288,7 @@ def test_the_gradient_is_that_of_finite_differences(head, smoothing):
 
 
 @pytest.mark.parametrize("K", CLASSES)
-def test_the_other_heads_at_their_start(K):
+def test_loss_and_gradient_of_the_other_heads_at_initialisation(K):
     """Loss and norm of the logit gradient of one example, at zero logits unless the head has a prior bias."""
     expected = {
         NORMALISED: (math.log(K), (1 - 1 / K) ** 1.5),
@@ -297,16 +297,16 @@ def test_the_other_heads_at_their_start(K):
         FOCAL: (K * math.log(2) / 4, math.sqrt(K) * (1 + 2 * math.log(2)) / 8),
     }
     for head, (loss, norm) in expected.items():
-        found, gradient = loss_and_gradient(head, start(head, K), 0)
-        close(found, loss)
+        actual, gradient = loss_and_gradient(head, start(head, K), 0)
+        close(actual, loss)
         close(gradient.norm(), norm)
     uniform = replace(LOGIT_NORMALISED, prior_bias="uniform")
-    found, gradient = loss_and_gradient(uniform, start(uniform, K), 0)
-    close(found, math.log(K))
+    actual, gradient = loss_and_gradient(uniform, start(uniform, K), 0)
+    close(actual, math.log(K))
     close(gradient.norm(), 25 * math.sqrt(1 - 1 / K))
 
 
-def test_normalised_sigmoid_starts_with_the_direction_of_the_sigmoid_that_starts_at_the_prior():
+def test_the_first_gradient_of_the_normalised_sigmoid_is_parallel_to_that_of_the_prior_sigmoid():
     ours, sigmoid = (loss_and_gradient(head, start(head, 10), 3)[1] for head in (NORMALISED, BCE_PRIOR))
     close(ours, 0.9 * sigmoid)
 
@@ -316,12 +316,12 @@ def test_normalised_sigmoid_competes_and_is_softmax_of_logsigmoid(examples):
     close(NORMALISED.loss(logits, labels), SOFTMAX.loss(-torch.log1p(torch.exp(-logits)), labels))
     close(gradient(NORMALISED, logits, labels),
           (NORMALISED.probabilities(logits) - onehot(*examples)) * (-logits).sigmoid())  # fmt: skip
-    # Where every sigma is small it is softmax.
+    # It equals softmax if every sigma is small.
     close(gradient(NORMALISED, logits - 60, labels), gradient(SOFTMAX, logits, labels))
 
 
-def test_squared_error_vanishes_where_the_sigmoid_is_sure_and_wrong():
-    """Through sigma', which neither cross-entropy has (DESIGN, section 3)."""
+def test_the_gradient_of_the_squared_error_vanishes_if_the_sigmoid_is_confident_and_wrong():
+    """It vanishes through sigma', which neither cross-entropy contains (section 3 of the design)."""
     labels = torch.tensor([0])
     for z in (5.0, 10.0, 20.0):
         logits = torch.tensor([[-z, z]], dtype=torch.float64)
@@ -344,7 +344,7 @@ def test_focal_loss_equals_that_of_torchvision(examples):
     close(FOCAL.loss(logits, labels), sigmoid_focal_loss(logits, onehot(*examples), alpha=-1, gamma=2).sum(-1))
 
 
-def test_the_length_of_normalised_logits_means_nothing(examples):
+def test_the_length_of_normalised_logits_has_no_effect(examples):
     logits, labels = examples
     close(LOGIT_NORMALISED.loss(7 * logits, labels), LOGIT_NORMALISED.loss(logits, labels))
     close((gradient(LOGIT_NORMALISED, logits, labels) * logits).sum(-1), torch.zeros(len(labels)))
@@ -353,7 +353,7 @@ def test_the_length_of_normalised_logits_means_nothing(examples):
     close(LOGIT_NORMALISED.probabilities(logits), (25 * unit).softmax(-1))
 
 
-def test_no_logits_at_all_are_the_uniform_guess():
+def test_zero_logits_give_uniform_probabilities():
     logits, labels = torch.zeros(1, 5), torch.tensor([2])
     assert_close(LOGIT_NORMALISED.probabilities(logits), torch.full((1, 5), 0.2))
     assert gradient(LOGIT_NORMALISED, logits, labels).isfinite().all()

@@ -1,4 +1,4 @@
-"""Images that are read from files while the network trains: the same bits as from memory, whatever happens."""
+"""Images that are read from files during training give bitwise the same results as images in memory."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of 60 images of three classes, of noise around their colour."""
+    """Write a folder of 60 images in three classes: noise around a colour."""
     root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for name, colour in (("red", (180, 60, 60)), ("green", (60, 180, 60)), ("blue", (60, 60, 180))):
         (root / name).mkdir()
@@ -38,7 +38,7 @@ def folder(root, *more):
 
 @pytest.fixture
 def study(config, pictures):
-    """Runs of two seeds, one with label noise, on moving images, read from files or not."""
+    """Return a function to make runs of two seeds, one with label noise, on augmented images in files or in memory."""
     short = ["model=cnn", "model.widths=[4]", "training.epochs=3", "training.batch_size=8"]
     more = ["training.points=8", "training.evaluations=3", "dataset.crop_padding=1", "dataset.flip=true"]
 
@@ -54,11 +54,11 @@ def assert_equal(points, others):
     assert len(points) == len(others)
     for one, other in zip(points, others, strict=True):
         assert one.step == other.step and {*one.values} == {*other.values}
-        for tag, value_R in one.values.items():
-            assert value_R.tobytes() == other.values[tag].tobytes(), (one.step, tag)
+        for name, value_R in one.values.items():
+            assert value_R.tobytes() == other.values[name].tobytes(), (one.step, name)
 
 
-def test_files_train_bitwise_as_memory_does(study):
+def test_training_from_files_equals_training_from_memory(study):
     assert isinstance(data.load(study("true")[0].dataset, CPU).inputs, ImageFiles)
     assert isinstance(data.load(study("false")[0].dataset, CPU).inputs, torch.Tensor)
     points, outcomes = run(study("true"))
@@ -69,7 +69,7 @@ def test_files_train_bitwise_as_memory_does(study):
         assert repr(one.curves) == repr(other.curves)
 
 
-def test_training_from_files_goes_on_bitwise(study):
+def test_an_interrupted_training_from_files_continues_bitwise(study):
     runs = study("true")
     pool = data.load(runs[0].dataset, CPU)
     whole, _ = run(runs)
@@ -89,7 +89,7 @@ def test_dropout_does_not_depend_on_where_images_come_from(config, pictures):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_is_what_its_index_says_and_no_image_is_read_twice(workers):
+def test_a_batch_has_the_images_of_its_index_and_reads_each_once(workers):
     read = []
 
     def image(path):
@@ -102,13 +102,13 @@ def test_a_batch_is_what_its_index_says_and_no_image_is_read_twice(workers):
         assert images.shape == (*index.shape, 1, 2, 2)
         assert torch.equal(images[..., 0, 0, 0], index.to(torch.uint8))
         assert torch.equal(images, source[index])
-    # Each is also read by source[index]; workers read in processes of their own.
+    # source[index] reads each image once more. Workers read in their own processes.
     assert len(read) == 9 + (5 if workers == 0 else 0)
 
 
-def test_what_does_not_fit_stays_on_disk(config, pictures, monkeypatch):
+def test_images_that_do_not_fit_into_memory_stay_on_disk(config, pictures, monkeypatch):
     size = 60 * 3 * 8 * 8
-    for memory, kind in ((size / files.SHARE, torch.Tensor), (size / files.SHARE - 1, ImageFiles)):
+    for memory, kind in ((size / files.MEMORY_SHARE, torch.Tensor), (size / files.MEMORY_SHARE - 1, ImageFiles)):
         monkeypatch.setattr(files, "_memory", lambda device, memory=memory: memory)
         data._load.cache_clear()
         assert isinstance(data.load(config(*folder(pictures)).dataset, CPU).inputs, kind)

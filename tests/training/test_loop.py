@@ -1,4 +1,4 @@
-"""The loop against loops and models that others wrote, and against itself."""
+"""The training loop against torch.optim, scikit-learn and itself."""
 
 import math
 from dataclasses import replace
@@ -21,14 +21,14 @@ CPU = torch.device("cpu")
 
 
 def test_equals_a_loop_written_with_torch_optim(config):
-    """softmax, AdamW, clipping, cosine schedule with warm-up: nothing of ours but the batches."""
+    """Softmax, AdamW, clipping and a cosine schedule with warm-up; only the batches are ours."""
     adamw = ["optimizer=adamw", "optimizer.lr=0.01", "optimizer.clip_norm=0.3", "optimizer.weight_decay=0.1"]
     ours = config(*SHORT, *adamw, "precision=float64", "training.warmup=0.25")
     points, (outcome,) = run([ours])
 
     pool = data.load(ours.dataset, CPU)
     view = data.view(pool, ours.dataset, 0)
-    model = initialise(ours.model, pool.input_shape, 10, seed=0).double()
+    model = initialise(ours.model, ours.head, pool.input_shape, 10, seed=0).double()
     torch.nn.init.zeros_(model.classifier.bias)
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
@@ -52,9 +52,9 @@ def test_equals_a_loop_written_with_torch_optim(config):
         losses.append(loss.item())
 
     assert [point.step for point in points] == [0, 1, 2, 3, 4, 5, 6]
-    assert points[0].values["train/loss"][0] == pytest.approx(losses[0], rel=1e-10)
-    assert [point.values["train/loss"][0] for point in points[1:]] == pytest.approx(losses, rel=1e-10)
-    assert [point.values["grad_norm/total"][0] for point in points[:-1]] == pytest.approx(norms, rel=1e-10)
+    assert points[0].values["train_loss"][0] == pytest.approx(losses[0], rel=1e-10)
+    assert [point.values["train_loss"][0] for point in points[1:]] == pytest.approx(losses, rel=1e-10)
+    assert [point.values["grad_norm_total"][0] for point in points[:-1]] == pytest.approx(norms, rel=1e-10)
     assert outcome.metrics["grad_norm_mean"] == pytest.approx(np.mean(norms))
     assert outcome.metrics["grad_norm_max"] == pytest.approx(np.max(norms))
     assert outcome.metrics["grad_norm_cv"] == pytest.approx(np.std(norms) / np.mean(norms))
@@ -74,7 +74,7 @@ def test_equals_a_loop_written_with_torch_optim(config):
     ],
 )
 def test_converged_linear_model_equals_scikit_learn(config, head, oracle):
-    """Full batches, weight decay as the L2 penalty: C = 1 / (N weight_decay)."""
+    """Full batches with weight decay as the L2 penalty: C = 1 / (N weight_decay)."""
     decay = 0.01
     ours = config(
         "dataset=wine", "model=linear", f"head={head}", "precision=float64", "training.epochs=3000",
@@ -90,7 +90,7 @@ def test_converged_linear_model_equals_scikit_learn(config, head, oracle):
     estimator.C = 1 / (decay * len(view.train))
     oracle.fit(standard[view.train], labels[view.train])
     for split, index in (("val", view.val), ("test", pool.test)):
-        probabilities = oracle.predict_proba(standard[index])  # one-vs-rest divides by the sum, as our link does
+        probabilities = oracle.predict_proba(standard[index])  # one-vs-rest divides by the sum, like our link
         nll = -np.log(probabilities[np.arange(len(index)), labels[index]]).mean()
         assert outcome.metrics[f"{split}_nll"] == pytest.approx(nll, rel=1e-6)
 
@@ -101,7 +101,7 @@ def test_sgd_on_the_mean_at_k_times_the_rate_is_sgd_on_the_sum(config):
         vary(config(*SHORT, "head=sigmoid_mean", "precision=float64", "training.epochs=20"), lr=0.5),
     ]
     points, (summed, averaged) = run(both)
-    assert points[-1].values["val/accuracy"][0] > 0.5
+    assert points[-1].values["val_accuracy"][0] > 0.5
     for name in ("val_accuracy", "val_nll", "test_brier", "train_accuracy"):
         assert averaged.metrics[name] == pytest.approx(summed.metrics[name], rel=1e-10)
     assert averaged.metrics["val_loss"] == pytest.approx(summed.metrics["val_loss"] / 10, rel=1e-10)
@@ -123,7 +123,7 @@ def test_a_diverging_run_leaves_the_others_bitwise_unchanged(config, model):
             assert ours.rows()[index] == theirs.rows()[index]
 
 
-def test_a_diverged_run_counts_as_a_guess_and_is_silent_from_then_on(config):
+def test_a_diverged_run_has_chance_level_and_logs_no_more_values(config):
     points, (outcome,) = run([vary(config(*SHORT, "head=softmax"), lr=1e30)])
     assert outcome.diverged_at == outcome.steps == 1
     assert [point.step for point in points if point.rows()[0]] == [0]
@@ -133,8 +133,8 @@ def test_a_diverged_run_counts_as_a_guess_and_is_silent_from_then_on(config):
     assert math.isfinite(outcome.metrics["grad_norm_max"])
 
 
-def test_same_seed_means_same_everything_but_the_head(config):
-    """At step 0 the heads have seen the same batch with the same weights, so accuracies agree exactly."""
+def test_runs_of_one_seed_differ_only_in_the_head(config):
+    """At step 0 both heads see the same batch with the same weights, so that their accuracies are equal."""
     softmax, sigmoid, other = (
         config(*SHORT, "head=softmax"), config(*SHORT, "head=sigmoid"), config(*SHORT, "head=softmax", "seed=1"),
     )  # fmt: skip
@@ -149,22 +149,22 @@ def test_same_seed_means_same_everything_but_the_head(config):
         assert torch.equal(labels, same_labels)
     assert not torch.equal(batches["softmax"][0][0], batches["other"][0][0])
     first = [next(train([one], pool, False)).values for one in (softmax, sigmoid, other)]
-    assert first[0]["val/accuracy"] == first[1]["val/accuracy"]
-    assert first[0]["train/accuracy"] == first[1]["train/accuracy"]
-    assert first[0]["grad_norm/total"] != first[2]["grad_norm/total"]
+    assert first[0]["val_accuracy"] == first[1]["val_accuracy"]
+    assert first[0]["train_accuracy"] == first[1]["train_accuracy"]
+    assert first[0]["grad_norm_total"] != first[2]["grad_norm_total"]
 
 
-def test_prior_bias_starts_with_the_gradient_of_softmax_where_weights_are_zero(config):
-    """DESIGN's fact, through the whole loop."""
+def test_with_zero_weights_the_first_gradient_at_the_prior_bias_is_that_of_softmax(config):
+    """A fact of the design, checked in the whole loop."""
     both = [
         config(*SHORT, f"head={head}", "precision=float64", "training.zero_classifier=true")
         for head in ("softmax", "sigmoid_prior")
     ]
     points, _ = run(both)
-    for tag in ("grad_norm/logits", "grad_norm/total", "grad_norm/classifier", "val/nll", "val/brier"):
-        softmax, sigmoid = points[0].values[tag]
-        assert sigmoid == pytest.approx(softmax, rel=1e-12), tag
-    assert points[0].values["grad_norm/logits"] == pytest.approx(math.sqrt(1 - 1 / 10))
+    for name in ("grad_norm_logits", "grad_norm_total", "grad_norm_classifier", "val_nll", "val_brier"):
+        softmax, sigmoid = points[0].values[name]
+        assert sigmoid == pytest.approx(softmax, rel=1e-12), name
+    assert points[0].values["grad_norm_logits"] == pytest.approx(math.sqrt(1 - 1 / 10))
 
 
 def test_the_same_runs_give_the_same_bits(config):

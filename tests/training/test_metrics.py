@@ -27,7 +27,7 @@ def logits_and_labels():
 
 
 @pytest.mark.parametrize("head", HEADS, ids=["softmax", "sigmoid"])
-def test_equal_those_of_scikit_learn(head, logits_and_labels):
+def test_metrics_equal_those_of_scikit_learn(head, logits_and_labels):
     logits, labels = logits_and_labels
     ours = metrics.summarise(metrics.per_example(head, logits, labels))
     for run in range(2):
@@ -38,19 +38,23 @@ def test_equal_those_of_scikit_learn(head, logits_and_labels):
         brier = brier_score_loss(truth, probabilities, labels=range(5), scale_by_half=False)
         assert ours["brier"][run].item() == pytest.approx(brier)
         active = (head.activations(logits[run]) > 0.5).sum(1).numpy()
-        assert ours["ambiguity/none"][run].item() == pytest.approx((active == 0).mean())
-        assert ours["ambiguity/several"][run].item() == pytest.approx((active > 1).mean())
+        assert ours["ambiguity_none"][run].item() == pytest.approx((active == 0).mean())
+        assert ours["ambiguity_several"][run].item() == pytest.approx((active > 1).mean())
+
+
+def test_followed_names_the_metrics_of_the_summary(logits_and_labels):
+    assert tuple(metrics.summarise(metrics.per_example(HEADS[0], *logits_and_labels))) == metrics.FOLLOWED
 
 
 def test_several_active_classes_need_the_sigmoid(logits_and_labels):
     logits, labels = logits_and_labels
     softmax, sigmoid = (metrics.summarise(metrics.per_example(head, logits, labels)) for head in HEADS)
-    assert (softmax["ambiguity/several"] == 0).all()
-    assert (sigmoid["ambiguity/several"] > 0.5).all()
+    assert (softmax["ambiguity_several"] == 0).all()
+    assert (sigmoid["ambiguity_several"] > 0.5).all()
 
 
 def simulated(shift: float, runs: int = 400, examples: int = 1000):
-    """Confidences, and hits at a rate that is `shift` below them."""
+    """Draw confidences, and hits whose rate is `shift` below the confidence."""
     generator = torch.Generator().manual_seed(1)
     confidence = 0.5 + 0.4 * torch.rand(runs, examples, dtype=torch.float64, generator=generator)
     hits = torch.rand(runs, examples, dtype=torch.float64, generator=generator) < confidence - shift
@@ -64,7 +68,7 @@ def plug_in_error(confidence: np.ndarray, hits: np.ndarray) -> float:
 
 
 def test_calibration_error_is_debiased():
-    """A calibrated model: the plug-in estimate is far from zero, ours has a mean square near zero."""
+    """For a calibrated model, the plug-in estimate is far from zero; the mean square of ours is near zero."""
     confidence, hits = simulated(0.0)
     ours = metrics.calibration_error(confidence, hits)
     plug_in = [plug_in_error(c, h) for c, h in zip(confidence.numpy(), hits.numpy(), strict=True)]
@@ -85,10 +89,10 @@ def test_calibration_error_of_few_examples_is_finite(examples):
 
 def test_a_guess_has_the_metrics_of_equal_probabilities():
     logits = torch.zeros(1, 7, 7, dtype=torch.float64)
-    guess = metrics.of_a_guess(7)
+    guess = metrics.chance_level(7)
     ours = metrics.summarise(metrics.per_example(HEADS[0], logits, torch.arange(7).unsqueeze(0)))
     for name, value in guess.items():
-        if name != "ece":  # of which 7 examples say nothing
+        if name != "ece":  # cannot be estimated from 7 examples
             assert ours[name].item() == pytest.approx(value), name
 
 
@@ -111,7 +115,7 @@ def test_full_summary_equals_scikit_learn(examples, logits_and_labels):
             errors = ~correct[np.argsort(-q.max(1), kind="stable")]
             assert full["aurc"][run].item() == pytest.approx((errors.cumsum() / np.arange(1, 401)).mean())
             ambiguous = (activations > 0.5).sum(1) != 1
-            assert full["ambiguity/error"][run].item() == pytest.approx((~correct)[ambiguous].mean())
+            assert full["ambiguity_error"][run].item() == pytest.approx((~correct)[ambiguous].mean())
             threshold = (0.5, 0.3)[run]
             exact = ((activations > threshold).sum(1) == 1) & (activations[np.arange(400), truth] > threshold)
             assert full["exact_match"][run].item() == pytest.approx(exact.mean())
@@ -135,7 +139,7 @@ def test_auroc_with_ties_and_without_a_class():
     assert ours[1].isnan()
 
 
-def test_the_best_threshold_is_that_of_a_search(examples, logits_and_labels):
+def test_the_best_threshold_equals_that_of_a_search(examples, logits_and_labels):
     logits, labels = logits_and_labels
     for head, ours in examples:
         activations = head.activations(logits)
@@ -143,8 +147,8 @@ def test_the_best_threshold_is_that_of_a_search(examples, logits_and_labels):
         shares = torch.stack(
             [(((activations > t).sum(-1) == 1) & (target > t)).double().mean(-1) for t in metrics.THRESHOLDS]
         )
-        found = metrics.best_threshold(ours)
-        assert found.tolist() == [metrics.THRESHOLDS[i] for i in shares.argmax(0).tolist()]
+        threshold = metrics.best_threshold(ours)
+        assert threshold.tolist() == [metrics.THRESHOLDS[i] for i in shares.argmax(0).tolist()]
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
@@ -153,14 +157,14 @@ def test_temperature_minimises_the_nll(scale):
     true_logits = 2 * torch.randn(1, 3000, 4, dtype=torch.float64, generator=generator)
     labels = torch.multinomial(true_logits[0].softmax(-1), 1, generator=generator).T
     log_q = (scale * true_logits).log_softmax(-1)
-    found = metrics.fit_temperature(log_q, labels).item()
+    temperature = metrics.fit_temperature(log_q, labels).item()
 
     def nll(t):
         return torch.nn.functional.cross_entropy(log_q[0] / t, labels[0]).item()
 
     best = scipy.optimize.minimize_scalar(nll, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
-    assert found == pytest.approx(best, rel=1e-4)
-    assert found == pytest.approx(scale, rel=0.1)
+    assert temperature == pytest.approx(best, rel=1e-4)
+    assert temperature == pytest.approx(scale, rel=0.1)
 
 
 def test_temperature_of_runs_without_errors_stays_finite():
@@ -168,7 +172,7 @@ def test_temperature_of_runs_without_errors_stays_finite():
     assert 1 / 20 <= metrics.fit_temperature(log_q, torch.tensor([[0, 1]])).item() < 1
 
 
-def test_curves_are_those_of_numpy(examples, logits_and_labels):
+def test_curves_equal_those_of_numpy(examples, logits_and_labels):
     logits, _ = logits_and_labels
     for head, ours in examples:
         drawn = metrics.curves(ours)[1]

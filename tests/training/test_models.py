@@ -1,31 +1,30 @@
-"""Networks end in a Linear named `classifier`, follow from the seed alone and refuse data they do not fit."""
+"""Networks end in a Linear named `classifier`, depend only on the seed, and refuse data that does not fit."""
 
-import copy
 import math
 import sys
 import types
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
-from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 
 from headtohead.options import ConfigError, build_named
-from headtohead.training.heads import SoftmaxCosine
-from headtohead.training.models import MODELS, Factory, Model, Torchvision, checked_build, initialise, with_head
+from headtohead.training.heads import Softmax, SoftmaxCosine
+from headtohead.training.models import MODELS, Factory, Model, Torchvision, checked_build, initialise
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 TABLE, DIGITS, MNIST, CIFAR = (13,), (1, 8, 8), (1, 28, 28), (3, 32, 32)
 IMAGES = (DIGITS, MNIST, CIFAR)
 K = 5
+SOFTMAX = Softmax(label_smoothing=0.0, prior_bias="none")
+COSINE = SoftmaxCosine(label_smoothing=0.0, prior_bias="none", temperature=0.1)
 
 
 def configured(name: str, **options) -> Model:
-    """The model of configs/model/<name>.yaml with some of its options replaced."""
+    """Return the model of configs/model/<name>.yaml with some options replaced."""
     node = OmegaConf.merge(OmegaConf.load(CONFIGS / f"{name}.yaml"), options)
     return build_named(MODELS, node, "model")
 
@@ -40,9 +39,9 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def refused(model: Model, input_shape=CIFAR, num_classes=K) -> str:
-    """The message of the ConfigError that the model must raise, in one line."""
+    """Return the message of the ConfigError that the model must raise, which has one line."""
     with pytest.raises(ConfigError) as caught:
-        checked_build(model, input_shape, num_classes)
+        checked_build(model, SOFTMAX, input_shape, num_classes)
     message = str(caught.value)
     assert "\n" not in message and "; accepted: " in message
     return message
@@ -60,7 +59,7 @@ def test_each_model_has_its_yaml_file_and_each_file_its_model_and_comment():
     + [(name, shape) for name in ("cnn", "resnet18") for shape in IMAGES],
 )
 def test_logits_of_every_input_shape_are_those_of_the_classifier(name, input_shape):
-    module = checked_build(configured(name), input_shape, K)
+    module = checked_build(configured(name), SOFTMAX, input_shape, K)
     features = []
     module.classifier.register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0]))
     logits_BK = module.eval()(torch.randn(3, *input_shape))
@@ -79,23 +78,23 @@ def test_packed_models_are_sequentials_of_plain_layers(name):
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "resnet18"])
-def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone(name):
+def test_weights_depend_on_the_seed_and_the_global_generator_does_not_change(name):
     model, shape = configured(name), DIGITS
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = initialise(model, shape, K, seed=0)
+    first = initialise(model, SOFTMAX, shape, K, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert same(first, initialise(model, shape, K, seed=0))
-    assert not torch.equal(first.classifier.weight, initialise(model, shape, K, seed=1).classifier.weight)
+    assert same(first, initialise(model, SOFTMAX, shape, K, seed=0))
+    assert not torch.equal(first.classifier.weight, initialise(model, SOFTMAX, shape, K, seed=1).classifier.weight)
 
 
-def test_checking_draws_no_random_numbers_and_moves_no_statistics():
+def test_checking_draws_no_random_numbers_and_changes_no_statistics():
     model = configured("mlp", batch_norm=True, dropout=0.5)
     torch.manual_seed(0)
     plain, after_plain = model.build(TABLE, K), torch.rand(3)
     torch.manual_seed(0)
-    checked, after_checked = checked_build(model, TABLE, K), torch.rand(3)
+    checked, after_checked = checked_build(model, SOFTMAX, TABLE, K), torch.rand(3)
     assert same(plain, checked)
     assert torch.equal(after_plain, after_checked)
     assert checked.training and not checked.classifier._forward_hooks
@@ -107,7 +106,7 @@ def test_parameter_counts_of_linear_and_mlp(shape):
     assert size(configured("linear").build(shape, K)) == (D + 1) * K
     mlp = configured("mlp", widths=[7, 11])
     assert size(mlp.build(shape, K)) == (D + 1) * 7 + (7 + 1) * 11 + (11 + 1) * K
-    # Batch norm: no bias below, a scale and a shift per unit.
+    # With batch norm the layer below has no bias; each unit has a scale and a shift.
     normed = configured("mlp", widths=[7, 11], batch_norm=True, dropout=0.5)
     assert size(normed.build(shape, K)) == (D + 2) * 7 + (7 + 2) * 11 + (11 + 1) * K
 
@@ -130,7 +129,7 @@ def test_parameter_count_of_cnn():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resnet18_is_that_of_torchvision_but_for_the_stem_and_the_name_of_the_classifier(channels):
+def test_resnet18_differs_from_torchvision_in_the_stem_and_the_name_of_the_classifier(channels):
     module = configured("resnet18").build((channels, 32, 32), K)
     theirs = torchvision.models.resnet18(weights=None, num_classes=K)
     assert size(module) == size(theirs) - 3 * 64 * 7 * 7 + channels * 64 * 3 * 3
@@ -159,12 +158,12 @@ def test_resnet18_is_that_of_torchvision_but_for_the_stem_and_the_name_of_the_cl
 def test_torchvision_networks_compute_what_torchvision_computes(architecture, options, resize):
     model = configured("torchvision", architecture=architecture, options=options, resize=resize)
     torch.manual_seed(0)
-    module = checked_build(model, CIFAR, K).eval()
+    module = checked_build(model, SOFTMAX, CIFAR, K).eval()
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(architecture, weights=None, num_classes=K, **options).eval()
     assert size(module) == size(theirs)
     *_, last = (layer for layer in theirs.modules() if isinstance(layer, nn.Linear))
-    for layer in (module.classifier, last):  # where vision transformers start with zeros
+    for layer in (module.classifier, last):  # those of vision transformers start at zero
         layer.weight.data = torch.linspace(-1, 1, layer.weight.numel()).view_as(layer.weight)
     images_BCHW = torch.randn(2, *CIFAR)
     logits_BK = module(images_BCHW)
@@ -175,8 +174,8 @@ def test_torchvision_networks_compute_what_torchvision_computes(architecture, op
     assert next(module.backbone.parameters()).grad.abs().max() > 0
 
 
-def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_asked_size():
-    module = checked_build(configured("torchvision", architecture="mobilenet_v3_small", resize=40), MNIST, K)
+def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_requested_size():
+    module = checked_build(configured("torchvision", architecture="mobilenet_v3_small", resize=40), SOFTMAX, MNIST, K)
     gray = torch.rand(2, 1, 28, 28)
     rgb_BCHW = module.rgb(gray)
     assert rgb_BCHW.shape == (2, 3, 40, 40)
@@ -184,22 +183,41 @@ def test_torchvision_takes_grayscale_images_as_three_equal_channels_of_the_asked
     assert rgb_BCHW.mean().item() == pytest.approx(gray.mean().item(), abs=0.02)
 
 
-def test_the_classifier_of_cosine_softmax_puts_out_cosines():
-    torch.manual_seed(0)
-    linear, features = nn.Linear(5, 3).double(), 4 * torch.randn(7, 5).double()
-    head = SoftmaxCosine(label_smoothing=0.0, prior_bias="none", temperature=0.1)
-    network = with_head(nn.Sequential(OrderedDict(classifier=linear)), head)
-    cosines = cosine_similarity(features.numpy(), linear.weight.detach().numpy())
-    expected = torch.from_numpy(cosines) / 0.1 + linear.bias
-    torch.testing.assert_close(network(features), expected)
-    torch.testing.assert_close(copy.deepcopy(network)(3 * features), expected)
-    torch.testing.assert_close(linear(features), expected, msg="a network may call it by another name")
+class Renamed(nn.Module):
+    """A network that calls its classifier by another name, which is registered first or not."""
+
+    def __init__(self, input_shape, num_classes, first):
+        super().__init__()
+        linear = nn.Linear(*input_shape, num_classes)
+        modules = {"classifier": linear, "layers": nn.ModuleDict({"last": linear})}
+        for name in sorted(modules, reverse=first):
+            self.add_module(name, modules[name])
+
+    def forward(self, inputs_BD):
+        return self.layers["last"](inputs_BD)
+
+
+@pytest.fixture
+def user_networks(monkeypatch):
+    """A module that factories find by its name, `user_networks`."""
+    module = types.ModuleType("user_networks")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+@pytest.mark.parametrize("head", [SOFTMAX, COSINE], ids=["linear", "cosine"])
+def test_a_network_may_call_its_classifier_by_another_name(head, user_networks):
+    user_networks.make = Renamed
+    network = checked_build(Factory("user_networks:make", {"first": False}), head, TABLE, K)
+    assert network.layers["last"] is network.classifier
+    assert isinstance(network.classifier, nn.Linear) == (head is SOFTMAX)
     assert {*dict(network.named_parameters())} == {"classifier.weight", "classifier.bias"}
 
 
-def test_cosines_need_weights_to_start_with(config):
-    with pytest.raises(ConfigError, match=r"training\.zero_classifier=True"):
-        config("head=softmax_cosine", "training.zero_classifier=true")
+def test_a_classifier_whose_parameters_have_another_name_is_refused(user_networks):
+    user_networks.make = Renamed
+    message = refused(Factory("user_networks:make", {"first": True}), TABLE)
+    assert "a `classifier` that shares parameters with an earlier layer" in message
 
 
 def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
@@ -212,15 +230,15 @@ def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
         "    return Sequential(OrderedDict(hidden=hidden, classifier=Linear(width, num_classes)))\n"
     )
     model = configured("factory", path="user_network:make", options={"width": 4})
-    assert size(checked_build(model, TABLE, K)) == (13 + 1) * 4 + (4 + 1) * K
-    assert same(initialise(model, TABLE, K, seed=3), initialise(model, TABLE, K, seed=3))
+    assert size(checked_build(model, SOFTMAX, TABLE, K)) == (13 + 1) * 4 + (4 + 1) * K
+    assert same(initialise(model, SOFTMAX, TABLE, K, seed=3), initialise(model, SOFTMAX, TABLE, K, seed=3))
 
 
 # Refusals: options
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "found"),
+    ("name", "options", "reason"),
     [
         ("mlp", {"widths": []}, r"model\.widths=\(\): .*positive"),
         ("mlp", {"widths": [8, 0]}, r"model\.widths=\(8, 0\): .*positive"),
@@ -239,8 +257,8 @@ def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
         ("factory", {}, r"model\.path.*[Mm]issing"),
     ],
 )
-def test_options_that_are_refused_before_anything_is_built(name, options, found):
-    with pytest.raises(ConfigError, match=found):
+def test_options_that_are_refused_before_a_network_is_built(name, options, reason):
+    with pytest.raises(ConfigError, match=reason):
         configured(name, **options)
 
 
@@ -255,13 +273,13 @@ def test_image_networks_refuse_tables(name):
 
 
 def test_cnn_refuses_more_halvings_than_the_image_has():
-    checked_build(configured("cnn", widths=[2, 2, 2]), DIGITS, K)
+    checked_build(configured("cnn", widths=[2, 2, 2]), SOFTMAX, DIGITS, K)
     message = refused(configured("cnn", widths=[2, 2, 2, 2]), DIGITS)
     assert "model.widths=(2, 2, 2, 2)" in message and "(1, 8, 8)" in message
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options", "shape", "found"),
+    ("architecture", "options", "shape", "reason"),
     [
         ("vit_b_32", {}, CIFAR, "Expected 224 but got 32"),
         ("vit_b_32", {"image_size": 33}, CIFAR, "indivisible by patch size"),
@@ -279,9 +297,9 @@ def test_cnn_refuses_more_halvings_than_the_image_has():
         ("resnet18", {}, (2, 32, 32), "inputs (2, 32, 32); accepted: images (C, H, W), C one of (1, 3)"),
     ],
 )
-def test_torchvision_networks_that_are_refused(architecture, options, shape, found):
+def test_torchvision_networks_that_are_refused(architecture, options, shape, reason):
     message = refused(Torchvision(architecture, options, resize=None), shape)
-    assert f"model.architecture={architecture} model.options={options}" in message and found in message
+    assert f"model.architecture={architecture} model.options={options}" in message and reason in message
 
 
 class Net(nn.Module):
@@ -305,7 +323,7 @@ def failing(input_shape, num_classes):
 
 
 @pytest.mark.parametrize(
-    ("make", "found"),
+    ("make", "reason"),
     [
         (lambda input_shape, num_classes: 3, "a int with `classifier` None"),
         (
@@ -328,25 +346,23 @@ def failing(input_shape, num_classes):
         (failing, "ValueError: first line; "),
     ],
 )
-def test_networks_of_factories_that_are_refused(make, found, monkeypatch):
-    module = types.ModuleType("user_networks")
-    module.make = make
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+def test_networks_of_factories_that_are_refused(make, reason, user_networks):
+    user_networks.make = make
     message = refused(Factory("user_networks:make", {}), TABLE)
     assert message.startswith("model.name=factory model.path=user_networks:make model.options={}: ")
-    assert found in message
+    assert reason in message
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "found"),
+    ("path", "options", "reason"),
     [
         ("no_such_package.models:make", {}, "No module named 'no_such_package'"),
-        ("headtohead.models:make", {}, "has no attribute 'make'"),
+        ("headtohead.training.models:make", {}, "has no attribute 'make'"),
         ("not a path", {}, "package.module:function"),
-        ("headtohead.models:__doc__", {}, "not callable"),
-        ("headtohead.models:initialise", {"width": 3}, "unexpected keyword argument 'width'"),
+        ("headtohead.training.models:__doc__", {}, "not callable"),
+        ("headtohead.training.models:initialise", {"width": 3}, "unexpected keyword argument 'width'"),
     ],
 )
-def test_factories_that_are_not_found_or_take_other_options(path, options, found):
+def test_factories_that_are_not_found_or_take_other_options(path, options, reason):
     message = refused(Factory(path, options))
-    assert f"model.path={path} model.options={options}: " in message and found in message
+    assert f"model.path={path} model.options={options}: " in message and reason in message

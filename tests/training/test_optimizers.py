@@ -1,4 +1,4 @@
-"""The optimisers of a pack against torch.optim, run by run."""
+"""The optimisers of a pack against torch.optim for each run."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_equals_torch_optim(runs, columns):
 
 @pytest.mark.usefixtures("fused_from")
 @pytest.mark.parametrize("runs", [SGD_RUNS, ADAMW_RUNS], ids=["sgd", "adamw"])
-def test_a_run_with_learning_rate_zero_and_no_gradient_rests(runs):
+def test_learning_rate_zero_and_no_gradient_change_nothing(runs):
     parameters_RP = torch.randn(len(runs), 8)
     before = parameters_RP.clone()
     updater = runs[0].updater(runs, parameters_RP, decayed=slice(0, 8))

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,15 +20,15 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 @dataclass(frozen=True)
 class Training:
-    """Options of the loop.
+    """Options of the training loop.
 
     Options:
-        epochs: passes over the training split.
-        batch_size: examples per step; the last, incomplete batch of an epoch is left out.
-        schedule: of the learning rate after warm-up: constant, cosine or linear (both to zero).
-        warmup: share of the steps over which the learning rate rises linearly.
-        points: how many times a run is logged.
-        evaluations: how many of these also evaluate the validation split.
+        epochs: number of passes over the training split.
+        batch_size: number of examples per step; the last, incomplete batch of an epoch is left out.
+        schedule: schedule of the learning rate after warm-up: constant, or cosine or linear to zero.
+        warmup: share of the steps in which the learning rate rises linearly.
+        points: number of steps that are logged.
+        evaluations: number of logged steps that also evaluate the validation split.
         zero_classifier: whether the classifier's weights start at zero, so that the first logits are its bias.
     """
 
@@ -40,7 +40,7 @@ class Training:
     evaluations: int
     zero_classifier: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "points", "evaluations"):
             value = getattr(self, key)
             require(value > 0, f"training.{key}", value, "must be above 0")
@@ -56,38 +56,38 @@ class Training:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a sweep over learning rates becomes a comparison.
+    """Protocol of a study that sweeps learning rates.
 
     Options:
-        confirm_seeds: fresh seeds on which each arm's best learning rate is trained; None takes as many
-            as the search has, 0 leaves the confirm phase out.
-        ladder: labels of arms, in order: the report splits the difference between the first and the last into
-            the steps from one to the next.
+        confirm_seeds: number of fresh seeds for each arm's best learning rate; None takes as many as the search has, 0
+            omits the confirm phase.
+        ladder: labels of arms in order. The report splits the difference between the first and the last arm into the
+            steps between neighbours.
     """
 
     confirm_seeds: int | None
     ladder: tuple[str, ...] | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         seeds = self.confirm_seeds
         require(seeds is None or seeds >= 0, "protocol.confirm_seeds", seeds, "must not be below 0")
         rungs = self.ladder
-        climbs = rungs is None or len(set(rungs)) == len(rungs) > 1
-        require(climbs, "protocol.ladder", list(rungs or ()), "null, or two arms or more, none of them twice")
+        valid = rungs is None or len(set(rungs)) == len(rungs) > 1
+        require(valid, "protocol.ladder", list(rungs or ()), "null, or two or more arms, none of them twice")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that are not a group.
+    """Settings that belong to no group.
 
     Options:
-        name: of the study, and its folder under outputs/.
-        seed: of the split, the initial weights, the order of batches and the augmentation.
+        name: name of the study and of its folder in outputs/.
+        seed: seed of the split, the initial weights, the order of batches and the augmentation.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
-        pack_size: the most runs trained at once; None lets the planner choose.
-        checkpoint_s: the least time in seconds between two checkpoints of a pack.
-        accept_drift: whether a study goes on although its configuration, code or libraries are not those of its runs.
+        pack_size: largest number of runs that are trained at once; None lets the planner choose.
+        checkpoint_s: shortest time between two checkpoints of a pack, in seconds.
+        accept_drift: whether a study continues if its configuration, code or libraries have changed since its runs.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Settings:
     checkpoint_s: float
     accept_drift: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
         require(self.seed >= 0, "seed", self.seed, "must not be below 0")
@@ -115,7 +115,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, resolved and checked."""
+    """The resolved and checked configuration of one run."""
 
     settings: Settings
     protocol: Protocol
@@ -125,20 +125,21 @@ class Config:
     optimizer: Optimizer
     training: Training
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         zero = self.training.zero_classifier
-        accepted = "false: weights of length zero have no cosines"
-        require(not zero or self.head.cosine_temperature is None, "training.zero_classifier", zero, accepted)
+        classifier = self.head.classifier
+        accepted = f"must be false: {classifier} cannot be trained from weights of zero"
+        require(not zero or classifier.may_start_at_zero, "training.zero_classifier", zero, accepted)
 
 
 REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS, "optimizer": OPTIMIZERS}
 
 
 def parse(node: DictConfig) -> Config:
-    """The checked configuration of one run from what Hydra composed.
+    """Check the configuration of one run that Hydra has composed.
 
     Raises:
-        ConfigError: with the key, what was found and what is accepted.
+        ConfigError: a value is missing, unknown or not accepted.
     """
     node = copy.deepcopy(node)
     try:
@@ -148,7 +149,9 @@ def parse(node: DictConfig) -> Config:
     groups = {*REGISTRIES, "training", "protocol"}
     for group in sorted(groups - set(node)):
         raise ConfigError(f"{group}: missing; the configuration needs this group")
-    settings = build(Settings, OmegaConf.masked_copy(node, [key for key in node if key not in {*groups, "claims"}]), "")
+    settings = build(
+        Settings, OmegaConf.masked_copy(node, [str(key) for key in node if key not in {*groups, "claims"}]), ""
+    )
     named = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
     return Config(
         settings=settings,
@@ -158,8 +161,13 @@ def parse(node: DictConfig) -> Config:
     )
 
 
+def architecture_key(config: Config) -> str:
+    """Return a key of the network's architecture: equal keys mean equal layers, inputs and classes."""
+    return f"{config.model} with {config.head.classifier} for {replace(config.dataset, label_noise=0.0)}"
+
+
 def resolve_device(device: str) -> torch.device:
-    """The device that a name stands for; "auto" prefers a GPU."""
+    """Return the device with this name; "auto" is a GPU if there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

@@ -1,11 +1,11 @@
-"""Data for the training loop: a dataset on one device, what each seed sees of it, and seeded batches.
+"""Data for the training loop: datasets, the splits of each seed, and seeded batches.
 
-A `Dataset` says where examples come from and how they are split. `load` reads it into a `Pool`, shared by
-all runs; `view` picks the training and validation examples of one seed; `batches` and `evaluation_chunks`
-gather, augment and standardise them for many seeds at once.
+A `Dataset` names the source of the examples and how to split them. `load` reads it into a `Pool`, which all runs share;
+`view` picks the training and validation examples of one seed; `batches` and `evaluation_chunks` gather, augment and
+standardise them for many seeds at once.
 
-Shapes: N examples, V views (one per seed), S steps, B batch, K classes, D features, C channels, H height,
-W width.
+Shape suffixes: N examples, V views (one per seed), S steps, B batch, n examples of a chunk, K classes, D features, C
+channels, H height, W width; x any axes.
 """
 
 import math
@@ -25,16 +25,19 @@ from torch import Tensor
 from headtohead.options import require
 from headtohead.training.image_files import ImageFiles
 
-# Upper bound of what one evaluation chunk holds, in numbers per layer: 32 MiB as float32.
+# Largest evaluation chunk in numbers per layer: 32 MiB as float32.
 CHUNK_NUMBERS = 2**23
-# Layers may be wider than the inputs, so every example counts as at least this many numbers.
+# Every example counts as at least this many numbers, since layers may be wider than the inputs.
 CHUNK_WIDTH = 1000
-# Convolutions make many numbers of each pixel.
+# Largest evaluation chunk in examples, since convolutions compute many numbers from each pixel.
 CHUNK_EXAMPLES = 1024
 
 
+Split = Literal["train", "val", "test"]
+
+
 class Examples(NamedTuple):
-    """What a dataset's source holds, on the CPU or in files."""
+    """All examples of a dataset's source, on the CPU or in files."""
 
     inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) integers in [0, K)
@@ -44,19 +47,28 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset(ABC):
-    """Options common to all datasets: how the examples that are not the test split are used."""
+    """Options common to all datasets, on the use of the examples outside the test split.
 
-    root: str  # folder for downloaded data
-    train_size: int | None  # examples of the training split; None: all that remain
-    val_fraction: float  # share of the examples outside the test split that validate, in (0, 1)
-    label_noise: float  # share of the training labels replaced by another class, drawn uniformly, in [0, 1]
-    # Examples of the first class per example of the last one in the training split, at least 1. Class c keeps
-    # n_0 * imbalance^(-c/(K-1)) examples (Cui et al. 2019); 1 leaves the classes as they are.
+    Options:
+        root: folder for downloaded data.
+        train_size: number of training examples; None takes all that remain.
+        val_fraction: share of the examples outside the test split that validate, in (0, 1).
+        label_noise: share of the training labels that are replaced by another class, drawn uniformly, in [0, 1].
+        imbalance: number of training examples of the first class per example of the last class, at least 1. Class c
+            keeps n_0 * imbalance^(-c/(K-1)) examples (Cui et al. 2019); 1 keeps all.
+        crop_padding: number of pixels by which training images are zero-padded before a random crop; 0 does not crop.
+        flip: whether to mirror half of the training images, drawn anew at every epoch.
+        ood: out-of-distribution inputs that confidence should tell from test inputs: "permuted" (test inputs with their
+            features in another order), another dataset with inputs of the same shape, or None for no such metric.
+    """
+
+    root: str
+    train_size: int | None
+    val_fraction: float
+    label_noise: float
     imbalance: float
-    crop_padding: int  # images: train on random windows after zero padding by this many pixels; 0: do not
-    flip: bool  # images: mirror half of the training images, drawn anew at every epoch
-    # What the outliers are that confidence should tell from test inputs: "permuted" (test inputs with their features
-    # in another order), another dataset of inputs of the same shape, or None for no such metric.
+    crop_padding: int
+    flip: bool
     ood: str | None
 
     def __post_init__(self) -> None:
@@ -74,20 +86,20 @@ class Dataset(ABC):
 
     @abstractmethod
     def read(self) -> Examples:
-        """All examples, read or generated. The result depends on nothing but the options.
+        """Read or generate all examples. The result depends only on the options.
 
         Raises:
-            ConfigError: the data is missing, damaged, or not what the options ask for.
+            ConfigError: the data is missing or damaged, or does not fit the options.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """All examples of a dataset on one device, or read onto it from files, shared by every run."""
+    """All examples of a dataset on one device, or in files from which they are read onto it. All runs share it."""
 
     inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) int64
-    test: Tensor  # (N_test,) indices; no seed trains or validates on any of them
+    test: Tensor  # (N_test,) indices of the test split, the same for every seed
     rest: Tensor  # (N_rest,) indices of all other examples
     classes: tuple[str, ...]  # K names
 
@@ -101,7 +113,7 @@ class Pool:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example: (D,) or (C, H, W)."""
+        """Shape of one example: (D,) or (C, H, W)."""
         return tuple(self.inputs.shape[1:])
 
     @property
@@ -110,49 +122,49 @@ class Pool:
 
     @cached_property
     def rest_labels(self) -> Tensor:
-        """(N_rest,) labels of `rest` on the CPU, where splits are drawn so that all devices agree."""
+        """Labels of `rest`, (N_rest,), on the CPU, where splits are drawn so that they are equal on all devices."""
         return self.labels[self.rest].cpu()
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one seed sees of a pool."""
+    """Training and validation examples of one seed."""
 
     train: Tensor  # (N_train,) indices into the pool
     train_labels: Tensor  # (N_train,) int64, after label noise
-    val: Tensor  # (N_val,) indices into the pool; their labels are the pool's
+    val: Tensor  # (N_val,) indices into the pool, which has their labels
     prior: Tensor  # (K,) float64, class frequencies of `train_labels`
-    inputs: Tensor | ImageFiles  # the pool's
+    inputs: Tensor | ImageFiles  # inputs of the pool
 
     @property
     def mean(self) -> Tensor:
-        """Of the training inputs, float64: (D,) for tables, (C, 1, 1) for images."""
+        """Mean of the training inputs, float64: (D,) for tables, (C, 1, 1) for images."""
         return self._moments[0]
 
     @property
     def std(self) -> Tensor:
-        """As `mean`; 1 where the training inputs are constant."""
+        """Standard deviation of the training inputs, shaped as `mean`; 1 where the inputs are constant."""
         return self._moments[1]
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        # Once they are needed: of files they take reading all.
+        # Computed when first needed, since all files are read for it.
         return _moments(self.inputs, self.train)
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator whose stream depends on `seed` (0 or more) and `purpose`, independent of all others."""
+    """Return a CPU generator with an independent stream for each `seed` (0 or more) and `purpose`."""
     state = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state.item()))
 
 
 def stratified_order(labels_N: Tensor, stream: torch.Generator) -> Tensor:
-    """A random order of N examples of which every prefix holds the classes in proportion.
+    """Return a random order of N examples in which every prefix has the classes in proportion.
 
-    How many examples of each class a prefix holds depends on the class sizes only, not on the stream.
+    The number of examples of each class in a prefix depends only on the class sizes, not on the stream.
 
     Returns:
-        (N,) int64 indices.
+        Indices (N,), int64.
     """
     shuffled_N = torch.randperm(len(labels_N), generator=stream)
     labels_N = labels_N[shuffled_N]
@@ -161,7 +173,7 @@ def stratified_order(labels_N: Tensor, stream: torch.Generator) -> Tensor:
 
 
 def load(dataset: Dataset, device: torch.device) -> Pool:
-    """The examples of `dataset` on `device`. Datasets that differ only in how they are used share one pool.
+    """Load the examples of a dataset onto a device. Datasets that differ only in their splits share one pool.
 
     Raises:
         ConfigError: the data is missing, damaged, or holds inputs or labels that cannot be trained on.
@@ -190,7 +202,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         inputs.shape[0] == len(labels) > len(test) > 0,
         "dataset",
         sizes,
-        "a label per input, and a non-empty test split",
+        "one label per input, and a test split that is not empty",
     )
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
@@ -213,10 +225,10 @@ def _load(source: Dataset, device: torch.device) -> Pool:
 
 
 def view(pool: Pool, dataset: Dataset, seed: int) -> View:
-    """What `seed` trains and validates on. Sizes and class counts of both splits are those of any seed.
+    """Draw the training and validation examples of a seed. Sizes and class counts are the same for every seed.
 
     Raises:
-        ConfigError: the examples are too few for the splits, or the augmentation does not fit the inputs.
+        ConfigError: there are too few examples for the splits, or the augmentation does not fit the inputs.
     """
     _check_augmentation(pool, dataset)
     order = stratified_order(pool.rest_labels, generator(seed, "split"))
@@ -225,7 +237,7 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
         0 < val_size < len(order),
         "dataset.val_fraction",
         dataset.val_fraction,
-        f"a share of {len(order)} examples that leaves one or more on both sides",
+        f"a share of {len(order)} examples that leaves at least one on both sides",
     )
     val, train = order[:val_size], order[val_size:]
     train = train[_kept(pool.rest_labels[train], pool.num_classes, dataset)]
@@ -242,7 +254,7 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
 
 
 def steps_per_epoch(view: View, batch_size: int) -> int:
-    """Full batches in the training split."""
+    """Return the number of full batches in the training split."""
     return len(view.train) // min(batch_size, len(view.train))
 
 
@@ -255,53 +267,23 @@ def batches(
     dtype: torch.dtype,
     start: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless training batches of several seeds side by side, augmented and standardised.
+    """Yield augmented and standardised training batches of several seeds, endlessly.
 
-    Every epoch is a fresh permutation of the training split and drops what does not fill a batch. The batches
-    of a seed are bitwise the same whichever others stand beside it.
+    Every epoch is a fresh permutation of the training split, without the examples that do not fill a batch. The batches
+    of a seed are bitwise equal whatever the other seeds are.
 
     Args:
-        views: of equal training sizes; `seeds` are theirs, in the same order.
-        start: how many batches to leave out at the beginning.
+        views: views with equal numbers of training examples.
+        seeds: seed of each view.
+        start: number of batches to skip.
 
     Yields:
         inputs (V, B, ...) of `dtype` and labels (V, B), where B = min(batch_size, N_train).
     """
-    count, device = len(views[0].train), pool.device
-    steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
-    augmented = dataset.crop_padding > 0 or dataset.flip
+    plan = _plan(pool, views, dataset, seeds, batch_size, start)
     scaling = _scaling(views, dtype)
-    order_streams = [generator(seed, "order") for seed in seeds]
-    augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
-
-    def by_step(drawn: list[Tensor]) -> Tensor:
-        """One (..., N) tensor per view to (S, ..., V, B), without the examples that this epoch drops."""
-        kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
-        return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
-
-    for _ in range(start // steps):
-        # Epochs that are left out draw as much as the others.
-        for order_stream, augmentation_stream in zip(order_streams, augmentation_streams, strict=True):
-            torch.randperm(count, generator=order_stream)
-            if augmented:
-                _moves(count, dataset, augmentation_stream)
-
-    def plan() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Endlessly of each step the examples (V, B), their labels (V, B), and how they are moved (3, V, B)."""
-        first = start % steps
-        while True:
-            orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
-            index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
-            labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
-            moves = [None] * steps
-            if augmented:
-                moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
-            for step in range(first, steps):
-                yield index_SVB[step], labels_SVB[step], moves[step]
-            first = 0
-
-    # Of files, the inputs are read ahead.
-    ahead, now = tee(plan())
+    # Inputs in files are read ahead.
+    ahead, now = tee(plan)
     read = _gathered(pool.inputs, (index_VB for index_VB, _, _ in ahead))
     for inputs, (_, labels_VB, moves_3VB) in zip(read, now, strict=False):
         if moves_3VB is not None:
@@ -311,21 +293,55 @@ def batches(
         yield _standardised(inputs, *scaling), labels_VB
 
 
+def _plan(
+    pool: Pool, views: Sequence[View], dataset: Dataset, seeds: Sequence[int], batch_size: int, start: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield for each step, endlessly: indices (V, B), labels (V, B), and the moves (3, V, B) of augmented images."""
+    count, device = len(views[0].train), pool.device
+    steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
+    augmented = dataset.crop_padding > 0 or dataset.flip
+    order_streams = [generator(seed, "order") for seed in seeds]
+    augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
+
+    def by_step(drawn: list[Tensor]) -> Tensor:
+        """Turn one (..., N) tensor per view into (S, ..., V, B), without the examples that this epoch drops."""
+        kept = torch.stack(drawn, dim=-2)[..., : steps * size].to(device)
+        return kept.unflatten(-1, (steps, size)).movedim(-2, 0).contiguous()
+
+    for _ in range(start // steps):
+        # Epochs that are left out draw as much as the others.
+        for order_stream, augmentation_stream in zip(order_streams, augmentation_streams, strict=True):
+            torch.randperm(count, generator=order_stream)
+            if augmented:
+                _moves(count, dataset, augmentation_stream)
+    first = start % steps
+    while True:
+        orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
+        index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
+        labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
+        moves = [None] * steps
+        if augmented:
+            moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
+        for step in range(first, steps):
+            yield index_SVB[step], labels_SVB[step], moves[step]
+        first = 0
+
+
 def evaluation_chunks(
     pool: Pool,
     views: Sequence[View],
-    split: Literal["train", "val", "test"],
+    split: Split,
     dtype: torch.dtype,
     runs: int,
     limit: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One split of every view in order, standardised but not augmented, in chunks bounded in size.
+    """Yield one split of every view in order, standardised but not augmented, in chunks of limited size.
 
-    Training labels are those trained on, noise included.
+    Training labels include label noise.
 
     Args:
-        runs: how many runs take each chunk, all views together; more runs, smaller chunks.
-        limit: only so many examples, the first ones; None takes all.
+        runs: number of runs, of all views, that use each chunk; more runs get smaller chunks.
+        limit: number of examples to take, from the first; None takes all.
 
     Yields:
         inputs (V, n, ...) of `dtype` and labels (V, n).
@@ -345,33 +361,35 @@ def evaluation_chunks(
 
 
 def crop_and_flip(images_BCHW: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor, padding: int) -> Tensor:
-    """A window of each zero-padded image, mirrored left to right where `flip_B` is 1.
+    """Crop a window of each zero-padded image, mirrored left to right where `flip_B` is 1.
 
     Args:
-        top_B, left_B: int64, the window's upper left corner in the padded image, in [0, 2 * padding].
+        top_B, left_B: upper left corner of the window in the padded image, int64 in [0, 2 * padding].
 
     Returns:
-        (B, C, H, W).
+        Images (B, C, H, W).
     """
     channels, height, width = images_BCHW.shape[1:]
     padded_BCP = F.pad(images_BCHW, (padding,) * 4).flatten(2)
     columns_W = torch.arange(width, device=images_BCHW.device)
     rows_BH = top_B[:, None] + torch.arange(height, device=images_BCHW.device)
     columns_BW = left_B[:, None] + torch.where(flip_B[:, None] == 1, columns_W.flip(0), columns_W)
-    # One gather over flattened pixels: indexing rows and columns apart is several times slower.
+    # One gather over flattened pixels, since indexing rows and columns separately is several times slower.
     pixels_BP = (rows_BH[:, :, None] * (width + 2 * padding) + columns_BW[:, None, :]).flatten(1)
     return padded_BCP.gather(2, pixels_BP[:, None].expand(-1, channels, -1)).view(images_BCHW.shape)
 
 
 def _moves(count: int, dataset: Dataset, stream: torch.Generator) -> Tensor:
-    """(3, count): the top, left and flip of `crop_and_flip` for an epoch of one seed."""
+    """Draw the top, left and flip of `crop_and_flip` for an epoch of one seed, (3, count)."""
     corners = torch.randint(2 * dataset.crop_padding + 1, (2, count), generator=stream)
     flips = torch.randint(2 if dataset.flip else 1, (1, count), generator=stream)
     return torch.cat([corners, flips])
 
 
 def _check_augmentation(pool: Pool, dataset: Dataset) -> None:
-    require(pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "false for inputs that are no images")
+    require(
+        pool.is_image or not dataset.flip, "dataset.flip", dataset.flip, "must be false for inputs that are not images"
+    )
     limit = min(pool.input_shape[1:]) - 1 if pool.is_image else 0
     require(
         dataset.crop_padding <= limit,
@@ -382,7 +400,7 @@ def _check_augmentation(pool: Pool, dataset: Dataset) -> None:
 
 
 def _rank_within_class(labels_N: Tensor) -> Tensor:
-    """How many earlier examples share each example's class: (N,) int64."""
+    """Count the earlier examples of each example's class, (N,) int64."""
     by_class_N = labels_N.argsort(stable=True)
     size_K = labels_N.bincount()
     start_K = size_K.cumsum(0) - size_K
@@ -392,7 +410,7 @@ def _rank_within_class(labels_N: Tensor) -> Tensor:
 
 
 def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
-    """Which of N candidates, in stratified order, form the training split: (N,) bool."""
+    """Choose the training split from N candidates in stratified order, (N,) bool."""
     size, imbalance = dataset.train_size, dataset.imbalance
     if imbalance == 1:
         require(
@@ -411,7 +429,7 @@ def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
         size,
         f"at most {int(most * share_K.sum())} with dataset.imbalance={imbalance}",
     )
-    # Whole numbers that keep the sum: the largest remainders are rounded up.
+    # Round to whole numbers with the same sum: the largest remainders are rounded up.
     exact_K = largest * share_K
     count_K = exact_K.floor().long()
     missing = round(exact_K.sum().item()) - int(count_K.sum())
@@ -420,12 +438,13 @@ def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
         int(count_K.min()) >= 1,
         "dataset.imbalance",
         imbalance,
-        f"lower: the largest class has {int(largest)} examples, so the smallest would have none",
+        f"must be lower: the largest class has {int(largest)} examples, so the smallest would have none",
     )
     return _rank_within_class(labels_N) < count_K[labels_N]
 
 
 def _with_noise(labels_N: Tensor, num_classes: int, share: float, stream: torch.Generator) -> Tensor:
+    """Replace a share of the labels by other classes, drawn uniformly."""
     wrong = torch.randperm(len(labels_N), generator=stream)[: round(share * len(labels_N))]
     noisy_N = labels_N.clone()
     noisy_N[wrong] += torch.randint(1, num_classes, (len(wrong),), generator=stream)
@@ -433,15 +452,14 @@ def _with_noise(labels_N: Tensor, num_classes: int, share: float, stream: torch.
 
 
 def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, float64: per feature (D,) of a table, per channel (C, 1, 1) of images."""
+    """Compute mean and standard deviation, float64: per feature (D,) of a table, per channel (C, 1, 1) of images."""
     if len(inputs.shape) == 4:
-        # A histogram of bytes is exact, and needs an eighth of the memory of float64 pixels.
+        # A histogram of bytes is exact and takes an eighth of the memory of float64 pixels.
         level = torch.arange(256, device=index_N.device).double()
         pieces = inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else [index_N]
-        count_C256 = sum(
-            torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
-            for images in _gathered(inputs, pieces)
-        )
+        count_C256 = torch.zeros(inputs.shape[1], 256, dtype=torch.long, device=index_N.device)
+        for images in _gathered(inputs, pieces):
+            count_C256 += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
         share_C256 = count_C256.double() / count_C256[0].sum()
         mean_C1 = (share_C256 * level).sum(1, keepdim=True)
         std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()
@@ -452,23 +470,23 @@ def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tens
 
 
 def _scaling(views: Sequence[View], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Means and inverse standard deviations, (V, 1, ...): computed once, applied to many batches."""
+    """Return the means and inverse standard deviations of views, (V, 1, ...) each."""
     mean = torch.stack([view.mean for view in views])[:, None]
     std = torch.stack([view.std for view in views])[:, None]
     return mean.to(dtype), std.reciprocal().to(dtype)
 
 
 def _standardised(gathered: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
-    """(gathered - mean) * inverse_std. In place where it can: another large tensor costs more than this."""
-    # Rounded twice, never a fused multiply-add: vector and scalar code agree, and so do packs of any size.
+    """Return (gathered - mean) * inverse_std, in place if possible: another large tensor would take longer."""
+    # Two operations, not a fused multiply-add, so that the result does not depend on the size of the pack.
     return gathered.to(mean.dtype).sub_(mean).mul_(inverse_std)
 
 
 def _gathered(inputs: Tensor | ImageFiles, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The inputs of each index, one after another."""
+    """Yield the inputs of each index."""
     if isinstance(inputs, ImageFiles):
         yield from inputs.stream(indices)
         return
     for index_x in indices:
-        # index_select copies whole examples; indexing with [] would copy number by number.
+        # index_select copies whole examples, indexing with [] single numbers.
         yield inputs.index_select(0, index_x.flatten()).view(*index_x.shape, *inputs.shape[1:])

@@ -1,6 +1,6 @@
-"""The datasets that a config can name, each a class that reads or generates its examples.
+"""Datasets that a config can name. Each is a class that reads or generates its examples.
 
-Shapes: N examples, K classes, D features, C channels, H height, W width.
+Shape suffixes: N examples, K classes, D features, C channels, H height, W width.
 """
 
 import math
@@ -20,15 +20,19 @@ from headtohead.options import ConfigError, nearest, require
 from headtohead.training.data import Dataset, Examples, generator, stratified_order
 from headtohead.training.image_files import ImageFiles
 
-# Of the synthetic datasets: a pack's logits grow with runs x batch x classes.
+# Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
 MAX_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
 class WithoutTestSplit(Dataset):
-    """A dataset that comes in one piece: a fixed stratified share of it becomes the test split."""
+    """A dataset without an official test split: a fixed stratified share of it becomes the test split.
 
-    test_fraction: float  # share of all examples, in (0, 1)
+    Options:
+        test_fraction: share of all examples in the test split, in (0, 1).
+    """
+
+    test_fraction: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,20 +49,20 @@ class WithoutTestSplit(Dataset):
             0 < size < len(labels),
             "dataset.test_fraction",
             self.test_fraction,
-            f"a share of {len(labels)} examples that leaves one or more on both sides",
+            f"a share of {len(labels)} examples that leaves at least one on both sides",
         )
-        # The seed is fixed: were it the run's, a seed would train on what another one is tested on.
+        # The seed is fixed, so that no run trains on test examples of another run.
         order = stratified_order(labels, generator(0, "test"))
         return Examples(inputs, labels, order[:size], classes)
 
 
 class Table(WithoutTestSplit):
-    """A table that scikit-learn brings along."""
+    """A table that is part of scikit-learn."""
 
-    loader: ClassVar[str]  # function of sklearn.datasets
+    loader: ClassVar[str]  # name of a function of sklearn.datasets
 
     def _bunch(self) -> Any:
-        from sklearn import datasets  # here, since the import costs a second
+        from sklearn import datasets  # a late import, since it takes a second
 
         return getattr(datasets, self.loader)()
 
@@ -94,8 +98,11 @@ class Digits(Table):
 class Torchvision(Dataset):
     """A dataset that torchvision downloads into `root`, checks and parses."""
 
-    loader: ClassVar[str]  # class of torchvision.datasets
-    parts: ClassVar[tuple[dict, dict]] = ({"train": True}, {"train": False})  # its arguments for either split
+    loader: ClassVar[str]  # name of a class of torchvision.datasets
+    parts: ClassVar[tuple[dict, dict]] = (
+        {"train": True},
+        {"train": False},
+    )  # arguments for the training and test split
 
     def read(self) -> Examples:
         root = Path(self.root)
@@ -107,28 +114,31 @@ class Torchvision(Dataset):
 
     @abstractmethod
     def _archives(self) -> list[tuple[str, str]]:
-        """What torchvision downloads: paths below `root` and MD5 sums; one of several sums will do."""
+        """List the files that torchvision downloads: paths below `root` and accepted MD5 sums.
+
+        A path with several accepted sums is listed several times.
+        """
 
     def _stage(self, archive: Path, staged: Path) -> None:
-        """Let torchvision find `archive`, which is intact, at `staged`."""
+        """Make the intact `archive` available to torchvision at `staged`."""
         staged.symlink_to(archive.resolve())
 
     @abstractmethod
     def _arrays(self, part: Any) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) uint8 images and (N,) labels of a torchvision dataset."""
+        """Return the images (N, C, H, W), uint8, and labels (N,) of a torchvision dataset."""
 
     def _classes(self, part: Any) -> tuple[str, ...]:
         return tuple(part.classes)
 
     @property
     def _loader(self) -> Any:
-        from torchvision import datasets  # here, since the import costs a second
+        from torchvision import datasets  # a late import, since it takes a second
 
         return getattr(datasets, self.loader)
 
     def _parts(self, root: Path) -> list[Any]:
-        """torchvision's datasets of the training and the test split, downloaded if they are not in `root`."""
-        # torchvision and the parsers under it raise nearly anything on a missing or damaged file.
+        """Return torchvision's datasets of the training and the test split, downloaded if they are not in `root`."""
+        # torchvision and its parsers raise errors of many types for a missing or damaged file.
         try:
             return self._open(root, download=False)
         except Exception:
@@ -143,10 +153,10 @@ class Torchvision(Dataset):
         return [self._loader(root, download=download, **part) for part in self.parts]
 
     def _fetch(self, root: Path) -> None:
-        """Download what is missing and unpack it.
+        """Download missing files and unpack them.
 
-        In a temporary folder, from which whole files are moved into `root`: a failure leaves nothing behind,
-        and processes that start at the same time do not read each other's half-written files.
+        Files are written to a temporary folder and moved into `root` when they are complete. So a failure leaves
+        nothing behind, and processes that start at the same time do not read incomplete files of each other.
         """
         existing = next(folder for folder in (root, *root.parents) if folder.is_dir())
         with tempfile.TemporaryDirectory(prefix=".download-", dir=existing) as staging:
@@ -166,12 +176,12 @@ class Torchvision(Dataset):
         message = f"dataset.root={self.root}: no complete {self.loader} there, and no download: {reason}"
         archives = self._archives()
         intact = {path for path, md5 in archives if _intact(root / path, md5)}
-        wanted = [
+        missing = [
             f"{path} ({'wrong checksum' if (root / path).exists() else 'missing'})"
             for path in dict(archives)
             if path not in intact
         ]
-        advice = f"\nput there, or run again when online: {', '.join(wanted)}" if wanted else ""
+        advice = f"\nput there, or run again when online: {', '.join(missing)}" if missing else ""
         return ConfigError(message + advice)
 
 
@@ -182,7 +192,7 @@ class Mnist(Torchvision):
         return [(f"{self.loader}/raw/{file}", md5) for file, md5 in self._loader.resources]
 
     def _stage(self, archive: Path, staged: Path) -> None:
-        from torchvision.datasets.utils import extract_archive  # here, since the import costs a second
+        from torchvision.datasets.utils import extract_archive  # a late import, since it takes a second
 
         extract_archive(archive, staged.parent)
 
@@ -192,7 +202,7 @@ class Mnist(Torchvision):
 
 class FashionMnist(Mnist):
     loader = "FashionMNIST"
-    # Sums of the archives in Debian's package dataset-fashion-mnist: same files, other gzip headers.
+    # MD5 sums of the archives in Debian's package dataset-fashion-mnist, which have other gzip headers.
     debian: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
         "train-labels-idx1-ubyte.gz": "10bea18fdb374794d4bb42e356e600c9",
@@ -209,7 +219,7 @@ class Kmnist(Mnist):
 
 
 class Emnist(Torchvision):
-    """The split "balanced": digits and letters, 15 of which do not tell upper from lower case."""
+    """The split "balanced" of EMNIST: digits and letters; 15 letters have one class for upper and lower case."""
 
     loader = "EMNIST"
     parts = ({"split": "balanced", "train": True}, {"split": "balanced", "train": False})
@@ -251,16 +261,22 @@ class Svhn(Torchvision):
 
 @dataclass(frozen=True)
 class ImageFolder(WithoutTestSplit):
-    """Image files under `root`, in a folder per class, squeezed into squares.
+    """Image files under `root` with one folder per class, resized to squares.
 
-    With `root/train` and `root/test` (or `root/val`), each holding the folders of all classes, these are the
-    training and test splits; otherwise `test_fraction` of all files is the test split.
+    If there are `root/train` and `root/test` (or `root/val`), each with the folders of all classes, they are the
+    training and test splits. Otherwise `test_fraction` of all files is the test split.
+
+    Options:
+        size: side in pixels to which images are resized.
+        grayscale: whether images have one channel instead of three.
+        stream: whether files are read again at every epoch; None does so if they need over a quarter of the memory.
+        workers: number of processes that read files; 0 reads them in the process that trains.
     """
 
-    size: int  # pixels along each side
-    grayscale: bool  # one channel instead of three
-    stream: bool | None  # read files anew at every epoch; None: if they would take over a quarter of the memory
-    workers: int  # processes that read files; 0: the one that trains
+    size: int
+    grayscale: bool
+    stream: bool | None
+    workers: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -286,7 +302,7 @@ class ImageFolder(WithoutTestSplit):
         return Examples(self._images(paths + test_paths), torch.cat([labels, test_labels]), test, classes)
 
     def _files(self, folder: Path) -> tuple[list[str], Tensor, tuple[str, ...]]:
-        from torchvision import datasets  # here, since the import costs a second
+        from torchvision import datasets  # a late import, since it takes a second
 
         readable = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
         try:
@@ -312,13 +328,21 @@ class ImageFolder(WithoutTestSplit):
 
 @dataclass(frozen=True)
 class Gaussians(WithoutTestSplit):
-    """Isotropic Gaussians of unit variance around random means: a problem of known difficulty."""
+    """Isotropic Gaussians of unit variance around random means: a problem of known difficulty.
+
+    Options:
+        classes: number of classes.
+        dimensions: number of features.
+        separation: expected distance between the means of two classes, in standard deviations.
+        examples: number of examples of all classes together, divided as evenly as possible.
+        problem_seed: seed of the means and the examples, which do not depend on the seeds of runs.
+    """
 
     classes: int
     dimensions: int
-    separation: float  # expected distance between the means of two classes, in standard deviations
-    examples: int  # of all classes together, as many of each as possible
-    problem_seed: int  # of the means and the examples; the runs' own seeds do not change them
+    separation: float
+    examples: int
+    problem_seed: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -336,7 +360,7 @@ class Gaussians(WithoutTestSplit):
         return self._split(inputs_ND, labels_N, tuple(map(str, range(self.classes))))
 
     def _scale(self) -> float:
-        """Standard deviation of the coordinates of a mean, given the expected distance between two means."""
+        """Return the standard deviation of a mean's coordinates that gives the expected distance between two means."""
         # The distance is sqrt(2) * scale times a chi variable of `dimensions` degrees of freedom.
         half = self.dimensions / 2
         chi = math.sqrt(2) * math.exp(math.lgamma(half + 0.5) - math.lgamma(half))
@@ -345,18 +369,24 @@ class Gaussians(WithoutTestSplit):
 
 @dataclass(frozen=True)
 class Composite(WithoutTestSplit):
-    """Images of a base dataset side by side; every combination of their classes is a class of its own.
+    """Images of a base dataset side by side. Every combination of their classes is a class.
 
-    Composites for testing are made of the base's test examples, all others of the rest. A base without an
-    official test split gets the fixed one of `test_fraction`. One image serves in many composites, of which
-    some may train and others validate.
+    Test composites consist of the base's test examples, all others of its other examples. A base without an official
+    test split gets the fixed one of `test_fraction`. One image may occur both in training and in validation composites.
+
+    Options:
+        base: name of a dataset of images.
+        images: number of images in a composite.
+        train_examples: number of composites outside the test split, divided among classes as evenly as possible.
+        test_examples: number of composites in the test split.
+        problem_seed: seed of the choice of images, which does not depend on the seeds of runs.
     """
 
-    base: str  # name of a dataset of images
-    images: int  # per composite
-    train_examples: int  # composites outside the test split, as many of each class as possible
-    test_examples: int  # composites in the test split
-    problem_seed: int  # of the choice of images; the runs' own seeds do not change it
+    base: str
+    images: int
+    train_examples: int
+    test_examples: int
+    problem_seed: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -366,7 +396,7 @@ class Composite(WithoutTestSplit):
         require(self.train_examples >= 2, "dataset.train_examples", self.train_examples, "2 or more")
         require(self.test_examples >= 1, "dataset.test_examples", self.test_examples, "1 or more")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
-        require(not self.flip, "dataset.flip", self.flip, "false: mirroring changes the class")
+        require(not self.flip, "dataset.flip", self.flip, "must be false: mirroring changes the class")
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]
@@ -386,14 +416,14 @@ class Composite(WithoutTestSplit):
         return Examples(torch.cat(inputs), torch.cat(labels), test, tuple(map(" ".join, names)))
 
     def _compose(self, base: Examples, usable: Tensor, examples: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`examples` composites of the `usable` images: (N, C, H, images * W) and (N,) labels."""
+        """Compose examples from the usable images: inputs (N, C, H, images * W) and labels (N,)."""
         count = len(base.classes) ** self.images
         rounds = [torch.randperm(count, generator=stream) for _ in range(math.ceil(examples / count))]
         labels_N = torch.cat(rounds)[:examples]
         parts = _combination(labels_N, len(base.classes), self.images)
         by_class = usable[base.labels[usable].argsort(stable=True)]
         size_K = base.labels[usable].bincount(minlength=len(base.classes))
-        require(int(size_K.min()) >= 1, "dataset.base", self.base, "a base with all classes in both splits")
+        require(int(size_K.min()) >= 1, "dataset.base", self.base, "a base dataset that has all classes in both splits")
         start_K = size_K.cumsum(0) - size_K
         drawn = (torch.rand(parts.shape, generator=stream, dtype=torch.float64) * size_K[parts]).long()
         chosen = by_class[start_K[parts] + drawn]
@@ -401,12 +431,13 @@ class Composite(WithoutTestSplit):
 
 
 def _combination(numbers_N: Tensor, base: int, length: int) -> Tensor:
-    """(N, length): the classes that each number stands for, its digits in `base`, most significant first."""
+    """Return the classes that each number encodes, (N, length): its digits in `base`, most significant first."""
     return numbers_N[:, None] // base ** torch.arange(length - 1, -1, -1) % base
 
 
 def _intact(path: Path, md5: str) -> bool:
-    from torchvision.datasets.utils import check_integrity  # here, since the import costs a second
+    """Return whether a file exists and has this MD5 sum."""
+    from torchvision.datasets.utils import check_integrity  # a late import, since it takes a second
 
     return check_integrity(path, md5)
 

@@ -1,9 +1,10 @@
-"""What the gradients look like while a pack trains.
+"""Diagnostics of training: gradient norms, coupling of classes, sharpness and loss spikes.
 
-Shape suffixes: R runs, B batch, K classes, S steps, P parameters of one run, M values of one run, b bins, w steps of
-a window.
+Shape suffixes: R runs, B batch, K classes, S steps, P parameters of one run, M values of one run, b bins or edges of
+bins, w steps of a window.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -12,47 +13,49 @@ from torch import Tensor
 
 
 def logit_gradient_norm(gradient_RBK: Tensor) -> Tensor:
-    """Mean over the batch of each example's gradient norm at the logits, (R,).
+    """Return the mean over the batch of each example's gradient norm at the logits, (R,).
 
     Args:
-        gradient_RBK: gradient of the batch's mean loss with respect to the logits.
+        gradient_RBK: gradient of the batch's mean loss at the logits.
     """
     batch_size = gradient_RBK.shape[1]
     return torch.linalg.vector_norm(gradient_RBK, dim=-1).mean(-1) * batch_size
 
 
 def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[str, Tensor]:
-    """Euclidean norms of the gradient, each (R,): `total`, `classifier`, `backbone`, `layer/<name>`.
+    """Return Euclidean norms of the gradient by name of the metric, each (R,).
 
-    A layer is a module that holds parameters; the backbone is all of them but the classifier, and is
-    left out where there is none.
+    The parts are `total`, `classifier`, `backbone` and `layer_<layer>`. A layer is a module that holds parameters;
+    the backbone is all layers but the classifier, and is left out where there is none.
 
     Args:
-        gradients_RP: gradients of all parameters.
-        columns: for each parameter's name its columns.
+        gradients_RP: gradients at all parameters.
+        columns: columns of each parameter by name.
     """
     squares = {name: gradients_RP[:, where].square().sum(1) for name, where in columns.items()}
     layers: dict[str, Tensor] = {}
     for name, square_R in squares.items():
         layer = name.rpartition(".")[0] or name
         layers[layer] = layers[layer] + square_R if layer in layers else square_R
-    backbone = [square_R for layer, square_R in layers.items() if layer != "classifier"]
-    norms = {"total": torch.stack(list(layers.values())).sum(0).sqrt()}
-    norms["classifier"] = layers["classifier"].sqrt()
+    # A classifier may have layers of its own.
+    classifier = [square_R for layer, square_R in layers.items() if f"{layer}.".startswith("classifier.")]
+    backbone = [square_R for layer, square_R in layers.items() if not f"{layer}.".startswith("classifier.")]
+    norms = {"grad_norm_total": torch.stack(list(layers.values())).sum(0).sqrt()}
+    norms["grad_norm_classifier"] = torch.stack(classifier).sum(0).sqrt()
     if backbone:
-        norms["backbone"] = torch.stack(backbone).sum(0).sqrt()
-    return norms | {f"layer/{layer}": square_R.sqrt() for layer, square_R in layers.items()}
+        norms["grad_norm_backbone"] = torch.stack(backbone).sum(0).sqrt()
+    return norms | {f"grad_norm_layer_{layer}": square_R.sqrt() for layer, square_R in layers.items()}
 
 
 def coupling(loss: Callable[[Tensor], Tensor], logits_RBK: Tensor, labels_RB: Tensor) -> dict[str, Tensor]:
-    """How far classes compete in the gradient g at the logits z, each (R,).
+    """Measure the competition between classes in the gradient g at the logits z, each (R,).
 
-    `coupling`, what raising the target's logit does to the others: the sum of |dg_j / dz_t| over j other than
-    the target t, over |dg_t / dz_t|. It is 1 for softmax and 0 for the sigmoid. `row_sum`: |sum of g| over the
-    sum of |g|, which is 0 for softmax, whose gradients cancel. Both are ratios of means over the batch.
+    `coupling` is the effect of the target's logit on the other classes: the sum of |dg_j / dz_t| over all j but the
+    target t, divided by |dg_t / dz_t|. It is 1 for softmax and 0 for the sigmoid. `row_sum` is |sum of g| divided by
+    the sum of |g|. It is 0 for softmax, whose gradients cancel. Both are ratios of means over the batch.
 
     Args:
-        loss: of each example, (R, B), as a function of the logits.
+        loss: function from the logits to the loss of each example, (R, B).
     """
     z_RBK = logits_RBK.detach().requires_grad_()
     (g_RBK,) = torch.autograd.grad(loss(z_RBK).sum(), z_RBK, create_graph=True)
@@ -63,23 +66,24 @@ def coupling(loss: Callable[[Tensor], Tensor], logits_RBK: Tensor, labels_RB: Te
     others_R = column_RBK.scatter(-1, target_RB1, 0.0).abs().sum((1, 2))
     g_RBK = g_RBK.detach()
     return {
-        "competition/coupling": others_R / own_R,
-        "competition/row_sum": g_RBK.sum(-1).abs().sum(1) / g_RBK.abs().sum((1, 2)),
+        "coupling": others_R / own_R,
+        "row_sum": g_RBK.sum(-1).abs().sum(1) / g_RBK.abs().sum((1, 2)),
     }
 
 
 def hessian_eigenvalue(
     loss_R: Tensor, leaves: Sequence[Tensor], vector_RP: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """The eigenvalue of largest magnitude of each run's Hessian, (R,), by power iteration, and its vector (R, P).
+    """Find the eigenvalue of largest magnitude of each run's Hessian, (R,), and its eigenvector, (R, P).
 
-    Runs do not share parameters, so that one product with the Hessian of their summed losses serves them all.
+    The method is power iteration. Runs do not share parameters, so that one product with the Hessian of their summed
+    losses is the product of every run.
 
     Args:
-        loss_R: the losses, with their graph.
-        leaves: the parameters; their elements in this order are those of a row of the vector.
-        vector_RP: where the iteration starts, such as the vector of an earlier call.
-        iterations: Hessian-vector products.
+        loss_R: losses, with their graph.
+        leaves: parameters, in the order of the columns of the vector.
+        vector_RP: start of the iteration, such as the vector of an earlier call.
+        iterations: number of Hessian-vector products, at least one.
     """
     runs = len(loss_R)
 
@@ -88,9 +92,10 @@ def hessian_eigenvalue(
 
     gradients = torch.autograd.grad(loss_R.sum(), leaves, create_graph=True, materialize_grads=True)
     gradient_RP = rows(gradients)
+    eigenvalue_R = torch.full_like(loss_R, math.nan)
     for _ in range(iterations):
         vector_RP = F.normalize(vector_RP, dim=1)
-        # What a loss is linear in has no second derivative.
+        # A loss that is linear in a parameter has no second derivative there, which counts as zero.
         products = torch.autograd.grad(
             (gradient_RP * vector_RP).sum(), leaves, retain_graph=True, materialize_grads=True
         )
@@ -100,11 +105,13 @@ def hessian_eigenvalue(
 
 
 def histogram(values_RM: Tensor, bins: int = 30) -> tuple[Tensor, Tensor]:
-    """The distribution of each run's values: edges (R, bins + 1) of equal bins from the least to the largest, and
-    counts (R, bins). Of runs with values that are not finite both mean nothing.
+    """Return the distribution of each run's values: edges (R, bins + 1) and counts (R, bins).
+
+    The bins have equal widths from the smallest to the largest value. For runs with values that are not finite, the
+    result has no meaning.
     """
     least_R1, most_R1 = values_RM.amin(1, keepdim=True), values_RM.amax(1, keepdim=True)
-    # Values that are all alike still need a bin with a width.
+    # A bin needs a width even if all values are equal.
     width_R1 = (most_R1 - least_R1).clamp(min=torch.finfo(values_RM.dtype).tiny ** 0.5)
     index_RM = ((values_RM - least_R1) / width_R1 * bins).nan_to_num().long().clamp(0, bins - 1)
     counts_Rb = torch.zeros(len(values_RM), bins, dtype=torch.long, device=values_RM.device)
@@ -114,15 +121,15 @@ def histogram(values_RM: Tensor, bins: int = 30) -> tuple[Tensor, Tensor]:
 
 
 def loss_spikes(loss_SR: Tensor, window: int = 25, deviations: float = 6.0) -> Tensor:
-    """How many steps have a loss that stands out, (R,).
+    """Count the steps at which the loss spikes, (R,).
 
-    A step stands out if its loss exceeds the median of the `window` steps before it by `deviations` times their
-    median absolute deviation, scaled by 1.4826 to estimate a standard deviation under normal noise. Steps that
-    are not finite, and the first `window`, do not count.
+    The loss of a spike exceeds the median of the `window` steps before it by `deviations` times their median absolute
+    deviation, scaled by 1.4826 to estimate the standard deviation of normal noise. Steps with a loss that is not
+    finite, and the first `window` steps, do not count.
     """
     if len(loss_SR) <= window:
         return torch.zeros_like(loss_SR[0])
-    # In blocks, since every step brings its window along.
+    # In blocks, since every step needs memory for its window.
     counts = []
     for start in range(window, len(loss_SR), 4096):
         stop = min(start + 4096, len(loss_SR))
@@ -134,9 +141,9 @@ def loss_spikes(loss_SR: Tensor, window: int = 25, deviations: float = 6.0) -> T
 
 
 def trace_statistics(norms_SR: Tensor) -> dict[str, Tensor]:
-    """`mean`, `max` and `cv`, the coefficient of variation, over the steps of a trace, each (R,) float64.
+    """Return `mean`, `max` and coefficient of variation `cv` over the steps of a trace, each (R,) float64.
 
-    Steps that are not finite, those from a run's divergence on, do not count.
+    Steps with a norm that is not finite, which are those from a run's divergence on, do not count.
     """
     norms_SR = norms_SR.double()
     finite_SR = norms_SR.isfinite()

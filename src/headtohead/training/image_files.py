@@ -1,6 +1,6 @@
-"""Images in files, read as they are needed.
+"""Images in files that are read when they are needed.
 
-Shapes: N images, C channels, H height, W width; x any axes.
+Shape suffixes: N images, C channels, H height, W width; x any axes.
 """
 
 import math
@@ -10,43 +10,53 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from headtohead.options import ConfigError
 
 CPU = torch.device("cpu")
-# The share of a device's memory that images may take, unless the user decides.
-SHARE = 1 / 4
-# How processes that read are started, whatever a launcher has set for its own. To fork takes milliseconds.
+# Largest share of a device's memory that images may take, unless the user decides.
+MEMORY_SHARE = 1 / 4
+# Start method of the processes that read, which does not depend on the launcher's. A fork takes milliseconds.
 _START = "fork" if sys.platform == "linux" else "spawn"
-# Bytes that are read at once where all images are.
-PIECE = 2**23
+# Number of bytes that are read at once if all images are read.
+PIECE_BYTES = 2**23
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """N images in as many files, which stand in for a tensor (N, C, H, W) of bytes."""
+    """N image files that replace a tensor (N, C, H, W) of bytes.
+
+    Attributes:
+        paths: paths of the files.
+        image_shape: shape of an image, (C, H, W).
+        read: function from a path to an image; it raises a ConfigError that names the path.
+        keep: whether all images are kept in memory; None keeps them if they take at most MEMORY_SHARE of it.
+        workers: number of processes that read.
+        device: device on which the images are placed.
+    """
 
     paths: Sequence[str]
     image_shape: tuple[int, int, int]
-    read: Callable[[str], Tensor]  # from a path to an image; raises a ConfigError that names it
-    keep: bool | None  # whether all images are kept in memory; None: where they take at most SHARE of it
-    workers: int  # processes that read
-    device: torch.device = CPU  # where the images are put
+    read: Callable[[str], Tensor]
+    keep: bool | None
+    workers: int
+    device: torch.device = CPU
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.paths), *self.image_shape)
 
     def on(self, device: torch.device) -> "Tensor | ImageFiles":
-        """The images themselves on `device`, or files that are read anew whenever they are needed."""
+        """Return the images themselves on `device`, or files that are read again whenever they are needed."""
         files = replace(self, device=device)
         keep = self.keep
         if keep is None:
-            keep = math.prod(self.shape) <= SHARE * _memory(device)
+            keep = math.prod(self.shape) <= MEMORY_SHARE * _memory(device)
         if not keep:
             return files
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)
@@ -57,39 +67,40 @@ class ImageFiles:
         return images
 
     def pieces(self, index_N: Tensor) -> Sequence[Tensor]:
-        """The index in parts, whose images may be held at once."""
-        return index_N.split(max(1, PIECE // math.prod(self.image_shape)))
+        """Split an index into parts whose images fit into memory."""
+        return index_N.split(max(1, PIECE_BYTES // math.prod(self.image_shape)))
 
     def __getitem__(self, index_x: Tensor) -> Tensor:
-        """The images (x, C, H, W), read here and now."""
-        images = torch.stack([self.read(self.paths[place]) for place in index_x.flatten().tolist()])
+        """Read the images (x, C, H, W) in this process."""
+        places: list[int] = index_x.flatten().tolist()
+        images = torch.stack([self.read(self.paths[place]) for place in places])
         return images.view(*index_x.shape, *self.image_shape).to(self.device)
 
     def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The images (x, C, H, W) of each index, in order, read ahead by other processes.
+        """Yield the images (x, C, H, W) of each index in order; other processes read them ahead.
 
-        An image that stands in an index several times, as for runs that share a seed, is read once.
+        An image that occurs several times in an index is read once.
 
         Raises:
             ConfigError: a file cannot be read.
         """
         places: deque[Tensor] = deque()
 
-        def wanted() -> Iterator[list[int]]:
+        def unique_places() -> Iterator[list[int]]:
             for index_x in indices:
-                once, place_x = index_x.cpu().unique(return_inverse=True)
+                unique, place_x = index_x.cpu().unique(return_inverse=True)
                 places.append(place_x)
-                yield once.tolist()
+                yield unique.tolist()
 
         loader = DataLoader(
             _Reader(self.paths, self.read),
-            batch_sampler=wanted(),
-            collate_fn=_as_it_is,
+            batch_sampler=unique_places(),
+            collate_fn=_unchanged,
             num_workers=self.workers,
             multiprocessing_context=_START if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_interrupts,
-            # Of its own: the global one is dropout's.
+            worker_init_fn=_ignore_interrupts,
+            # Not the global generator, which is for dropout.
             generator=torch.Generator(),
         )
         for images in loader:
@@ -101,8 +112,8 @@ class ImageFiles:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """What DataLoader calls a dataset."""
+class _Reader(Dataset):
+    """The image files as a dataset of PyTorch's, which reads a batch at a time."""
 
     paths: Sequence[str]
     read: Callable[[str], Tensor]
@@ -111,21 +122,21 @@ class _Reader:
         try:
             return torch.stack([self.read(self.paths[place]) for place in index])
         except ConfigError as error:
-            # Raised in a worker it would arrive wrapped in a traceback.
+            # If a worker raised it, it would arrive wrapped in a traceback.
             return error
 
 
-def _as_it_is(images: Tensor | ConfigError) -> Tensor | ConfigError:
+def _unchanged(images: Any) -> Any:
     return images
 
 
-def _leave_interrupts(worker: int) -> None:
-    """The sweep says when to stop."""
+def _ignore_interrupts(worker: int) -> None:
+    """Ignore interrupts: the main process decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of the device."""
+    """Return the memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The loop: trains a pack of runs and yields what happens. It writes nothing.
+"""The training loop: it trains a pack of runs and yields what it measures. It writes nothing to disk.
 
 Shape suffixes: R runs, S steps, B batch, K classes, V views of the data (one per seed and label noise), P
 parameters of one run; x the axes of one input.
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from headtohead.training.evaluation import final_metrics, predictions
 from headtohead.training.optimizers import column
 from headtohead.training.pack_data import Cohort
 
-# The Hessian is measured at these shares of the evaluations, warm-started, on so many examples of the batch.
+# The Hessian is measured at these shares of the evaluations, on the first examples of the batch. Each power iteration
+# starts from the result of the one before.
 SHARPNESS_AT = (0.25, 0.5, 1.0)
 SHARPNESS_EXAMPLES = 32
 SHARPNESS_ITERATIONS = 5
@@ -30,15 +31,15 @@ SHARPNESS_ITERATIONS = 5
 
 @dataclass(frozen=True)
 class Point:
-    """What is logged of all runs after `step` updates.
+    """Values that are logged for all runs at one step.
 
     Attributes:
-        step: updates made before it.
-        epoch: the same in passes over the training split.
-        progress: the share of all steps.
-        values: (R,) for each tag; NaN for runs that have diverged.
-        state: all that `train` needs to go on after this point, as nested tensors and numbers on the host; to be
-            called before the next item is asked for. None at the end, where training is done.
+        step: number of updates before this point.
+        epoch: number of passes over the training split before this point.
+        progress: share of all steps, in [0, 1].
+        values: values of the runs, (R,), by name of the metric; NaN for runs that have diverged.
+        state: function that returns all that `train` needs to continue after this point, as nested tensors and numbers
+            in the host's memory. It must be called before the next item is requested. None at the end of training.
     """
 
     step: int
@@ -48,25 +49,25 @@ class Point:
     state: Callable[[], dict[str, Any]] | None = field(default=None, repr=False, compare=False)
 
     def rows(self) -> list[dict[str, np.floating]]:
-        """The values of each run, those that are NaN left out."""
+        """Return the values of each run, without those that are NaN."""
         runs = len(next(iter(self.values.values())))
         return [
-            {tag: values_R[run] for tag, values_R in self.values.items() if not np.isnan(values_R[run])}
+            {name: values_R[run] for name, values_R in self.values.items() if not np.isnan(values_R[run])}
             for run in range(runs)
         ]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one run.
+    """Result of one run.
 
     Attributes:
-        steps: updates made.
-        diverged_at: the step whose loss or gradient was not finite, or None.
-        metrics: final metrics; those of a uniform guess where the run diverged.
-        curves: what figures draw, of each split and of the training; None where the run diverged.
-        predictions: of the test split, `evaluation.predictions`; None where it was not read or the run diverged.
-        pack_mode: how the pack computed its forward, `Pack.mode`.
+        steps: number of updates.
+        diverged_at: step at which the loss or the gradient was not finite, or None.
+        metrics: final metrics by name; those of a uniform guess if the run diverged.
+        curves: data of figures, by split, and `histograms`; None if the run diverged.
+        predictions: `evaluation.predictions` of the test split; None if it was not read or the run diverged.
+        pack_mode: `Pack.mode`.
     """
 
     steps: int
@@ -78,10 +79,10 @@ class Outcome:
 
 
 def may_share_a_pack(config: Config) -> object:
-    """A key: runs with equal keys can be trained in one pack.
+    """Return a key: runs with equal keys can be trained in one pack.
 
-    The head, the optimiser's numbers, the seed and the label noise may differ; shapes, the kind of classifier and
-    the batch schedule may not.
+    The head, the optimiser's numbers, the seed and the label noise may differ. Shapes, the kind of classifier and the
+    batch schedule may not.
     """
     dataset = {name: value for name, value in vars(config.dataset).items() if name != "label_noise"}
     settings = config.settings
@@ -89,7 +90,7 @@ def may_share_a_pack(config: Config) -> object:
         type(config.dataset),
         tuple(dataset.items()),
         repr(config.model),
-        config.head.cosine_temperature,
+        config.head.classifier,
         type(config.optimizer),
         config.training,
         (settings.name, settings.device, settings.precision, settings.pack_size),
@@ -97,7 +98,7 @@ def may_share_a_pack(config: Config) -> object:
 
 
 def schedule_factors(training: Training, steps: int) -> np.ndarray:
-    """The learning rate of each step as a share of `optimizer.lr`, (S,)."""
+    """Return the learning rate of each step as a share of `optimizer.lr`, (S,)."""
     warmup = round(training.warmup * steps)
     step = np.arange(steps)
     progress = np.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
@@ -110,9 +111,9 @@ def schedule_factors(training: Training, steps: int) -> np.ndarray:
 
 
 def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int], set[int]]:
-    """The steps at which a run is logged, those of them that evaluate, and those that measure the Hessian.
+    """Return the steps that are logged, those that evaluate as well, and those that measure the Hessian as well.
 
-    The last of the first two is `steps`, after the last update, where there is no gradient left to measure.
+    The last step of the first two is `steps`, after the last update, when there is no gradient to measure.
     """
     points = np.unique(np.linspace(0, steps, training.points).round().astype(int)) if training.points > 1 else [steps]
     chosen = np.linspace(len(points) - 1, 0, training.evaluations, endpoint=training.evaluations > 1)
@@ -125,143 +126,201 @@ def logged_steps(training: Training, steps: int) -> tuple[list[int], set[int], s
 def train(
     runs: Sequence[Config], pool: Pool, test: bool, state: dict[str, Any] | None = None
 ) -> Iterator[Point | list[Outcome]]:
-    """Train a pack of runs: yields a Point at each logged step, and at last the Outcome of each run.
+    """Train a pack of runs. Yields a Point at each logged step, and at last the Outcome of each run.
 
     Args:
         runs: configurations that differ only as `may_share_a_pack` allows.
-        pool: the examples, on the device to train on.
-        test: whether the test split is read, after the last step.
-        state: of an earlier training of the same runs, `Point.state`, to go on from there. The points up to it are
-            yielded again, and on the CPU all that follows is bitwise what it would have been.
+        pool: examples, on the device to train on.
+        test: whether to read the test split, after the last step.
+        state: result of `Point.state` in an interrupted training of the same runs, which continues from there. The
+            points before it are yielded again. On the CPU, all that follows is bitwise equal to an uninterrupted
+            training.
     """
-    config, device = runs[0], pool.device
-    cohort = Cohort(runs, pool)
-    pack, dtype = cohort.pack, cohort.dtype
-    # Dropout alone draws from the global generator.
-    torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
-    updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
-
-    per_epoch = data.steps_per_epoch(cohort.views[0], config.training.batch_size)
-    steps = config.training.epochs * per_epoch
-    logged, evaluated, sharpness = logged_steps(config.training, steps)
-    factors_S = torch.as_tensor(schedule_factors(config.training, steps), dtype=dtype, device=device)
-    lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
-    clips = any(run.optimizer.clip_norm for run in runs)
-    clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
-
-    nan = torch.tensor(math.nan, dtype=dtype, device=device)
-    trace_S4R = nan.repeat(steps, 4, len(runs))
-    trace = dict(zip(("loss", "accuracy", "grad_norm", "backbone"), trace_S4R.unbind(1), strict=True))
-    alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
-    # Random, since softmax's Hessian is blind to what all classes share.
-    direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
-    direction_RP = direction_P.to(device).expand(len(runs), -1)
-    points: list[Point] = []
-    histograms: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def point(step: int, values: dict[str, np.ndarray]) -> Point:
-        points.append(Point(step, step / per_epoch, step / steps, values))
-        return points[-1]
-
-    start = 0
+    training = _Training(runs, pool, test)
     if state:
-        start = state["step"]
-        cohort.restore(state["models"])
+        training.restore(state)
+        yield from training.points
+    yield from training.run()
+    yield from training.finish()
+
+
+class _Step(NamedTuple):
+    """A step of all runs before its update: the batch, the gradients and their norm."""
+
+    number: int
+    inputs_VBx: Tensor
+    labels_VB: Tensor
+    labels_RB: Tensor
+    logits_RBK: Tensor
+    logit_gradient_RBK: Tensor
+    gradients_RP: Tensor
+    norm_R: Tensor
+
+
+class _Training:
+    """A training in progress: the cohort, its optimiser and all measurements so far.
+
+    Attributes:
+        start: first step to make.
+        points: logged points.
+        trace: loss, accuracy, gradient norm and backbone's gradient norm of every step, (S, R) each; NaN for steps that
+            are not yet made and for runs that have diverged.
+        alive_R: whether each run has not diverged.
+        direction_RP: start of the next power iteration of the Hessian.
+        histograms: edges and counts of distributions, by `name@step`.
+    """
+
+    def __init__(self, runs: Sequence[Config], pool: Pool, test: bool):
+        config, device = runs[0], pool.device
+        self.runs, self.test = runs, test
+        self.cohort = Cohort(runs, pool)
+        pack, dtype = self.cohort.pack, self.cohort.dtype
+        # Dropout alone draws from the global generator.
+        torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
+        self.updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
+
+        self.per_epoch = data.steps_per_epoch(self.cohort.views[0], config.training.batch_size)
+        self.steps = config.training.epochs * self.per_epoch
+        self.logged, self.evaluated, self.sharpness = logged_steps(config.training, self.steps)
+        factors_S = torch.as_tensor(schedule_factors(config.training, self.steps), dtype=dtype, device=device)
+        self.lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
+        self.clips = any(run.optimizer.clip_norm for run in runs)
+        self.clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
+
+        self.start = 0
+        self.points: list[Point] = []
+        self.nan = torch.tensor(math.nan, dtype=dtype, device=device)
+        self.trace_S4R = self.nan.repeat(self.steps, 4, len(runs))
+        self.trace: dict[str, Tensor] = dict(
+            zip(("loss", "accuracy", "grad_norm", "backbone"), self.trace_S4R.unbind(1), strict=True)
+        )
+        self.alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
+        # Random, since softmax's Hessian is zero in directions that all classes share.
+        direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
+        self.direction_RP = direction_P.to(device).expand(len(runs), -1)
+        self.histograms: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore the state of an interrupted training of the same runs."""
+        device = self.cohort.device
+        self.start = state["step"]
+        self.cohort.restore(state["models"])
         for name, saved in state["optimizer"].items():
-            updater.state[name].copy_(saved)
-        trace_S4R[:start] = state["trace"].to(device)
-        alive_R.copy_(state["alive"])
-        direction_RP = state["direction"].to(device)
-        histograms = {
+            self.updater.state[name].copy_(saved)
+        self.trace_S4R[: self.start] = state["trace"].to(device)
+        self.alive_R.copy_(state["alive"])
+        self.direction_RP = state["direction"].to(device)
+        self.histograms = {
             name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
         }
         for step, values in state["points"]:
-            point(step, {tag: value_R.numpy() for tag, value_R in values.items()})
-        yield from points
+            self._add_point(step, {name: value_R.numpy() for name, value_R in values.items()})
 
-    def current(step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, Any]:
+        """Return the state that `restore` needs to continue with `step`."""
+        points = [(p.step, {name: torch.from_numpy(v_R) for name, v_R in p.values.items()}) for p in self.points]
         return _to_cpu(
             {
                 "step": step,
-                "models": cohort.state(),
-                "optimizer": updater.state,
-                "trace": trace_S4R[:step],
-                "alive": alive_R,
-                "direction": direction_RP,
-                "histograms": histograms,
-                "points": [
-                    (point.step, {tag: torch.from_numpy(v) for tag, v in point.values.items()}) for point in points
-                ],
+                "models": self.cohort.state(),
+                "optimizer": self.updater.state,
+                "trace": self.trace_S4R[:step],
+                "alive": self.alive_R,
+                "direction": self.direction_RP,
+                "histograms": self.histograms,
+                "points": points,
             }
         )
 
-    def recent(step: int) -> dict[str, Tensor]:
-        """Training loss and accuracy, (R,), since the last point; at the first point, of the step itself."""
-        since = points[-1].step if points else 0
-        return {f"train/{name}": trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
+    def run(self) -> Iterator[Point]:
+        """Make all steps, and yield the logged points. Stop early if all runs have diverged."""
+        batches = self.cohort.batches(self.start)
+        for number in range(self.start, self.steps):
+            step = self._differentiate(number, *next(batches))
+            if number in self.logged:
+                self._log(step)
+            self._update(step)
+            if number in self.logged:
+                yield replace(self.points[-1], state=partial(self.state, number + 1))
+                if not self.alive_R.any():
+                    break
 
-    batches = cohort.batches(start)
-    for step in range(start, steps):
-        inputs_VBx, labels_VB = next(batches)
-        labels_RB = cohort.spread(labels_VB)
-        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = cohort.differentiate(inputs_VBx, labels_RB)
-        backbone_R = torch.linalg.vector_norm(gradients_RP[:, pack.backbone], dim=1)
-        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, pack.backbone.stop :], dim=1))
+    def finish(self) -> Iterator[Point | list[Outcome]]:
+        """Evaluate the trained runs, and yield the last point and the outcomes."""
+        cohort = self.cohort
+        final, curves = final_metrics(cohort, self.test)
+        if self.test:
+            curves["histograms"] = _drawn(self.histograms, len(self.runs))
+        # A run may diverge at its last update.
+        self.alive_R &= final["val_nll"].isfinite()
+        values = {f"val_{name}": final[f"val_{name}"] for name in metrics.FOLLOWED}
+        yield self._add_point(self.steps, _to_host(self._recent(self.steps) | values, self.alive_R))
+        final |= _training_metrics(self.points, self.trace, len(self.runs))
+        predicted = predictions(cohort) if self.test else None
+        loss_SR, num_classes = self.trace["loss"], cohort.pool.num_classes
+        yield _outcomes(final, curves, predicted, loss_SR, self.alive_R, num_classes, cohort.pack.mode)
 
-        alive_R &= (loss_R + norm_R).isfinite()
-        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(dtype).mean(1)
-        seen_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
-        torch.where(alive_R, seen_4R, nan, out=trace_S4R[step])
+    def _differentiate(self, number: int, inputs_VBx: Tensor, labels_VB: Tensor) -> _Step:
+        """Compute the gradients of a batch, and add the step to the trace."""
+        backbone = self.cohort.pack.backbone
+        labels_RB = self.cohort.spread(labels_VB)
+        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
+        backbone_R = torch.linalg.vector_norm(gradients_RP[:, backbone], dim=1)
+        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, backbone.stop :], dim=1))
 
-        if step in logged:
-            values = recent(step) | {"lr": lr_SR1[step, :, 0]}
-            norms = diagnostics.gradient_norms(gradients_RP, pack.columns)
-            norms |= {"logits": diagnostics.logit_gradient_norm(logit_gradient_RBK)}
-            values |= {f"grad_norm/{name}": norm_R for name, norm_R in norms.items()}
-            if step in evaluated:
-                values |= _tagged("val", metrics.summarise(cohort.examples(cohort.chunks("val"))))
-                values |= diagnostics.coupling(partial(_loss, cohort, labels_RB), logits_RBK, labels_RB)
-            if step in sharpness:
-                eigenvalue_R, direction_RP = _sharpness(cohort, inputs_VBx, labels_VB, direction_RP)
-                values |= {"hessian/eigenvalue": eigenvalue_R, "hessian/edge": lr_SR1[step, :, 0] * eigenvalue_R / 2}
-            if test and step in sharpness | {0}:
-                errors_RM = logit_gradient_RBK.flatten(1) * logit_gradient_RBK.shape[1]
-                seen = {"logits": logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": gradients_RP}
-                histograms |= {f"{name}@{step}": diagnostics.histogram(value_RM) for name, value_RM in seen.items()}
-            point(step, _to_host(values, alive_R))
+        self.alive_R &= (loss_R + norm_R).isfinite()
+        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(self.cohort.dtype).mean(1)
+        measured_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
+        torch.where(self.alive_R, measured_4R, self.nan, out=self.trace_S4R[number])
+        return _Step(number, inputs_VBx, labels_VB, labels_RB, logits_RBK, logit_gradient_RBK, gradients_RP, norm_R)
 
-        if clips:
-            gradients_RP.mul_((clip_R1 / (norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
-        # Runs that have diverged stay where they are. On the CPU a mask costs more than all else of the update; a GPU
-        # would have to be waited for to learn which they are.
-        if device.type == "cpu":
-            for run in (~alive_R).nonzero().flatten().tolist():
+    def _log(self, step: _Step) -> None:
+        """Measure the values of a logged step, before its update."""
+        number, cohort, lr_R = step.number, self.cohort, self.lr_SR1[step.number, :, 0]
+        values = self._recent(number) | {"lr": lr_R}
+        values |= diagnostics.gradient_norms(step.gradients_RP, cohort.pack.columns)
+        values["grad_norm_logits"] = diagnostics.logit_gradient_norm(step.logit_gradient_RBK)
+        if number in self.evaluated:
+            validation = metrics.summarise(cohort.examples(cohort.chunks("val")))
+            values |= {f"val_{name}": value_R for name, value_R in validation.items()}
+            loss = partial(cohort.loss, labels_RB=step.labels_RB)
+            values |= diagnostics.coupling(loss, step.logits_RBK, step.labels_RB)
+        if number in self.sharpness:
+            eigenvalue_R, self.direction_RP = _sharpness(cohort, step.inputs_VBx, step.labels_VB, self.direction_RP)
+            values |= {"hessian_eigenvalue": eigenvalue_R, "edge_of_stability": lr_R * eigenvalue_R / 2}
+        if self.test and number in self.sharpness | {0}:
+            errors_RM = step.logit_gradient_RBK.flatten(1) * step.logit_gradient_RBK.shape[1]
+            drawn = {"logits": step.logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": step.gradients_RP}
+            self.histograms |= {f"{name}@{number}": diagnostics.histogram(value) for name, value in drawn.items()}
+        self._add_point(number, _to_host(values, self.alive_R))
+
+    def _update(self, step: _Step) -> None:
+        """Clip the gradients and update the parameters."""
+        gradients_RP = step.gradients_RP
+        if self.clips:
+            gradients_RP.mul_((self.clip_R1 / (step.norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
+        # The parameters of diverged runs no longer change. On the CPU a mask would take longer than the whole update;
+        # on a GPU a loop would have to wait for the device.
+        if self.cohort.device.type == "cpu":
+            for run in (~self.alive_R).nonzero().flatten().tolist():
                 gradients_RP[run].zero_()
         else:
-            gradients_RP.masked_fill_(~alive_R.unsqueeze(1), 0)
-        lr_R1 = lr_SR1[step] * alive_R.unsqueeze(1)
-        updater.step(gradients_RP, lr_R1)
+            gradients_RP.masked_fill_(~self.alive_R.unsqueeze(1), 0)
+        lr_R1 = self.lr_SR1[step.number] * self.alive_R.unsqueeze(1)
+        self.updater.step(gradients_RP, lr_R1)
 
-        if step in logged:
-            yield replace(points[-1], state=partial(current, step + 1))
-            if not alive_R.any():
-                break
+    def _recent(self, step: int) -> dict[str, Tensor]:
+        """Return mean training loss and accuracy, (R,), since the last point, or of the first step."""
+        since = self.points[-1].step if self.points else 0
+        return {f"train_{name}": self.trace[name][since : max(step, 1)].mean(0) for name in ("loss", "accuracy")}
 
-    final, curves = final_metrics(cohort, test)
-    if test:
-        curves["histograms"] = _drawn(histograms, len(runs))
-    # The last update can be the one too many.
-    alive_R &= final["val_nll"].isfinite()
-    values = {f"val/{name}": final[f"val_{name}"] for name in ("loss", "accuracy", "nll", "brier", "ece")}
-    values |= {f"ambiguity/{name}": final[f"val_ambiguity_{name}"] for name in ("none", "several")}
-    yield point(steps, _to_host(recent(steps) | values, alive_R))
-    final |= _of_the_training(points, trace, len(runs))
-    predicted = predictions(cohort) if test else None
-    yield _outcomes(final, curves, predicted, trace["loss"], alive_R, pool.num_classes, pack.mode)
+    def _add_point(self, step: int, values: dict[str, np.ndarray]) -> Point:
+        self.points.append(Point(step, step / self.per_epoch, step / self.steps, values))
+        return self.points[-1]
 
 
 def _to_cpu(value: Any) -> Any:
-    """A copy of nested tensors in the host's memory."""
+    """Copy nested tensors to the host's memory."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -269,55 +328,46 @@ def _to_cpu(value: Any) -> Any:
     return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value
 
 
-def _loss(cohort: Cohort, labels_RB: Tensor, logits_RBK: Tensor) -> Tensor:
-    return cohort.loss(logits_RBK, labels_RB)
-
-
 def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_RP: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalue of the Hessian on a few examples, in evaluation mode, which moves no statistics."""
+    """Return the largest eigenvalue of the Hessian on a few examples, (R,), and its eigenvector, (R, P)."""
     few = slice(0, SHARPNESS_EXAMPLES)
-    cohort.pack.train(False)
+    cohort.pack.train(False)  # training mode would change the statistics of batch norm
     # Fused attention has no second derivative.
     with sdpa_kernel(SDPBackend.MATH):
         loss_R = cohort.loss(cohort.logits(inputs_VBx[:, few]), cohort.spread(labels_VB[:, few])).mean(1)
-    found = diagnostics.hessian_eigenvalue(loss_R, cohort.pack.leaves, direction_RP, SHARPNESS_ITERATIONS)
+    eigenpair = diagnostics.hessian_eigenvalue(loss_R, cohort.pack.leaves, direction_RP, SHARPNESS_ITERATIONS)
     cohort.pack.train(True)
-    return found
-
-
-def _tagged(split: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tags of metrics: those that have a group already keep it."""
-    return {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
+    return eigenpair
 
 
 def _to_host(values: dict[str, Tensor], alive_R: Tensor) -> dict[str, np.ndarray]:
-    """All values in one transfer, NaN where a run has diverged."""
+    """Copy values, (R,) each, to the host's memory in one transfer; NaN for runs that have diverged."""
     stacked = torch.stack([value.detach() for value in values.values()]).masked_fill(~alive_R, math.nan)
     return dict(zip(values, stacked.cpu().numpy(), strict=True))
 
 
-def _of_the_training(points: Sequence[Point], trace: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
-    """Metrics of the way there, each (R,)."""
+def _training_metrics(points: Sequence[Point], trace: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
+    """Return the metrics of the course of training, each (R,)."""
 
-    def over(tag: str, reduce: Callable) -> Tensor:
-        values = [point.values[tag] for point in points if tag in point.values]
+    def over_points(name: str, reduce: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+        values = [point.values[name] for point in points if name in point.values]
         return torch.as_tensor(reduce(np.stack(values)) if values else np.full(runs, np.nan))
 
-    found = {f"train_{name}": over(f"train/{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
-    found |= {f"grad_norm_{name}": value for name, value in diagnostics.trace_statistics(trace["grad_norm"]).items()}
+    result = {f"train_{name}": over_points(f"train_{name}", lambda values: values[-1]) for name in ("loss", "accuracy")}
+    result |= {f"grad_norm_{name}": value for name, value in diagnostics.trace_statistics(trace["grad_norm"]).items()}
     for part in ("logits", "backbone"):
-        found[f"grad_norm_{part}_init"] = over(f"grad_norm/{part}", lambda values: values[0])
-    found["backbone_cv"] = diagnostics.trace_statistics(trace["backbone"])["cv"]
-    found["loss_spikes"] = diagnostics.loss_spikes(trace["loss"])
-    found["coupling"] = over("competition/coupling", lambda values: values.mean(0))
-    found["row_sum"] = over("competition/row_sum", lambda values: values.mean(0))
-    found["hessian_eigenvalue"] = over("hessian/eigenvalue", lambda values: values[-1])
-    found["edge_of_stability"] = over("hessian/edge", lambda values: values.max(0))
-    return found
+        result[f"grad_norm_{part}_init"] = over_points(f"grad_norm_{part}", lambda values: values[0])
+    result["backbone_cv"] = diagnostics.trace_statistics(trace["backbone"])["cv"]
+    result["loss_spikes"] = diagnostics.loss_spikes(trace["loss"])
+    result["coupling"] = over_points("coupling", lambda values: values.mean(0))
+    result["row_sum"] = over_points("row_sum", lambda values: values.mean(0))
+    result["hessian_eigenvalue"] = over_points("hessian_eigenvalue", lambda values: values[-1])
+    result["edge_of_stability"] = over_points("edge_of_stability", lambda values: values.max(0))
+    return result
 
 
 def _drawn(histograms: dict[str, tuple[Tensor, Tensor]], runs: int) -> list[dict[str, Any]]:
-    """Of each run the distributions by `name@step`."""
+    """Return the distributions of each run by `name@step`."""
     named = {name: (edges_Rb.tolist(), counts_Rb.tolist()) for name, (edges_Rb, counts_Rb) in histograms.items()}
     return [
         {name: {"edges": edges[run], "counts": counts[run]} for name, (edges, counts) in named.items()}
@@ -334,19 +384,21 @@ def _outcomes(
     num_classes: int,
     mode: str,
 ) -> list[Outcome]:
+    """Split the results of the pack into the outcome of each run."""
     table = torch.stack([value.double().cpu() for value in final.values()], 1).tolist()
-    known = loss_SR.isfinite().sum(0).tolist()
+    steps = loss_SR.isfinite().sum(0).tolist()
     splits = [split for split in ("val", "test") if f"{split}_nll" in final]
-    guess = {f"{split}_{name}": value for split in splits for name, value in metrics.of_a_guess(num_classes).items()}
+    chance = metrics.chance_level(num_classes).items()
+    guess = {f"{split}_{name}": value for split in splits for name, value in chance}
     outcomes = []
     for run, alive in enumerate(alive_R.tolist()):
         values = dict(zip(final, table[run], strict=True))
         if alive:
-            drawn = {split: of_runs[run] for split, of_runs in curves.items()}
-            own = predicted and {name: values_Rx[run] for name, values_Rx in predicted.items()}
-            outcomes.append(Outcome(known[run], None, values, drawn, own, mode))
+            own_curves = {split: curves_R[run] for split, curves_R in curves.items()}
+            own_predictions = predicted and {name: values_Rx[run] for name, values_Rx in predicted.items()}
+            outcomes.append(Outcome(steps[run], None, values, own_curves, own_predictions, mode))
         else:
             measured = {name: value for name, value in values.items() if name.startswith("grad_norm")}
             values = dict.fromkeys(values, math.nan) | guess | measured
-            outcomes.append(Outcome(known[run], known[run], values, None, None, mode))
+            outcomes.append(Outcome(steps[run], steps[run], values, None, None, mode))
     return outcomes

@@ -1,7 +1,7 @@
-"""Metrics that mean the same for every head, from probabilities whose rows sum to one, for all runs at once.
+"""Metrics that are comparable across heads, since they use probabilities whose rows sum to one.
 
-`per_example` turns logits into what each example contributes; everything else is computed from that, so that
-memory grows with the number of examples, not with examples x classes.
+`per_example` reduces logits to a few values per example. All metrics are computed from these values, so that memory
+grows with the number of examples, not with examples x classes.
 
 Shape suffixes: R runs, N examples, K classes, T thresholds; x any leading axes.
 """
@@ -14,25 +14,30 @@ from torch import Tensor
 
 from headtohead.training.heads import Head, exp
 
-# An activation above this counts as the head's claim that the class is present.
+# A class with an activation above this counts as active.
 ACTIVE = 0.5
-# The thresholds over which ambiguity is swept, and among which the shared one is chosen.
+# Thresholds at which ambiguity is measured, and from which the shared threshold is chosen.
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
-# An output p with p(1 - p) below this hardly answers its logit.
+# An activation p with p(1 - p) below this counts as saturated: it hardly depends on its logit.
 SATURATED = 0.01
+# Largest number of bins of the calibration error and the reliability diagram.
 BINS = 15
-# Classes of a block, when the largest logit of many is searched for.
+# Number of classes in a block of `top_class`.
 BLOCK = 128
 
+# Metrics that are followed during training, in the order of `summarise`.
+FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambiguity_several")
+
+# Values of each example, (R, N), by name.
 Examples = dict[str, Tensor]
 
 
 def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
-    """What each example contributes, each of shape (R, N).
+    """Return the values of each example from which metrics are computed, each of shape (R, N).
 
-    `loss` is the head's own: never compare it across heads. `nll` is in nats; `brier` is the squared distance
-    between the probabilities and the one-hot label, in [0, 2] (Brier 1950); `first` and `second` are the two
-    largest activations, from which follows what any threshold would call active.
+    `loss` is the head's own and not comparable across heads. `nll` is in nats. `brier` is the squared distance between
+    the probabilities and the one-hot label, in [0, 2] (Brier 1950). `first` and `second` are the two largest
+    activations, from which the ambiguity at any threshold follows.
     """
     log_probabilities_RNK = head.log_probabilities(logits_RNK)
     target_RN = log_probabilities_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
@@ -55,19 +60,19 @@ def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
 
 
 def summarise(examples: Examples) -> dict[str, Tensor]:
-    """The metrics that are followed while training, each (R,)."""
+    """Return the metrics that are followed during training, each (R,)."""
     metrics = {name: examples[name].mean(-1) for name in ("loss", "accuracy", "nll", "brier")}
     metrics["ece"] = calibration_error(examples["confidence"], examples["accuracy"])
-    metrics["ambiguity/none"] = (examples["first"] <= ACTIVE).to(examples["first"].dtype).mean(-1)
-    metrics["ambiguity/several"] = (examples["second"] > ACTIVE).to(examples["first"].dtype).mean(-1)
+    metrics["ambiguity_none"] = (examples["first"] <= ACTIVE).to(examples["first"].dtype).mean(-1)
+    metrics["ambiguity_several"] = (examples["second"] > ACTIVE).to(examples["first"].dtype).mean(-1)
     return metrics
 
 
 def summarise_fully(examples: Examples, num_classes: int, threshold_R: Tensor) -> dict[str, Tensor]:
-    """All metrics of a finished run, each (R,); NaN where a metric is not defined, as without errors.
+    """Return all metrics of finished runs, each (R,); NaN where a metric is not defined.
 
     Args:
-        threshold_R: the threshold that all classes share, of `best_threshold` on the validation split.
+        threshold_R: result of `best_threshold` on the validation split.
     """
     correct_RN, confidence_RN = examples["accuracy"], examples["confidence"]
     ambiguous_RN = (examples["first"] <= ACTIVE) | (examples["second"] > ACTIVE)
@@ -76,14 +81,14 @@ def summarise_fully(examples: Examples, num_classes: int, threshold_R: Tensor) -
         "balanced_accuracy": balanced_accuracy(examples, num_classes),
         "misclassification_auroc": auroc(confidence_RN, correct_RN > 0),
         "aurc": risk_coverage_area(confidence_RN, correct_RN),
-        "ambiguity/error": ((1 - correct_RN) * ambiguous_RN).sum(-1) / ambiguous_RN.sum(-1),
+        "ambiguity_error": ((1 - correct_RN) * ambiguous_RN).sum(-1) / ambiguous_RN.sum(-1),
         "exact_match": exact_match(examples, threshold_R.unsqueeze(-1)).squeeze(-1),
         "saturated": examples["saturated"].mean(-1),
     }
 
 
 def curves(examples: Examples) -> list[dict[str, Any]]:
-    """For each run what a figure draws: a reliability diagram and the ambiguity at each threshold."""
+    """Return the curves of each run: a reliability diagram and the ambiguity at each threshold."""
     bins = _bins(examples["confidence"].shape[-1])
     order_RN = examples["confidence"].argsort(dim=-1, stable=True)
     confidence, accuracy = (
@@ -105,14 +110,14 @@ def curves(examples: Examples) -> list[dict[str, Any]]:
 
 
 def best_threshold(examples: Examples) -> Tensor:
-    """The threshold of THRESHOLDS at which most examples have their label as the only active class, (R,)."""
+    """Return the threshold at which the label is the only active class for most examples, (R,)."""
     thresholds_T = torch.tensor(THRESHOLDS, dtype=examples["first"].dtype, device=examples["first"].device)
     matches_RT = exact_match(examples, thresholds_T.expand(len(examples["first"]), -1))
     return thresholds_T[matches_RT.argmax(-1)]
 
 
 def exact_match(examples: Examples, thresholds_RT: Tensor) -> Tensor:
-    """Share of examples whose only active class is the label, if one threshold holds for all classes, (R, T)."""
+    """Return the share of examples whose label is the only active class, at thresholds for all classes, (R, T)."""
     shares = []
     for threshold_R1 in thresholds_RT.split(1, dim=-1):
         alone_RN = (examples["first"] > threshold_R1) & (examples["second"] <= threshold_R1)
@@ -121,10 +126,10 @@ def exact_match(examples: Examples, thresholds_RT: Tensor) -> Tensor:
 
 
 def fit_temperature(log_probabilities_RNK: Tensor, labels_RN: Tensor, iterations: int = 30) -> Tensor:
-    """The temperature t of each run, (R,), at which softmax(log q / t) has the least NLL (Guo et al. 2017).
+    """Return the temperature t of each run, (R,), at which softmax(log q / t) has the lowest NLL (Guo et al. 2017).
 
-    Newton's method on 1/t, in which the NLL is convex, with steps of at most a factor of two; t stays within
-    [1/20, 20], where a run without errors would send it to zero.
+    The method is Newton's on 1/t, in which the NLL is convex, with steps of at most a factor of two. t is limited to
+    [1/20, 20], since it would go to zero for a run without errors.
     """
     log_q_RNK = log_probabilities_RNK.double()
     target_RN = log_q_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
@@ -140,27 +145,27 @@ def fit_temperature(log_probabilities_RNK: Tensor, labels_RN: Tensor, iterations
 
 
 def top_class(logits_xK: Tensor) -> Tensor:
-    """`logits_xK.argmax(-1)`, of shape x, fast for many classes too."""
+    """Return `logits_xK.argmax(-1)`, of shape x; it is fast for many classes too."""
     num_classes = logits_xK.shape[-1]
     if num_classes < 2 * BLOCK:
         return logits_xK.argmax(-1)
-    # PyTorch's kernel for amax is many times as fast: find the first block that has the largest logit, and it therein.
+    # amax is many times as fast as argmax: find the first block with the largest logit, then the logit in the block.
     blocks, rest = divmod(num_classes, BLOCK)
     tops_xT = logits_xK[..., : blocks * BLOCK].unflatten(-1, (blocks, BLOCK)).amax(-1)
     if rest:
         tops_xT = torch.cat([tops_xT, logits_xK[..., -rest:].amax(-1, keepdim=True)], -1)
-    # The last block may begin within the one before: all are of one size.
+    # All blocks have one size, so that the last may overlap with the one before.
     start_x1 = (tops_xT.argmax(-1, keepdim=True) * BLOCK).clamp(max=num_classes - BLOCK)
     block_xB = logits_xK.gather(-1, start_x1 + torch.arange(BLOCK, device=logits_xK.device))
     return start_x1.squeeze(-1) + block_xB.argmax(-1)
 
 
 def calibration_error(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
-    """Debiased expected calibration error of the top class, (R,), over 15 bins of equal mass.
+    """Return the debiased expected calibration error of the top class, (R,), over 15 bins of equal mass.
 
-    The square root of the squared l2 calibration error less its plug-in bias (Kumar et al. 2019, "Verified
-    uncertainty calibration", section 4.2), zero where the estimate falls below zero. With fewer than two
-    examples per bin there are fewer bins.
+    It is the square root of the squared l2 calibration error minus its plug-in bias (Kumar et al. 2019, "Verified
+    uncertainty calibration", section 4.2), or zero if the estimate is negative. Each bin has two examples or more, so
+    that few examples have fewer bins.
     """
     num_examples = confidence_RN.shape[-1]
     order_RN = confidence_RN.argsort(dim=-1, stable=True)
@@ -175,9 +180,9 @@ def calibration_error(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
 
 
 def auroc(score_RN: Tensor, positive_RN: Tensor) -> Tensor:
-    """Area under the ROC curve, (R,): the chance that a positive scores above a negative, ties half.
+    """Return the area under the ROC curve, (R,): the probability that a positive scores above a negative.
 
-    NaN for a run whose examples are all positive or all negative.
+    Ties count half. The result is NaN for a run whose examples are all positive or all negative.
     """
     sorted_RN = score_RN.contiguous().sort(dim=-1).values
     below_RN = torch.searchsorted(sorted_RN, score_RN.contiguous(), right=False)
@@ -190,27 +195,27 @@ def auroc(score_RN: Tensor, positive_RN: Tensor) -> Tensor:
 
 
 def risk_coverage_area(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
-    """Mean error among the k most confident examples, over all k, (R,) (Geifman et al. 2019)."""
+    """Return the mean error among the k most confident examples, averaged over all k, (R,) (Geifman et al. 2019)."""
     order_RN = confidence_RN.argsort(dim=-1, descending=True, stable=True)
     errors_RN = (1 - correct_RN).gather(-1, order_RN).cumsum(-1)
     return (errors_RN / torch.arange(1, errors_RN.shape[-1] + 1, device=errors_RN.device)).mean(-1)
 
 
 def macro_f1(examples: Examples, num_classes: int) -> Tensor:
-    """Mean F1 of the classes that occur among labels or predictions, (R,)."""
+    """Return the mean F1 of the classes that occur among labels or predictions, (R,)."""
     true_RK, predicted_RK, hit_RK = _counts(examples, num_classes)
     occurs_RK = true_RK + predicted_RK
     return (2 * hit_RK / occurs_RK.clamp(min=1)).sum(-1) / (occurs_RK > 0).sum(-1)
 
 
 def balanced_accuracy(examples: Examples, num_classes: int) -> Tensor:
-    """Mean recall of the classes that occur among the labels, (R,)."""
+    """Return the mean recall of the classes that occur among the labels, (R,)."""
     true_RK, _, hit_RK = _counts(examples, num_classes)
     return (hit_RK / true_RK.clamp(min=1)).sum(-1) / (true_RK > 0).sum(-1)
 
 
-def of_a_guess(num_classes: int) -> dict[str, float]:
-    """The metrics that a diverged run counts with: those of a uniform guess, which is calibrated."""
+def chance_level(num_classes: int) -> dict[str, float]:
+    """Return the metrics of a uniform guess, which is calibrated. A diverged run counts with them."""
     return {
         "accuracy": 1 / num_classes,
         "nll": math.log(num_classes),
@@ -224,7 +229,7 @@ def _bins(num_examples: int) -> int:
 
 
 def _counts(examples: Examples, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each class (R, K): examples with the label, with the prediction, and with both."""
+    """Count the examples of each class, (R, K): those with the label, with the prediction, and with both."""
     correct_RN = examples["accuracy"]
     zeros_RK = correct_RN.new_zeros(len(correct_RN), num_classes)
     ones_RN = torch.ones_like(correct_RN)

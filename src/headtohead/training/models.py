@@ -1,11 +1,11 @@
-"""Networks: each ends in a Linear named `classifier`, which makes the logits.
+"""Models: architectures and the networks that they build. Each network ends in a Linear named `classifier`.
 
-Shape suffixes: B batch, K classes, C channels, H height, W width; x the axes of one input, (D,) for
+Shape suffixes: B batch, D features, K classes, C channels, H height, W width; x the axes of one input, (D,) for
 tables and (C, H, W) for images.
 
-To add a model, write a class here, name it in MODELS and give it a YAML file in configs/model; or leave
-this file alone and point `model=factory` at a function of your own. torchvision is imported only where a
-model needs it: it takes as long to import as torch.
+To add a model, write a class here, name it in MODELS and give it a YAML file in configs/model. Or point `model=factory`
+at a function of your own. torchvision is imported only where a model needs it: the import takes as long as that of
+torch.
 """
 
 import copy
@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headtohead.options import ConfigError, nearest, require
@@ -29,18 +28,21 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Model(ABC):
-    """An architecture and its options, from which a network is built to fit the data it meets."""
+    """An architecture and its options, which build a network for the shape of the data."""
 
     @abstractmethod
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
-        """A network from inputs Bx to logits (B, K), its weights drawn from torch's global generator.
+        """Build a network from inputs Bx to logits (B, K), with weights drawn from torch's global generator.
 
-        `input_shape` is x, without the batch axis. Raises a ConfigError where the architecture is not made
-        for such inputs; whatever else a network may raise is left to `checked_build`.
+        Args:
+            input_shape: x, without the batch axis.
+
+        Raises:
+            ConfigError: the architecture does not accept such inputs. `checked_build` handles all other errors.
         """
 
     def refusal(self, found: str, accepted: str) -> ConfigError:
-        """The error to raise where this model does not do; it names all of the model's options."""
+        """Return the error to raise for a model that cannot be used; it names all options of the model."""
         keys = {"name": type(self).__name__.lower(), **vars(self)}
         named = " ".join(f"model.{key}={value}" for key, value in keys.items())
         return ConfigError(f"{named}: {found.splitlines()[0]}; accepted: {accepted}")
@@ -48,7 +50,7 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class Linear(Model):
-    """Multinomial logistic regression, or one logistic regression per class: the head decides."""
+    """Logistic regression: multinomial or one per class, depending on the head."""
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         classifier = nn.Linear(math.prod(input_shape), num_classes)
@@ -60,8 +62,8 @@ class Mlp(Model):
     """Fully connected layers with ReLU.
 
     Options:
-        widths: units of each hidden layer, one or more.
-        batch_norm: whether batch norm stands between each hidden layer and its ReLU.
+        widths: number of units in each hidden layer; at least one layer.
+        batch_norm: whether there is batch norm between each hidden layer and its ReLU.
         dropout: probability in [0, 1) of dropping a hidden unit, after the ReLU.
     """
 
@@ -69,14 +71,14 @@ class Mlp(Model):
     batch_norm: bool
     dropout: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_widths(self.widths)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "accepted: [0, 1)")
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
-        layers = OrderedDict(flatten=nn.Flatten())
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
         for i, (inputs, outputs) in enumerate(pairwise([math.prod(input_shape), *self.widths])):
-            # Batch norm subtracts the mean, and with it any bias of the layer below.
+            # Batch norm subtracts the mean, so that a bias of the layer below would have no effect.
             layers[f"hidden{i}"] = nn.Linear(inputs, outputs, bias=not self.batch_norm)
             if self.batch_norm:
                 layers[f"norm{i}"] = nn.BatchNorm1d(outputs)
@@ -92,20 +94,21 @@ class Cnn(Model):
     """Blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, for small images.
 
     Options:
-        widths: channels of each block, one or more. A block halves the sides of the image, rounding down.
+        widths: number of channels of each block; at least one block. A block halves the sides of the image, rounding
+            down.
     """
 
     widths: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _require_widths(self.widths)
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         channels, height, width = _image_shape(self, input_shape)
         pixels = (height >> len(self.widths)) * (width >> len(self.widths))
         if pixels == 0:
-            raise self.refusal(f"no pixel of {input_shape} is left", "fewer widths: each halves the image")
-        layers = OrderedDict()
+            raise self.refusal(f"no pixel of {input_shape} is left", "fewer widths: each block halves the image")
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
         for i, (inputs, outputs) in enumerate(pairwise([channels, *self.widths])):
             layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False)
             layers[f"norm{i}"] = nn.BatchNorm2d(outputs)
@@ -126,10 +129,11 @@ class Resnet18(Model):
         channels, _, _ = _image_shape(self, input_shape)
         backbone = resnet18(weights=None, num_classes=num_classes)
         backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
-        # As torchvision initialises the other convolutions.
+        # The initialisation of torchvision's other convolutions.
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-        backbone.maxpool = nn.Identity()
-        classifier, backbone.fc = backbone.fc, nn.Identity()
+        classifier = backbone.fc
+        for name in ("maxpool", "fc"):
+            backbone.set_submodule(name, nn.Identity())
         return nn.Sequential(OrderedDict(backbone=backbone, classifier=classifier))
 
 
@@ -137,11 +141,11 @@ class Resnet18(Model):
 class Torchvision(Model):
     """Any classification network of torchvision that ends in a Linear, with random initial weights.
 
-    The vision transformers start with classifier weights of zero, so that at initialisation no gradient
-    reaches the backbone, whatever the head.
+    The classifier weights of vision transformers start at zero, so that at initialisation no gradient reaches the
+    backbone with any head.
 
     Options:
-        architecture: its name, as in `torchvision.models.list_models(module=torchvision.models)`.
+        architecture: name of the network, one of `torchvision.models.list_models(module=torchvision.models)`.
         options: keyword arguments of the torchvision function of that name.
         resize: side in pixels to which images are resized before the network; None keeps their size.
     """
@@ -150,7 +154,7 @@ class Torchvision(Model):
     options: dict[str, Any]
     resize: int | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from torchvision import models
 
         name, names, side = self.architecture, models.list_models(module=models), self.resize
@@ -164,7 +168,7 @@ class Torchvision(Model):
         network = models.get_model(self.architecture, weights=None, num_classes=num_classes, **self.options)
         linears = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
         if not linears:
-            raise self.refusal("no Linear in it", "networks that end in a Linear")
+            raise self.refusal("the network has no Linear", "networks that end in a Linear")
         classifier = network.get_submodule(linears[-1])
         network.set_submodule(linears[-1], nn.Identity())
         layers = OrderedDict(rgb=Rgb(), backbone=network, classifier=classifier)
@@ -173,18 +177,8 @@ class Torchvision(Model):
         return nn.Sequential(layers)
 
 
-class Cosine(nn.Linear):
-    """Logits (B, K): cosines of the features and each class's weights over a temperature, plus the bias."""
-
-    temperature: float
-
-    def forward(self, features_BI: Tensor) -> Tensor:
-        directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
-        return F.linear(F.normalize(features_BI, dim=-1), directions_KI, self.bias)
-
-
 class Rgb(nn.Module):
-    """Images (B, 1 or 3, H, W) as (B, 3, H, W)."""
+    """A layer that turns images (B, 1 or 3, H, W) into (B, 3, H, W)."""
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         return images_BCHW.expand(-1, 3, -1, -1)
@@ -192,7 +186,7 @@ class Rgb(nn.Module):
 
 @dataclass(frozen=True)
 class Factory(Model):
-    """The user's own network; the only place that imports code which a configuration names.
+    """A network of the user's own. Only this class imports code that a configuration names.
 
     Options:
         path: "package.module:function", in a module that Python finds (installed, or on PYTHONPATH).
@@ -215,51 +209,73 @@ MODELS: dict[str, type[Model]] = {
 }
 
 
-def initialise(model: Model, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
-    """`model.build` with the weights of `seed`, on the CPU; the global generators stay as they were."""
+def initialise(model: Model, head: Head, input_shape: Shape, num_classes: int, seed: int) -> nn.Module:
+    """Return a network with the head's classifier and the initial weights of `seed`, on the CPU.
+
+    The state of the global generators does not change.
+    """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also seed the accelerators, which this fork does not restore.
+        # Not torch.manual_seed, which would also seed the accelerators: this fork does not restore them.
         torch.default_generator.manual_seed(seed)
-        return model.build(input_shape, num_classes)
+        network = model.build(input_shape, num_classes)
+        _replace_classifier(network, head)
+        return network
 
 
-def with_head(module: nn.Module, head: Head) -> nn.Module:
-    """The network, its classifier turned into what a head reads."""
-    if head.cosine_temperature is not None:
-        # The same object, as a network may call it by another name too.
-        module.classifier.__class__, module.classifier.temperature = Cosine, head.cosine_temperature
-    return module
+def checked_build(model: Model, head: Head, input_shape: Shape, num_classes: int) -> nn.Module:
+    """Return a network with the head's classifier, checked by a call of a copy in evaluation and in training mode.
 
+    The weights are drawn from torch's global generator; the check draws nothing.
 
-def checked_build(model: Model, input_shape: Shape, num_classes: int) -> nn.Module:
-    """As `model.build`, after a copy of the network turned two random inputs into logits, in both modes.
-
-    Raises a ConfigError where it cannot be built or called, has no Linear with bias and K outputs named
-    `classifier`, or puts out anything but finite logits as that Linear makes them.
+    Raises:
+        ConfigError: the network cannot be built or called, has no Linear with bias and K outputs named `classifier`,
+            or its outputs are not finite or not those of its classifier.
     """
     try:
-        module = model.build(input_shape, num_classes)
-        flaw = _flaw(module, input_shape, num_classes)
+        network = model.build(input_shape, num_classes)
+        flaw = _flaw_of_classifier(network, num_classes)
+        if not flaw:
+            _replace_classifier(network, head)
+            flaw = _flaw_of_outputs(network, input_shape, num_classes)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a network of torchvision or of the user may raise
+    except Exception as error:  # a network of torchvision or of the user may raise anything
         accepted = f"options that give a network from {(2, *input_shape)} to {(2, num_classes)}"
         raise model.refusal(f"{type(error).__name__}: {error}", accepted) from error
     if flaw:
         raise model.refusal(flaw, f"finite logits {(2, num_classes)} from a Linear `classifier` with bias")
-    return module
+    return network
 
 
-def _flaw(module: nn.Module, input_shape: Shape, num_classes: int) -> str:
-    """What keeps a network from use, or nothing."""
-    layer = getattr(module, "classifier", None)
-    usable = isinstance(module, nn.Module) and isinstance(layer, nn.Linear) and layer.bias is not None
-    if not usable or layer.out_features != num_classes:
-        return f"for {num_classes} classes a {type(module).__name__} with `classifier` {layer}"
+def _replace_classifier(network: nn.Module, head: Head) -> None:
+    """Replace the Linear `classifier` by the head's layer, under every name that the network has for it."""
+    linear = network.get_submodule("classifier")
+    assert isinstance(linear, nn.Linear)
+    layer = head.classifier.layer(linear)
+    for name in [name for name, module in network.named_modules(remove_duplicate=False) if module is linear]:
+        network.set_submodule(name, layer)
 
-    probe = copy.deepcopy(module)  # since training mode moves the statistics of batch norm
-    made: list[Tensor] = []
-    probe.classifier.register_forward_hook(lambda layer, inputs, output: made.append(output))
+
+def _flaw_of_classifier(network: object, num_classes: int) -> str:
+    """Describe what is wrong with the layer `classifier` of a network; "" if nothing is."""
+    layer = getattr(network, "classifier", None)
+    is_linear = isinstance(layer, nn.Linear) and layer.bias is not None and layer.out_features == num_classes
+    if not isinstance(network, nn.Module) or not is_linear:
+        return f"for {num_classes} classes a {type(network).__name__} with `classifier` {layer}"
+    if not {"classifier.weight", "classifier.bias"} <= dict(network.named_parameters()).keys():
+        return "a `classifier` that shares parameters with an earlier layer"
+    return ""
+
+
+def _flaw_of_outputs(network: nn.Module, input_shape: Shape, num_classes: int) -> str:
+    """Describe what is wrong with the outputs for two random inputs in either mode; "" if nothing is."""
+    probe = copy.deepcopy(network)  # a copy, since a call in training mode changes the statistics of batch norm
+    logits_of_classifier: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
+        logits_of_classifier.append(output)
+
+    probe.get_submodule("classifier").register_forward_hook(keep)
     inputs_Bx = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
     for mode in ("evaluation", "training"):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -268,7 +284,7 @@ def _flaw(module: nn.Module, input_shape: Shape, num_classes: int) -> str:
             return f"a {getattr(logits_BK, 'shape', type(logits_BK).__name__)} in {mode} mode"
         if not logits_BK.isfinite().all():
             return f"NaN or infinite outputs in {mode} mode"
-        if not made or not torch.equal(logits_BK, made[-1]):
+        if not logits_of_classifier or not torch.equal(logits_BK, logits_of_classifier[-1]):
             return f"outputs in {mode} mode that are not those of `classifier`"
     return ""
 

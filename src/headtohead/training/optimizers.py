@@ -1,4 +1,4 @@
-"""Optimisers of a pack: torch.optim's arithmetic, with every number its own per run.
+"""Optimisers of a pack: the arithmetic of torch.optim, with options of each run.
 
 Shape suffixes: R runs, P parameters of one run.
 """
@@ -6,7 +6,7 @@ Shape suffixes: R runs, P parameters of one run.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -14,17 +14,21 @@ from torch.optim.adamw import adamw
 
 from headtohead.options import require
 
-# From so many parameters on a run's update by itself is faster on the CPU than one for the whole pack.
+# From this many parameters on, updating runs one by one is faster on the CPU than one batched update.
 FUSED_FROM = 10_000
 
 
 class Updater(Protocol):
-    """Updates the parameters of all runs of a pack in place."""
+    """An update rule for the parameters of all runs of a pack, in place.
+
+    Attributes:
+        state: tensors that the next update depends on.
+    """
 
     state: dict[str, Tensor]
 
     def step(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
-        """One update with each run's own learning rate. May overwrite the gradients."""
+        """Update the parameters with each run's learning rate. May overwrite the gradients."""
 
 
 @dataclass(frozen=True)
@@ -33,71 +37,85 @@ class Optimizer(ABC):
 
     Options:
         lr: learning rate, before the schedule.
-        weight_decay: applies to weights alone, not to biases and norms.
-        clip_norm: the gradient's Euclidean norm is cut to this; None does not clip.
+        weight_decay: coefficient of the decay of weights; biases and norms do not decay.
+        clip_norm: largest Euclidean norm of the gradient, which is scaled down to it; None does not clip.
     """
 
     lr: float
     weight_decay: float
     clip_norm: float | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 < self.lr < float("inf"), "optimizer.lr", self.lr, "must be above 0 and finite")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must not be below 0")
-        clips = self.clip_norm is None or self.clip_norm > 0
-        require(clips, "optimizer.clip_norm", self.clip_norm, "must be above 0, or null for no clipping")
+        valid = self.clip_norm is None or self.clip_norm > 0
+        require(valid, "optimizer.clip_norm", self.clip_norm, "must be above 0, or null for no clipping")
 
     @staticmethod
     @abstractmethod
     def updater(runs: Sequence["Optimizer"], parameters_RP: Tensor, decayed: slice) -> Updater:
-        """An updater of `parameters_RP` with the options of each of the R runs.
+        """Return an updater of the parameters of R runs.
 
-        Weight decay applies to the columns `decayed`.
+        Args:
+            runs: options of each run, all of this class.
+            parameters_RP: parameters, updated in place.
+            decayed: columns that weight decay applies to.
         """
 
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent as `torch.optim.SGD`: momentum without dampening, coupled weight decay."""
+    """Stochastic gradient descent as in `torch.optim.SGD`, with momentum and coupled weight decay.
+
+    Options:
+        momentum: decay rate of the running sum of gradients, in [0, 1).
+        nesterov: whether to use Nesterov momentum.
+    """
 
     momentum: float
     nesterov: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "accepted: [0, 1)")
-        possible = self.momentum > 0 or not self.nesterov
-        require(possible, "optimizer.nesterov", self.nesterov, "needs optimizer.momentum above 0")
+        valid = self.momentum > 0 or not self.nesterov
+        require(valid, "optimizer.nesterov", self.nesterov, "needs optimizer.momentum above 0")
 
     @staticmethod
-    def updater(runs, parameters_RP, decayed):
-        return _SGDUpdater(runs, parameters_RP, decayed)
+    def updater(runs: Sequence[Optimizer], parameters_RP: Tensor, decayed: slice) -> Updater:
+        return _SGDUpdater(cast(Sequence[SGD], runs), parameters_RP, decayed)
 
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019) as `torch.optim.AdamW`."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019) as in `torch.optim.AdamW`.
+
+    Options:
+        beta1: decay rate of the mean of gradients, in [0, 1).
+        beta2: decay rate of the mean of squared gradients, in [0, 1).
+        eps: term added to the denominator.
+    """
 
     beta1: float
     beta2: float
     eps: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "accepted: [0, 1)")
         require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "accepted: [0, 1)")
         require(self.eps > 0, "optimizer.eps", self.eps, "must be above 0")
 
     @staticmethod
-    def updater(runs, parameters_RP, decayed):
-        return _AdamWUpdater(runs, parameters_RP, decayed)
+    def updater(runs: Sequence[Optimizer], parameters_RP: Tensor, decayed: slice) -> Updater:
+        return _AdamWUpdater(cast(Sequence[AdamW], runs), parameters_RP, decayed)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 
 
 def column(values: Sequence[float], like: Tensor) -> Tensor:
-    """One number per run as a tensor of shape (R, 1), with the type and device of `like`."""
+    """Return one number per run as a tensor of shape (R, 1), with the type and device of `like`."""
     return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
 
 
@@ -113,7 +131,7 @@ class _SGDUpdater:
         has_momentum = any(run.momentum for run in runs)
         self.state = {"momentum": torch.zeros_like(parameters_RP)} if has_momentum else {}
 
-    def step(self, gradients_RP, lr_R1):
+    def step(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
         direction_RP = gradients_RP
         if self.decays:
             direction_RP[:, self.decayed].addcmul_(self.parameters_RP[:, self.decayed], self.decay_R1)
@@ -141,18 +159,18 @@ class _AdamWUpdater:
             "square": torch.zeros_like(parameters_RP),
             "step": torch.zeros(len(runs), device=parameters_RP.device),
         }
-        # The powers of beta are taken in double precision, as torch.optim takes them in Python.
+        # In double precision, as torch.optim computes the powers of beta in Python.
         self.betas_2R1 = torch.stack([self.beta1_R1, self.beta2_R1]).double()
         many = parameters_RP.shape[1] >= FUSED_FROM
         self._update = self._fused if many and parameters_RP.device.type == "cpu" else self._batched
 
-    def step(self, gradients_RP, lr_R1):
+    def step(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
         if self.decays:
             self.parameters_RP[:, self.decayed].mul_(1 - lr_R1 * self.decay_R1)
         self._update(gradients_RP, lr_R1)
 
     def _fused(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
-        """Run by run, in one pass over its numbers: what does not fit the cache is not read from memory nine times."""
+        """Update run by run, in one pass over the memory of each; a batched update makes nine passes."""
         tensors = (self.parameters_RP, gradients_RP, self.state["mean"], self.state["square"])
         for index, (run, lr) in enumerate(zip(self.runs, lr_R1.flatten().tolist(), strict=True)):
             adamw(
@@ -170,12 +188,12 @@ class _AdamWUpdater:
             )
 
     def _batched(self, gradients_RP: Tensor, lr_R1: Tensor) -> None:
-        """All runs at once."""
+        """Update all runs at once."""
         mean_RP, square_RP, step_R = self.state["mean"], self.state["square"], self.state["step"].add_(1)
         mean_RP.lerp_(gradients_RP, 1 - self.beta1_R1)
         square_RP.lerp_(gradients_RP.square_(), 1 - self.beta2_R1)
         correction1_R1, correction2_R1 = (1 - self.betas_2R1 ** step_R.unsqueeze(1)).unbind()
-        # The root of the second correction is moved out of the quotient: a pass over all parameters less.
+        # The root of the second correction is moved out of the quotient, which saves a pass over all parameters.
         root_R1 = correction2_R1.sqrt()
         size_R1 = (lr_R1 * root_R1 / correction1_R1).to(lr_R1.dtype)
         denominator_RP = torch.sqrt(square_RP, out=gradients_RP).add_((self.eps_R1 * root_R1).to(lr_R1.dtype))

@@ -1,201 +1,56 @@
-"""Many models of one architecture as one: stacked parameters, one forward, one gradient.
+"""Packs: many networks of one architecture as one, with stacked parameters, one forward and one gradient.
 
-Shape suffixes: R runs, B batch, K classes, C channels, I inputs and O outputs of a layer, P parameters of
-one run; x any further axes.
+Shape suffixes: R runs, B batch, K classes, C channels, I inputs and O outputs of a layer, P parameters of one run; x
+any further axes.
 
-The parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation
-for the whole pack. The forward takes the fastest way that fits:
+The parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation for the whole
+pack. The forward has three modes, of which a pack takes the fastest that applies:
 
 * plain: a pack of one calls its module.
-* stacked: in an nn.Sequential of known layers, each layer is swapped for one batched operation.
-* vmap: any other module, through torch.func (batched by PyTorch, slower).
+* stacked: each layer of an nn.Sequential is replaced by one batched operation, if all its layers have one.
+* vmap: PyTorch batches any other module, by torch.func; this is slower.
 
-A run in a pack equals the run alone up to rounding: in float64 to 1e-9 over tens of steps, in float32 to
-5e-3. Dropout is the exception: its masks are drawn for the pack as a whole.
+A run in a pack equals the run alone up to rounding: to 1e-9 in float64 over tens of steps, to 5e-3 in float32. Dropout
+is the exception: its masks are drawn for the whole pack.
 """
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from headtohead.training.models import Cosine
-
+# The same layer of R runs as one function from (R, B, x) to (R, B, x).
 Layer = Callable[[Tensor], Tensor]
-_Tape = list[tuple["_Link", Tensor, Tensor]]
+# From logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits, (R, B, K).
+Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Outputs of a layer from which on the loss, which reads them example by example, would wait for a transposition.
+# Above this many outputs, a layer writes them example by example: transposing them for the loss would take long.
 WIDE = 256
-# Inputs of a wide layer below which the product that is its weights' gradient is slow on the CPU the plain way.
+# Below this many inputs of a wide layer, the plain product for the weights' gradient is slow on the CPU.
 NARROW = 32
 ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
 
 
-class Pack:
-    """R models of one architecture. Calling it maps inputs (R, B, x) to logits (R, B, K).
+class Stackable(Protocol):
+    """A layer without buffers that has its own stacked form."""
 
-    Args:
-        modules: R modules with the initial weights, each with a Linear named `classifier`; one module may
-            stand for several runs. They are copied.
-
-    Attributes:
-        mode: "plain", "stacked" or "vmap".
-        parameters_RP: all parameters.
-        decayed: the columns that weight decay applies to, the weights.
-        backbone: the columns of all layers but the classifier.
-        columns: for each parameter's name its columns in `parameters_RP`.
-        leaves: the parameters as autograd leaves, views of `parameters_RP`, in the order of `columns`.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
-        self.size = len(modules)
-        self.template = copy.deepcopy(modules[0]).to(device, dtype)
-        states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
-        shapes = {name: p.shape for name, p in self.template.named_parameters()}
-
-        def place(name: str) -> int:
-            # Decay leaves biases and norms alone: they are the parameters of fewer than two axes. In this order
-            # both the backbone and what decays are one stretch of columns.
-            decays, last = len(shapes[name]) >= 2, name.startswith("classifier.")
-            return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[decays, last]
-
-        names = sorted(shapes, key=place)
-        ends = torch.tensor([shapes[name].numel() for name in names]).cumsum(0).tolist()
-        self.columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
-        starts = [sum(shapes[name].numel() for name in names if place(name) < group) for group in range(4)]
-        self.backbone, self.decayed = slice(0, starts[2]), slice(starts[1], starts[3])
-        # The layout in which convolutions on the CPU are fastest; a pack of several would have to copy.
-        self._channels_last = self.size == 1 and device.type == "cpu"
-        self.parameters_RP = torch.empty(self.size, ends[-1], device=device, dtype=dtype)
-        self.gradients_RP = torch.zeros_like(self.parameters_RP)
-        views = {name: self.view(name) for name in names}
-        for name, view in views.items():
-            for of_run, state in zip(view, states, strict=True):
-                of_run.copy_(state[name].detach())
-        self.leaves = [views[name].detach().requires_grad_() for name in names]
-        self._gradients = [self._view(self.gradients_RP, name) for name in names]
-        parameters = dict(zip(names, self.leaves, strict=True))
-
-        if self.size == 1:
-            self.mode = "plain"
-            for name, parameter in self.template.named_parameters():
-                parameter.data = views[name][0]
-            named = dict(self.template.named_parameters())
-            self.leaves = [named[name] for name in names]
-            self.buffers = dict(self.template.named_buffers())
-            self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
-            return
-        self.buffers = {
-            name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
-            for name, buffer in self.template.named_buffers()
-        }
-        layers = _stacked(self.template, "", parameters, self.buffers)
-        if layers is not None:
-            self.mode = "stacked"
-            for layer in self.template.modules():
-                # What enters a chain is a leaf of its graph, which nothing may overwrite.
-                if hasattr(layer, "inplace"):
-                    layer.inplace = False
-            self._links = _links(layers)
-            self._forward = _Chain(self._links)
-        else:
-            self.mode = "vmap"
-            # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
-            torch.backends.mha.set_fastpath_enabled(False)
-
-            def call(parameters: dict, buffers: dict, inputs_Bx: Tensor) -> Tensor:
-                return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
-
-            batched = torch.func.vmap(call, randomness="different")
-
-            def forward(inputs_RBx: Tensor) -> Tensor:
-                with sdpa_kernel(SDPBackend.MATH):
-                    return batched(parameters, self.buffers, inputs_RBx)
-
-            self._forward = forward
-
-    def __call__(self, inputs_RBx: Tensor) -> Tensor:
-        return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
-
-    def train(self, mode: bool = True) -> None:
-        """Training mode for dropout and batch norm, or evaluation mode."""
-        self.template.train(mode)
-
-    def view(self, name: str) -> Tensor:
-        """The parameter `name` of all runs, (R, *shape), sharing memory with `parameters_RP`."""
-        return self._view(self.parameters_RP, name)
-
-    def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
-        shape = self.template.get_parameter(name).shape
-        if self._channels_last and len(shape) == 4:
-            return tensor_RP[:, self.columns[name]].view(1, shape[0], *shape[2:], shape[1]).movedim(-1, 2)
-        return tensor_RP[:, self.columns[name]].view(self.size, *shape)
-
-    def differentiate(
-        self, inputs_RBx: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Forward and backward at once.
+    def stacked(self, parameters: Mapping[str, Tensor]) -> Layer:
+        """Return this layer of R runs as one function that autograd can differentiate.
 
         Args:
-            loss: from the logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits,
-                (R, B, K), which is overwritten.
-
-        Returns:
-            The batch's mean losses (R,), the logits (R, B, K), the gradient of the mean losses at the logits, and at
-            all parameters, (R, P), in memory that the next call reuses.
+            parameters: stacked parameters of the layer by name, each (R, *shape).
         """
-        by_hand = self.mode == "stacked" and not torch.is_autocast_enabled(self.parameters_RP.device.type)
-        if by_hand:
-            logits_RBK, tape = self._record(inputs_RBx)
-        else:
-            outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
-            logits_RBK = outputs_RBK.detach()
-        loss_RB, logit_gradient_RBK = loss(logits_RBK)
-        logit_gradient_RBK.div_(loss_RB.shape[1])
-        if by_hand:
-            self._unwind(tape, logit_gradient_RBK)
-        else:
-            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, materialize_grads=True)
-            for view, gradient in zip(self._gradients, gradients, strict=True):
-                view.copy_(gradient.view_as(view))
-        return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
-
-    @torch.no_grad()
-    def _record(self, inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
-        """The logits, and of each link what went in and what came out.
-
-        The links are differentiated by hand, what they leave to autograd in graphs of its own: one graph over all of
-        it costs as much as the products themselves where layers and packs are small.
-        """
-        hidden, tape = inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]), []
-        for link in self._links:
-            # The gradient is wanted as far down as there are parameters.
-            before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
-            after = link.forward(before)
-            tape.append((link, before, after))
-            hidden = after.detach()
-        return hidden.contiguous(), tape
-
-    @torch.no_grad()
-    def _unwind(self, tape: _Tape, gradient: Tensor) -> None:
-        into = dict(zip(self.leaves, self._gradients, strict=True))
-        for link, before, after in reversed(tape):
-            if link.leaves or before.requires_grad:
-                gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
-
-
-def is_stackable(module: nn.Module) -> bool:
-    """Whether a pack of such modules takes the stacked way rather than vmap."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return _stacked(module, "", tensors, tensors) is not None
+        ...
 
 
 class _Link(ABC):
-    """A stretch of layers: a function on (R, B, x), differentiable by autograd, and its gradient by hand."""
+    """One or more layers: a function on (R, B, x) that autograd can differentiate, and its gradient by hand."""
 
     leaves: Sequence[Tensor] = ()
 
@@ -203,14 +58,17 @@ class _Link(ABC):
     def __call__(self, x_RBx: Tensor) -> Tensor: ...
 
     def forward(self, before: Tensor) -> Tensor:
-        """The outputs with whatever `backward` needs."""
+        """Return the outputs, with all that `backward` needs."""
         return self(before)
 
     @abstractmethod
     def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        """The gradient at the inputs, None where they do not require it; those at the leaves are written to `into`.
+        """Return the gradient at the inputs, or None if they do not require it. May overwrite `gradient`.
 
-        May overwrite `gradient`.
+        Args:
+            before, after: inputs and outputs of `forward`.
+            gradient: gradient at the outputs.
+            into: tensors to which the gradients at the leaves are written.
         """
 
 
@@ -219,20 +77,20 @@ class _Linear(_Link):
         self.weight_ROI, self.bias_RO = weight_ROI, bias_RO
         self.leaves = [weight_ROI] if bias_RO is None else [weight_ROI, bias_RO]
 
-    def __call__(self, x_RBI):
+    def __call__(self, x_RBI: Tensor) -> Tensor:
         if self.weight_ROI.shape[1] > WIDE:
-            # Not baddbmm, which would spread the bias over the outputs first: a pass over all of them more.
+            # Not baddbmm, which would first copy the bias to all outputs: one more pass over them.
             outputs_RBO = torch.bmm(x_RBI, self.weight_ROI.mT)
             return outputs_RBO if self.bias_RO is None else outputs_RBO.add_(self.bias_RO.unsqueeze(1))
-        # Outputs (R, O, B) in memory: the layout in which batch norm need not copy them.
+        # The outputs lie as (R, O, B) in memory, so that batch norm need not copy them.
         if self.bias_RO is None:
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
 
-    def backward(self, before, after, gradient, into):
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         inputs, outputs = before.shape[2], gradient.shape[2]
         if outputs > WIDE and inputs < NARROW and self.bias_RO is not None:
-            # A product with long rows, which an input that is always one gives the bias's gradient too.
+            # A product with long rows. An additional input of one gives the gradient of the bias as well.
             product_RIO = torch.bmm(F.pad(before, (0, 1), value=1).mT, gradient)
             into[0].copy_(product_RIO[:, :-1].mT)
             into[1].copy_(product_RIO[:, -1])
@@ -244,101 +102,284 @@ class _Linear(_Link):
 
 
 class _ReLU(_Link):
-    def __call__(self, x_RBx):
+    def __call__(self, x_RBx: Tensor) -> Tensor:
         return x_RBx.relu()
 
-    def backward(self, before, after, gradient, into):
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         return torch.ops.aten.threshold_backward.grad_input(gradient, after, 0, grad_input=gradient)
 
 
 class _Chain(_Link):
-    """Layers one after another, by autograd."""
+    """Layers in sequence, differentiated by autograd."""
 
-    def __init__(self, layers: Sequence[Layer]):
-        self.layers: list[Layer] = []
-        self.leaves: list[Tensor] = []
-        for layer in layers:
-            self.append(layer)
+    def __init__(self, layers: Sequence[Layer], leaves: Sequence[Tensor] = ()):
+        self.layers, self.leaves = layers, leaves
 
-    def append(self, layer: Layer) -> None:
-        self.layers.append(layer)
-        self.leaves += getattr(layer, "leaves", ())
-
-    def __call__(self, x_RBx):
+    def __call__(self, x_RBx: Tensor) -> Tensor:
         for layer in self.layers:
             x_RBx = layer(x_RBx)
         return x_RBx
 
-    def forward(self, before):
+    def forward(self, before: Tensor) -> Tensor:
         with torch.enable_grad():
             return self(before)
 
-    def backward(self, before, after, gradient, into):
+    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
         below = int(before.requires_grad)
-        gradients = torch.autograd.grad(after, [before] * below + self.leaves, gradient)
+        inputs = [*[before] * below, *self.leaves]
+        gradients = torch.autograd.grad(after, inputs, gradient, materialize_grads=True)
         for view, of_leaf in zip(into, gradients[below:], strict=True):
             view.copy_(of_leaf)
         return gradients[0] if below else None
 
 
-def _links(layers: Sequence[Layer]) -> list[_Link]:
-    """The links among the layers, and as chains what stands between them."""
-    links: list[_Link] = []
-    for layer in layers:
-        if isinstance(layer, _Link):
-            links.append(layer)
-        elif links and isinstance(links[-1], _Chain):
-            links[-1].append(layer)
+_Tape = list[tuple[_Link, Tensor, Tensor]]
+
+
+class Pack:
+    """R networks of one architecture. A call maps inputs (R, B, x) to logits (R, B, K).
+
+    Args:
+        modules: R networks with the initial weights, each with a layer named `classifier`. They are copied, so that one
+            module may serve several runs.
+
+    Attributes:
+        mode: "plain", "stacked" or "vmap".
+        template: network of one run, which is called in the modes plain and vmap.
+        parameters_RP: all parameters.
+        decayed: columns of the parameters that weight decay applies to, the weights.
+        backbone: columns of all layers but the classifier.
+        columns: columns of each parameter in `parameters_RP`, by name.
+        leaves: parameters as leaves of autograd, views of `parameters_RP`, in the order of `columns`.
+        buffers: statistics of norms by name; (R, *shape) each, in plain mode those of the template.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
+        self.size = len(modules)
+        self.template = copy.deepcopy(modules[0]).to(device, dtype)
+        self.columns, self.backbone, self.decayed = _layout(self.template)
+        # Convolutions on the CPU are fastest in this layout. A pack of several runs would have to copy.
+        self._channels_last = self.size == 1 and device.type == "cpu"
+        width = max(where.stop for where in self.columns.values())
+        self.parameters_RP = torch.empty(self.size, width, device=device, dtype=dtype)
+        self.gradients_RP = torch.zeros_like(self.parameters_RP)
+        states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+        for name in self.columns:
+            for of_run, state in zip(self.view(name), states, strict=True):
+                of_run.copy_(state[name].detach())
+        self._gradients = [self._view(self.gradients_RP, name) for name in self.columns]
+
+        self._links: list[_Link] | None = None
+        if self.size == 1:
+            self._set_up_plain()
+            return
+        self.leaves = [self.view(name).detach().requires_grad_() for name in self.columns]
+        self.buffers = {
+            name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
+            for name, buffer in self.template.named_buffers()
+        }
+        parameters = dict(zip(self.columns, self.leaves, strict=True))
+        links = _stacked(self.template, "", parameters, self.buffers)
+        if links is not None:
+            self._set_up_stacked(links)
         else:
-            links.append(_Chain([layer]))
-    return links
+            self._set_up_vmap(parameters)
+
+    def _set_up_plain(self) -> None:
+        self.mode = "plain"
+        named = dict(self.template.named_parameters())
+        for name, parameter in named.items():
+            parameter.data = self.view(name)[0]
+        self.leaves = [named[name] for name in self.columns]
+        self.buffers = dict(self.template.named_buffers())
+        self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
+
+    def _set_up_stacked(self, links: Sequence[_Link]) -> None:
+        self.mode = "stacked"
+        for layer in self.template.modules():
+            # The input of a chain is a leaf of its graph, which may not be overwritten.
+            if hasattr(layer, "inplace"):
+                layer.inplace = False  # pyright: ignore[reportArgumentType]
+        self._links = _joined(links)
+        self._forward = _Chain(self._links)
+
+    def _set_up_vmap(self, parameters: dict[str, Tensor]) -> None:
+        self.mode = "vmap"
+        # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
+        torch.backends.mha.set_fastpath_enabled(False)
+
+        def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_Bx: Tensor) -> Tensor:
+            return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
+
+        batched = torch.func.vmap(call, randomness="different")
+
+        def forward(inputs_RBx: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):
+                return batched(parameters, self.buffers, inputs_RBx)
+
+        self._forward = forward
+
+    def __call__(self, inputs_RBx: Tensor) -> Tensor:
+        return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+
+    def train(self, mode: bool = True) -> None:
+        """Switch to training mode, for dropout and batch norm, or to evaluation mode."""
+        self.template.train(mode)
+
+    def view(self, name: str) -> Tensor:
+        """Return a parameter of all runs by name, (R, *shape); it shares memory with `parameters_RP`."""
+        return self._view(self.parameters_RP, name)
+
+    def _view(self, tensor_RP: Tensor, name: str) -> Tensor:
+        shape = self.template.get_parameter(name).shape
+        if self._channels_last and len(shape) == 4:
+            return tensor_RP[:, self.columns[name]].view(1, shape[0], *shape[2:], shape[1]).movedim(-1, 2)
+        return tensor_RP[:, self.columns[name]].view(self.size, *shape)
+
+    def differentiate(self, inputs_RBx: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute the loss of a batch and its gradients.
+
+        Args:
+            inputs_RBx: inputs of the batch; R may be one if all runs share them.
+            loss: function that returns the loss and its gradient. The gradient is overwritten.
+
+        Returns:
+            The mean losses of the batch (R,), the logits (R, B, K), the gradients of the mean losses at the logits
+            (R, B, K), and at all parameters (R, P). The next call overwrites the last.
+        """
+        links = self._links
+        if links is None or torch.is_autocast_enabled(self.parameters_RP.device.type):
+            outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
+            logits_RBK = outputs_RBK.detach()
+            loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
+            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, materialize_grads=True)
+            for view, gradient in zip(self._gradients, gradients, strict=True):
+                view.copy_(gradient.view_as(view))
+        else:
+            # By hand. Links that need autograd have a graph each: with small layers and packs, one graph over all
+            # links would take as long as the matrix products.
+            logits_RBK, tape = _record(links, inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+            loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
+            _unwind(tape, logit_gradient_RBK, dict(zip(self.leaves, self._gradients, strict=True)))
+        return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
 
 
-def _stacked(module: nn.Module, prefix: str, parameters: dict, buffers: dict) -> list[Layer] | None:
-    """The layers of a Sequential as operations on (R, B, x), or None where one of them is unknown."""
+def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
+    """Return the columns of each parameter by name, those of the backbone and those that weight decay applies to."""
+    shapes = {name: parameter.shape for name, parameter in template.named_parameters()}
+
+    def group(name: str) -> int:
+        # Weight decay excludes biases and norms, the parameters of fewer than two axes. In this order the columns of
+        # the backbone are contiguous, and so are those that decay.
+        decays, last = len(shapes[name]) >= 2, name.startswith("classifier.")
+        return {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[decays, last]
+
+    names = sorted(shapes, key=group)
+    ends = [*accumulate(shapes[name].numel() for name in names)]
+    columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
+    starts = [sum(shapes[name].numel() for name in names if group(name) < number) for number in range(4)]
+    return columns, slice(0, starts[2]), slice(starts[1], starts[3])
+
+
+def _mean_loss(loss: Loss, logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of each example, (R, B), and the gradient of the batch's mean loss at the logits, (R, B, K)."""
+    loss_RB, logit_gradient_RBK = loss(logits_RBK)
+    return loss_RB, logit_gradient_RBK.div_(loss_RB.shape[1])
+
+
+@torch.no_grad()
+def _record(links: Sequence[_Link], inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
+    """Return the logits, (R, B, K), and the inputs and outputs of each link."""
+    hidden, tape = inputs_RBx, []
+    for link in links:
+        # A link needs the gradient at its inputs only if there are parameters below it.
+        before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
+        after = link.forward(before)
+        tape.append((link, before, after))
+        hidden = after.detach()
+    return hidden.contiguous(), tape
+
+
+@torch.no_grad()
+def _unwind(tape: _Tape, gradient: Tensor | None, into: Mapping[Tensor, Tensor]) -> None:
+    """Write the gradients at the leaves of all links.
+
+    Args:
+        gradient: gradient at the logits, (R, B, K).
+        into: tensor for the gradient at each leaf.
+    """
+    for link, before, after in reversed(tape):
+        if gradient is not None and (link.leaves or before.requires_grad):
+            gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
+
+
+def is_stackable(module: nn.Module) -> bool:
+    """Return whether a pack of such modules is stacked, not batched by vmap."""
+    # A pack of one run.
+    tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    return _stacked(module, "", tensors, tensors) is not None
+
+
+def _joined(links: Sequence[_Link]) -> list[_Link]:
+    """Join neighbouring chains, so that autograd differentiates them at once."""
+    joined: list[_Link] = []
+    for link in links:
+        last = joined[-1] if joined else None
+        if isinstance(link, _Chain) and isinstance(last, _Chain):
+            joined[-1] = _Chain([*last.layers, *link.layers], [*last.leaves, *link.leaves])
+        else:
+            joined.append(link)
+    return joined
+
+
+def _stacked(
+    module: nn.Module, prefix: str, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> list[_Link] | None:
+    """Return the layers of a Sequential as links, or None where one of them has no stacked form."""
     if type(module) is nn.Sequential:
-        layers = []
-        for name, child in module.named_children():
+        links: list[_Link] = []
+        # Not named_children, which omits the second place of a layer that is used twice, such as a shared ReLU.
+        for name, child in zip(module._modules, module, strict=True):
             inner = _stacked(child, f"{prefix}{name}.", parameters, buffers)
             if inner is None:
                 return None
-            layers += inner
-        return layers
+            links += inner
+        return links
+    names = [name for name, _ in module.named_parameters()]
+    if any(prefix + name not in parameters for name in names):
+        return None  # an earlier layer has them too, so that gradients would have to be summed
+    own = {name: parameters[prefix + name] for name in names}
+    if _is_stackable_layer(module):
+        return [_Chain([module.stacked(own)], [*own.values()])]
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return [lambda x_RBx: x_RBx.flatten(2)]
+        return [_Chain([lambda x_RBx: x_RBx.flatten(2)])]
     if type(module) is nn.ReLU:
         return [_ReLU()]
     if type(module) in ELEMENTWISE:
-        return [module]
+        return [_Chain([module])]
     if type(module) is nn.Linear:
-        return [_Linear(parameters[prefix + "weight"], parameters.get(prefix + "bias"))]
-    if type(module) is Cosine:
-        return [_Cosine(module.temperature, parameters[prefix + "weight"], parameters[prefix + "bias"])]
+        return [_Linear(own["weight"], own.get("bias"))]
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
-        leaves = [parameters[prefix + name] for name in ("weight", "bias")]
-        return [_BatchNorm(module, leaves, [buffers[prefix + name] for name in ("running_mean", "running_var")])]
+        leaves = [own["weight"], own["bias"]]
+        statistics = [buffers[prefix + name] for name in ("running_mean", "running_var")]
+        return [_Chain([_BatchNorm(module, module.momentum, leaves, statistics)], leaves)]
     return None
 
 
-class _Cosine:
-    def __init__(self, temperature: float, weight_RKI: Tensor, bias_RK: Tensor):
-        self.temperature, self.leaves = temperature, [weight_RKI, bias_RK]
-
-    def __call__(self, x_RBI: Tensor) -> Tensor:
-        weight_RKI, bias_RK = self.leaves
-        directions_RIK = F.normalize(weight_RKI, dim=-1).mT / self.temperature
-        return torch.baddbmm(bias_RK.unsqueeze(1), F.normalize(x_RBI, dim=-1), directions_RIK)
+def _is_stackable_layer(module: nn.Module) -> TypeGuard[Stackable]:
+    # Not an attribute of the module itself: a submodule may be named `stacked`.
+    return callable(getattr(type(module), "stacked", None))
 
 
 class _BatchNorm:
-    def __init__(self, module: nn.BatchNorm1d, leaves: list[Tensor], statistics: list[Tensor]):
-        self.module, self.leaves, self.statistics = module, leaves, statistics
+    def __init__(self, module: nn.BatchNorm1d, momentum: float, leaves: list[Tensor], statistics: list[Tensor]):
+        self.module, self.momentum, self.leaves, self.statistics = module, momentum, leaves, statistics
 
     def __call__(self, x_RBC: Tensor) -> Tensor:
         R, B, C = x_RBC.shape
         weight_RC, bias_RC = self.leaves
         mean_RC, var_RC = self.statistics
-        # Runs and channels as the channels of one batch norm: each is normalised over its batch.
+        # The runs and channels are the channels of one batch norm, each normalised over its batch.
         out_1CB = F.batch_norm(
             x_RBC.mT.reshape(1, R * C, B),
             mean_RC.view(-1),
@@ -346,7 +387,7 @@ class _BatchNorm:
             weight_RC.reshape(-1),
             bias_RC.reshape(-1),
             training=self.module.training,
-            momentum=self.module.momentum,
+            momentum=self.momentum,
             eps=self.module.eps,
         )
         return out_1CB.view(R, C, B).mT

@@ -1,0 +1,141 @@
+"""Kinds of classifier, and a head that brings its own in one file."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import run, vary
+from sklearn.metrics.pairwise import cosine_similarity
+from torch import Tensor, nn
+
+from headtohead.options import ConfigError
+from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
+from headtohead.training.config import architecture_key
+from headtohead.training.heads import HEADS, Softmax
+from headtohead.training.loop import may_share_a_pack
+from headtohead.training.packing import Pack, is_stackable
+
+
+def test_cosine_logits_are_those_of_scikit_learn():
+    torch.manual_seed(0)
+    linear, features = nn.Linear(5, 3).double(), 4 * torch.randn(7, 5).double()
+    layer = CosineClassifier(0.1).layer(linear)
+    expected = torch.from_numpy(cosine_similarity(features.numpy(), linear.weight.detach().numpy())) / 0.1 + linear.bias
+    torch.testing.assert_close(layer(features), expected)
+    torch.testing.assert_close(layer(3 * features), expected)
+
+
+@pytest.mark.parametrize("classifier", [LinearClassifier(), CosineClassifier(0.1)])
+def test_the_layer_has_the_parameters_of_the_network(classifier):
+    linear = nn.Linear(5, 3)
+    before = torch.get_rng_state()
+    parameters = dict(classifier.layer(linear).named_parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert parameters.keys() == {"weight", "bias"}
+    assert parameters["weight"] is linear.weight and parameters["bias"] is linear.bias
+
+
+def test_cosines_need_weights_to_start_with(config):
+    with pytest.raises(ConfigError, match=r"training\.zero_classifier=True: must be false: CosineClassifier"):
+        config("head=softmax_cosine", "training.zero_classifier=true")
+
+
+def test_runs_of_one_classifier_alone_share_a_pack_and_a_network(config):
+    cosine = config("head=softmax_cosine")
+    warmer = config("head=softmax_cosine", "head.temperature=0.5")
+    smoothed = config("head=softmax_cosine", "head.label_smoothing=0.1", "seed=3", "dataset.label_noise=0.1")
+    for key in (may_share_a_pack, architecture_key):
+        assert key(cosine) == key(smoothed)
+        assert len({key(cosine), key(warmer), key(config("head=softmax"))}) == 3
+        assert key(config("head=softmax")) == key(config("head=sigmoid"))
+    assert architecture_key(cosine) != architecture_key(config("head=softmax_cosine", "model.widths=[7]"))
+
+
+# A user's head with its own last layer: logits within a bound, at a learned scale. Nothing else knows of it.
+
+
+class Bounded(nn.Module):
+    def __init__(self, linear: nn.Linear, bound: float):
+        super().__init__()
+        self.weight, self.bias, self.bound = linear.weight, linear.bias, bound
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, features_BI: Tensor) -> Tensor:
+        return self.bound * torch.tanh(self.scale * nn.functional.linear(features_BI, self.weight, self.bias))
+
+
+class StackedBounded(Bounded):
+    def stacked(self, parameters: Mapping[str, Tensor]):
+        weight_RKI, bias_RK, scale_R1 = (parameters[name] for name in ("weight", "bias", "scale"))
+
+        def forward(features_RBI: Tensor) -> Tensor:
+            logits_RBK = features_RBI @ weight_RKI.mT + bias_RK.unsqueeze(1)
+            return self.bound * torch.tanh(scale_R1.unsqueeze(2) * logits_RBK)
+
+        return forward
+
+
+@dataclass(frozen=True)
+class BoundedClassifier(Classifier):
+    bound: float
+    stacks: bool
+
+    def layer(self, linear: nn.Linear) -> nn.Module:
+        return (StackedBounded if self.stacks else Bounded)(linear, self.bound)
+
+
+@dataclass(frozen=True)
+class BoundedSoftmax(Softmax):
+    bound: float
+    stacks: bool
+
+    @property
+    def classifier(self) -> Classifier:
+        return BoundedClassifier(self.bound, self.stacks)
+
+
+@pytest.mark.parametrize("mode", ["stacked", "vmap"])
+def test_a_head_of_the_user_brings_its_own_classifier(config, monkeypatch, mode):
+    monkeypatch.setitem(HEADS, "bounded", BoundedSoftmax)
+    common = ["dataset=digits", "model.widths=[8]", "dataset.train_size=64", "training.epochs=3", "precision=float64"]
+    head = ["head.name=bounded", "+head.bound=3.0", f"+head.stacks={mode == 'stacked'}"]
+    runs = [vary(config(*common, *head), seed=seed, lr=lr) for seed, lr in ((0, 0.1), (1, 0.3))]
+    points, packed = run(runs)
+    assert {outcome.pack_mode for outcome in packed} == {mode}
+    assert (points[0].values["grad_norm_layer_classifier"] > 0).all()
+    for index, single in enumerate(runs):
+        alone_points, (alone,) = run([single])
+        assert alone.pack_mode == "plain"
+        assert packed[index].metrics == pytest.approx(alone.metrics, rel=1e-9, abs=1e-9, nan_ok=True)
+        for point, alone_point in zip(points, alone_points, strict=True):
+            assert point.rows()[index] == pytest.approx(alone_point.rows()[0], rel=1e-9, abs=1e-9)
+    # No logit is larger than the bound, so that no probability is larger than this.
+    activations = torch.from_numpy(packed[0].predictions["activations"])
+    assert activations.max() <= 1 / (1 + 9 * torch.exp(torch.tensor(-6.0))) + 1e-6
+    _, (linear,) = run([vary(config(*common), seed=0, lr=0.1)])
+    assert linear.metrics["val_nll"] != pytest.approx(packed[0].metrics["val_nll"], rel=1e-3)
+
+
+def test_a_parameter_that_a_stacked_layer_leaves_out_has_the_gradient_zero():
+    class WithoutBias(Bounded):
+        def stacked(self, parameters):
+            return lambda features_RBI: features_RBI @ parameters["weight"].mT
+
+    modules = [nn.Sequential(OrderedDict(classifier=WithoutBias(nn.Linear(4, 3), 1.0))) for _ in range(2)]
+    pack = Pack(modules, torch.device("cpu"), torch.float32)
+    loss = torch.zeros(2, 5)
+    *_, gradients_RP = pack.differentiate(torch.randn(2, 5, 4), lambda logits: (loss, torch.ones_like(logits)))
+    assert pack.mode == "stacked"
+    assert (gradients_RP[:, pack.columns["classifier.weight"]] != 0).any()
+    assert (gradients_RP[:, pack.columns["classifier.bias"]] == 0).all()
+
+
+def test_a_submodule_named_stacked_is_no_stacked_form():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stacked = nn.Linear(4, 4)
+
+    assert not is_stackable(nn.Sequential(OrderedDict(inner=Twice(), classifier=nn.Linear(4, 3))))

@@ -1,4 +1,4 @@
-"""What TensorBoard costs a study: the default study with all that is written for it and without, in turn.
+"""Measure the cost of TensorBoard: the default study with all that is written for it, and without, in turn.
 
     python benchmarks/board_cost.py
 

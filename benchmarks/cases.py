@@ -1,4 +1,4 @@
-"""What the speed benchmarks train: cases, with inputs of a dataset's shapes.
+"""Define the cases of the speed benchmarks, with inputs of a dataset's shapes.
 
 Shape suffixes: N examples.
 """

@@ -1,4 +1,4 @@
-"""How cost grows with the number of runs, of classes and of examples: time per step and run, and peak memory.
+"""Measure how cost grows with the number of runs, of classes and of examples: time per step and run, and peak memory.
 
     python benchmarks/growth.py           all three, about four minutes on two cores
     python benchmarks/growth.py classes   one of them
@@ -77,7 +77,7 @@ def measure(axis: str, value: int) -> tuple[float, float, float, float]:
 
 
 def slope(values: np.ndarray, costs: np.ndarray) -> float:
-    """Of the logarithms, over the last tenfold."""
+    """Return the slope of the logarithms over the last tenfold."""
     last = values >= values[-1] / 10.001
     return np.polyfit(np.log(values[last]), np.log(costs[last]), 1)[0]
 

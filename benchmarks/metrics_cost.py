@@ -1,4 +1,4 @@
-"""What the metrics cost: a pack of the default study with them and without, in turn.
+"""Measure the cost of the metrics: a pack of the default study with them and without, in turn.
 
     python benchmarks/metrics_cost.py
 

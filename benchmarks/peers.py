@@ -1,4 +1,4 @@
-"""What people would use instead: loops in eager PyTorch, JAX and Lightning, each timed in blocks of steps.
+"""Time the alternatives: loops in eager PyTorch, JAX and Lightning, each in blocks of steps.
 
 Every function yields the seconds per step and run of one block after another, the first of which warm up.
 """
@@ -69,7 +69,7 @@ def eager(case: Case, blocks: int, channels_last: bool = False) -> Iterator[floa
 
 
 def eager_channels_last(case: Case, blocks: int) -> Iterator[float]:
-    """As `eager`, with the memory layout in which convolutions are often faster."""
+    """Run `eager` with the memory layout in which convolutions are often faster."""
     return eager(case, blocks, channels_last=True)
 
 

@@ -165,7 +165,7 @@ def test_failed_runs_cost_their_pair_and_are_named(tmp_path):
 
 
 def test_both_arms_are_compared_at_the_same_rates(tmp_path):
-    """What softmax would gain by the easy rates at which only it has a value is not counted."""
+    """Rates at which only softmax has a value do not count: they are the easy ones."""
     study = table_of(tmp_path / "s", claims=claims("loss_spikes"), diverged=[("sigmoid", 1.0, None)], noise=0)
 
     def easy_at_one(table):

@@ -47,9 +47,9 @@ def test_the_family_is_corrected_by_holm(study):
     assert [row.versus for row in decided] == list(ARMS[1:])
     for row in decided:
         assert row.p_corrected == pytest.approx(expected[row.versus])
-        assert (row.outcome == "better") == (row.p_corrected < 0.05)
+        assert (row.decision == "better") == (row.p_corrected < 0.05)
     # Bonferroni's correction would leave open what Holm's decides.
-    assert any(row.outcome == "better" and 3 * row.p > 0.05 for row in decided)
+    assert any(row.decision == "better" and 3 * row.p > 0.05 for row in decided)
 
 
 def test_a_comparison_without_the_runs_is_no_test_of_the_family(study):
@@ -58,28 +58,28 @@ def test_a_comparison_without_the_runs_is_no_test_of_the_family(study):
     together = decide(study, [whole, question("sigmoid_mean", metric="test_charm"), question("tanh")])
     assert together[0] == alone[0] and alone[0].p_corrected == alone[0].p
     for row in together[1:]:
-        assert (row.seeds, row.outcome, row.more_seeds) == (0, "undecided", None)
+        assert (row.seeds, row.decision, row.more_seeds) == (0, "undecided", None)
         assert row.note.startswith("not judged: ") and np.isnan(row.p_corrected)
 
 
 def test_without_a_margin_nothing_is_equivalent(study):
     (bounded,) = decide(study, [question("sigmoid_mean", margin=0.5)])
     (unbounded,) = decide(study, [question("sigmoid_mean")])
-    assert bounded.outcome == "equivalent" and unbounded.outcome != "equivalent"
+    assert bounded.decision == "equivalent" and unbounded.decision != "equivalent"
     assert np.isnan(unbounded.p_equivalence) and unbounded.more_seeds is None
     assert (unbounded.difference, unbounded.p) == (bounded.difference, bounded.p)
 
 
 def test_the_direction_says_which_difference_is_better(study):
-    for direction, outcome in (("higher", "better"), ("lower", "worse")):
+    for direction, decision in (("higher", "better"), ("lower", "worse")):
         (row,) = decide(study, [question("sigmoid", direction=direction)])
-        assert row.difference > 0 and row.outcome == outcome
+        assert row.difference > 0 and row.decision == decision
 
 
 def test_a_comparison_from_the_other_side_is_that_of_the_swapped_arms(study):
     (row,) = decide(study, [question("sigmoid", margin=0.005)])
     (swapped,) = decide(study, [replace(question("softmax", margin=0.005), arm="sigmoid")])
-    assert row.from_other_side() == swapped and row.outcome == "better" and swapped.outcome == "worse"
+    assert row.from_other_side() == swapped and row.decision == "better" and swapped.decision == "worse"
 
 
 def test_an_answer_takes_what_a_claim_has_decided_whatever_its_direction(tmp_path):
@@ -89,4 +89,4 @@ def test_an_answer_takes_what_a_claim_has_decided_whatever_its_direction(tmp_pat
     (verdict,) = judge(study)
     assert (verdict.arm, verdict.verdict) == ("sigmoid", "supported")
     (row,) = compare(study, [verdict], "softmax", "test_accuracy")
-    assert row.outcome == "better" and row.difference == -verdict.difference
+    assert row.decision == "better" and row.difference == -verdict.difference

@@ -86,11 +86,11 @@ def test_precision_and_recall_are_those_of_scikit_learn():
 
 
 def test_columns_of_hyperparameters_are_of_one_kind():
-    assert events.column([0.1, 1, 0.1]) == [0.1, 1]
-    mixed = events.column([True, "-", None, 2])
+    assert events.hparam_values([0.1, 1, 0.1]) == [0.1, 1]
+    mixed = events.hparam_values([True, "-", None, 2])
     assert mixed == sorted(["true", "-", "null", "2"])
-    assert [events.cell(value, mixed) for value in (True, "-", None, 2)] == ["true", "-", "null", "2"]
-    assert events.cell(3, events.column([3, 4])) == 3
+    assert [events.hparam_cell(value, mixed) for value in (True, "-", None, 2)] == ["true", "-", "null", "2"]
+    assert events.hparam_cell(3, events.hparam_values([3, 4])) == 3
 
 
 def test_hyperparameters_are_what_the_plugin_parses(tmp_path):

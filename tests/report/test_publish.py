@@ -1,4 +1,4 @@
-"""What is committed of a study, and the matrix of all."""
+"""Published studies, and the matrix of all."""
 
 import json
 import xml.etree.ElementTree as ElementTree

@@ -240,7 +240,7 @@ def test_a_head_that_is_better_than_all_others_is_recommended(tmp_path):
     results = pd.read_csv(study / "results.csv")
     table = results[results.phase == "confirm"].pivot(index="seed", columns="arm", values="test_accuracy")
     assert interval_of(comparison) == pytest.approx(t_interval(table.sigmoid - table.softmax))
-    assert comparison.outcome == "better" and comparison.seeds == 10
+    assert comparison.decision == "better" and comparison.seeds == 10
 
 
 def test_equivalent_heads_are_called_so(tmp_path):
@@ -262,7 +262,7 @@ def test_the_answer_and_the_verdicts_never_disagree(tmp_path):
     summary = summarise(study)
     verdict = next(row for row in summary.verdicts if row.versus == summary.answer.headline.split()[1])
     comparison = next(item for item in summary.answer.comparisons if item.versus == "softmax")
-    assert (verdict.verdict, comparison.outcome) == ("refuted", "better")
+    assert (verdict.verdict, comparison.decision) == ("refuted", "better")
     assert interval_of(comparison) == pytest.approx((-verdict.difference, -verdict.upper, -verdict.lower))
     assert comparison.p_corrected == verdict.p_corrected
 
@@ -292,7 +292,7 @@ def test_every_setting_of_the_heads_has_an_answer(tmp_path):
     for sentence, share, head in zip(answer.sentences, ("0.0", "0.5"), ("sigmoid", "softmax"), strict=True):
         best = f"Use {head} at learning rate 0.1: it is better than every other arm."
         assert sentence == f"model.dropout={share}: {best}"
-    assert [item.outcome for item in answer.comparisons] == ["better", "better"]
+    assert [item.decision for item in answer.comparisons] == ["better", "better"]
     assert [item.versus for item in answer.comparisons] == ["softmax,dropout=0.0", "sigmoid,dropout=0.5"]
 
 

@@ -224,7 +224,7 @@ def test_a_taken_port_gives_way_unless_it_was_asked_for(study, arms):
 
 
 def reachable(port):
-    """Whether the port is open on an address of this machine that is not its loopback."""
+    """Return whether the port is open on an address of this machine that is not its loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # reserved for documentation: nothing is sent

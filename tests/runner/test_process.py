@@ -1,4 +1,4 @@
-"""What a launcher's process does before it trains."""
+"""Set-up of a launcher's process before it trains."""
 
 import ctypes
 import subprocess

@@ -22,7 +22,7 @@ FEW_SEEDS, MODEST_SEEDS = 10, 20
 
 @dataclass(frozen=True)
 class Check:
-    """Something that a check has found.
+    """Result of a check.
 
     Attributes:
         kind: "warning" where it is a reason to distrust the answer, else "remark".
@@ -131,7 +131,7 @@ def _seeds(study: Study) -> Iterable[Check]:
 
 
 def _power(verdicts: Sequence[Verdict]) -> Iterable[Check]:
-    """Whether the pairs of runs can pass the correction for the claims at all."""
+    """Warn where the pairs of runs are too few to pass the correction for the claims."""
     families: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         families.setdefault((verdict.arm, verdict.versus), []).append(verdict)
@@ -162,7 +162,7 @@ def _unjudged(study: Study, verdicts: Sequence[Verdict]) -> Iterable[Check]:
 
 
 def _mixtures(study: Study) -> Iterable[Check]:
-    """Differences between runs that are no part of the comparison."""
+    """Warn of differences between runs that are no part of the comparison."""
     records = study.records.values()
     environments = [run.environment for run in records]
     mixed: dict[str, list[str | None]] = {
@@ -184,7 +184,7 @@ def _mixtures(study: Study) -> Iterable[Check]:
 
 
 def _strays(study: Study) -> Iterable[Check]:
-    """Runs whose config differs from that of most runs of their arm, or does not fit their own record."""
+    """Warn of runs whose config differs from that of most runs of their arm, or does not fit their own record."""
     for arm in study.arms:
         configs = {name: arm_config(run) for name, run in study.records.items() if run.arm == arm}
         if not configs:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headtohead.analysis.study import Study
-from headtohead.analysis.verdicts import Comparison, Outcome, decide
+from headtohead.analysis.verdicts import Comparison, Decision, decide
 from headtohead.record.files import to_json, write_atomically
 from headtohead.record.study import Claim
 
 Word = Literal["supported", "refuted", "equivalent", "inconclusive"]
-VERDICTS: dict[Outcome, Word] = {
+VERDICTS: dict[Decision, Word] = {
     "better": "supported",
     "worse": "refuted",
     "equivalent": "equivalent",
@@ -45,8 +45,8 @@ class Verdict(Comparison):
 
     @property
     def verdict(self) -> Word:
-        """The outcome in the words of a claim."""
-        return VERDICTS[self.outcome]
+        """The decision in the words of a claim."""
+        return VERDICTS[self.decision]
 
 
 def judge(study: Study) -> list[Verdict]:

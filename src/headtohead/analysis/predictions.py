@@ -46,7 +46,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Examples:
+class ShownExamples:
     """Test examples that a report shows.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from headtohead.analysis.predictions import Examples, Predictions
+from headtohead.analysis.predictions import Predictions, ShownExamples
 from headtohead.analysis.statistics import best_learning_rates, target_accuracy
 from headtohead.analysis.text import listed
 from headtohead.options import ConfigError
@@ -133,11 +133,11 @@ class Study:
         return predictions, unreadable
 
     @cached_property
-    def examples(self) -> Examples | None:
+    def examples(self) -> ShownExamples | None:
         """The test examples that the report shows; None where the study has chosen none."""
         with suppress(OSError, ValueError, KeyError):
             arrays = read_arrays(self.folder / "examples.npz")
-            return Examples(arrays["index"], arrays["inputs"])
+            return ShownExamples(arrays["index"], arrays["inputs"])
         return None
 
     @cached_property

@@ -13,10 +13,10 @@ from headtohead.analysis.ladder import LadderRow, ladder_rows
 from headtohead.analysis.statistics import Interval, t_interval
 from headtohead.analysis.study import Study, read_study
 from headtohead.analysis.text import listed, plural, plus_minus, split_shared
-from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Outcome, decide
+from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
 
 # Outcomes in the order in which the answer tells them.
-OUTCOMES: tuple[Outcome, ...] = ("better", "worse", "equivalent", "undecided")
+DECISIONS: tuple[Decision, ...] = ("better", "worse", "equivalent", "undecided")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def compare(study: Study, verdicts: Sequence[Verdict], arm: str, metric: str) ->
         if verdict.metric == metric and verdict.phase == "confirm" and arm in (verdict.arm, verdict.versus):
             comparison = verdict if verdict.arm == arm else verdict.from_other_side()
             if comparison.direction != direction:
-                comparison = replace(comparison, outcome=REVERSED.get(comparison.outcome, comparison.outcome))
+                comparison = replace(comparison, decision=REVERSED.get(comparison.decision, comparison.decision))
             taken[comparison.versus] = comparison
     known = set(study.final.loc[study.final[metric].notna(), "arm"])
     others = [other for other in study.arms if other in known and other != arm and arm in known]
@@ -221,12 +221,12 @@ def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str
     if means.val_nll.isna().all() or (arm := str(means.val_nll.idxmin())) == leader:
         return None
     metric = "test_nll" if study.is_measured("test_nll") else "val_nll"
-    better = [row.versus for row in compare(study, verdicts, arm, metric) if row.outcome == "better"]
+    better = [row.versus for row in compare(study, verdicts, arm, metric) if row.decision == "better"]
     return arm if leader in better else None
 
 
 def _headline(study: Study, leader: str, comparisons: Sequence[Comparison]) -> str:
-    others = {outcome: [row.versus for row in comparisons if row.outcome == outcome] for outcome in OUTCOMES}
+    others = {decision: [row.versus for row in comparisons if row.decision == decision] for decision in DECISIONS}
     at = f"{leader} at learning rate {study.best[leader]:g}" if leader in study.best else leader
     if not comparisons and study.final.arm.nunique() > 1:
         return f"No answer yet: {at} leads, but the arms share fewer than the 2 seeds that a comparison needs."
@@ -245,14 +245,14 @@ def _headline(study: Study, leader: str, comparisons: Sequence[Comparison]) -> s
 
 
 def _certainty(comparisons: Sequence[Comparison]) -> str:
-    """Return a sentence on the arms that the recommended one was compared with, by outcome."""
+    """Return a sentence on the arms that the recommended one was compared with, by decision."""
     relations = {"better": "better than", "worse": "worse than", "equivalent": "equivalent to"}
     parts = []
-    for outcome in OUTCOMES:
-        rows = [row for row in comparisons if row.outcome == outcome]
+    for decision in DECISIONS:
+        rows = [row for row in comparisons if row.decision == decision]
         if rows:
-            part = f"{relations.get(outcome, 'undecided against')} {listed(row.versus for row in rows)}"
-            parts.append(part + (_seeds_to_decide(rows) if outcome == "undecided" else ""))
+            part = f"{relations.get(decision, 'undecided against')} {listed(row.versus for row in rows)}"
+            parts.append(part + (_seeds_to_decide(rows) if decision == "undecided" else ""))
     return f"How sure: by {comparisons[0].metric.replace('_', ' ')}, paired by seed, it is {'; '.join(parts)}."
 
 

@@ -16,8 +16,8 @@ from headtohead.analysis.study import Study
 
 ALPHA = 0.05
 
-Outcome = Literal["better", "worse", "equivalent", "undecided"]
-REVERSED: dict[Outcome, Outcome] = {"better": "worse", "worse": "better"}
+Decision = Literal["better", "worse", "equivalent", "undecided"]
+REVERSED: dict[Decision, Decision] = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Comparison:
         p: p-value of no difference, by sign flips.
         p_corrected: `p` corrected for the family, by Holm.
         p_equivalence: p-value of a difference beyond the margin, corrected likewise.
-        outcome: What the comparison says of `arm`.
+        decision: What the comparison says of `arm`.
         more_seeds: Number of further seeds that would decide an undecided comparison; None where none in reach would.
         minimum_detectable: Difference that these seeds detect with 80 % power after the correction; NaN where they
             can detect none.
@@ -63,7 +63,7 @@ class Comparison:
     p: float = math.nan
     p_corrected: float = math.nan
     p_equivalence: float = math.nan
-    outcome: Outcome = "undecided"
+    decision: Decision = "undecided"
     more_seeds: int | None = None
     minimum_detectable: float = math.nan
     note: str | None = None
@@ -79,7 +79,7 @@ class Comparison:
             "difference": -self.difference,
             "lower": -self.upper,
             "upper": -self.lower,
-            "outcome": REVERSED.get(self.outcome, self.outcome),
+            "decision": REVERSED.get(self.decision, self.decision),
         }
         return Comparison(**values | swapped)
 
@@ -129,28 +129,28 @@ def _measure(study: Study, comparison: AComparison) -> tuple[AComparison, np.nda
 
 
 def _decide(comparison: AComparison, differences: np.ndarray, level: float) -> AComparison:
-    """Return a measured comparison with its outcome; `level` is that of Holm's first step."""
+    """Return a measured comparison with its decision; `level` is that of Holm's first step."""
     if not len(differences):
         return comparison
     notes = [comparison.note] if comparison.note else []
     real = comparison.p_corrected < ALPHA
     attainable = statistics.smallest_sign_flip_p(comparison.seeds) <= level
-    outcome: Outcome = "undecided"
+    decision: Decision = "undecided"
     if comparison.p_equivalence < ALPHA:
-        outcome = "equivalent"
+        decision = "equivalent"
         if real:
             notes.append("the difference is real, but below the margin")
     elif real:
-        outcome = "better" if (comparison.difference > 0) == (comparison.direction == "higher") else "worse"
+        decision = "better" if (comparison.difference > 0) == (comparison.direction == "higher") else "worse"
     elif comparison.p < ALPHA and not attainable:
         pairs = comparison.seeds
         notes.append(f"{pairs} pairs cannot reach p < {level:.2g}, which this study's correction asks for")
     more_seeds = None
-    if outcome == "undecided" and comparison.margin is not None:
+    if decision == "undecided" and comparison.margin is not None:
         more_seeds = statistics.more_seeds(differences, comparison.margin, level)
     return replace(
         comparison,
-        outcome=outcome,
+        decision=decision,
         more_seeds=more_seeds,
         minimum_detectable=statistics.minimum_detectable_difference(differences, level) if attainable else math.nan,
         note="; ".join(notes) or None,

@@ -204,7 +204,7 @@ def experiment(domains: Mapping[str, Sequence[str | float]], metrics: Mapping[st
     return _hparams(hparams_metadata.EXPERIMENT_TAG, experiment=described)
 
 
-def column(values: Iterable[object]) -> list[str | float]:
+def hparam_values(values: Iterable[object]) -> list[str | float]:
     """Return the distinct values of a hyperparameter in order: numbers if all values are, else text."""
     values = list(values)
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -213,7 +213,7 @@ def column(values: Iterable[object]) -> list[str | float]:
     return sorted({value if isinstance(value, str) else json.dumps(value) for value in values})
 
 
-def cell(value: object, column: Sequence[str | float]) -> str | float:
+def hparam_cell(value: object, column: Sequence[str | float]) -> str | float:
     """Return a value in the type of its column."""
     if isinstance(value, int | float) and not isinstance(column[0], str):
         return value

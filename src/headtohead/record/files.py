@@ -61,12 +61,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ConfigError("no JSON object")
-    return found
+    return content
 
 
 def to_csv(lines: Iterable[Sequence[str]]) -> str:

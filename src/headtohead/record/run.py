@@ -19,7 +19,7 @@ from headtohead.record.tags import metric_of, tag_of
 
 T = TypeVar("T")
 
-# The layout of run.json and study.json that this package reads and writes. Release 0.1 wrote 1 without saying so.
+# The layout of run.json and study.json that this package reads and writes. Release 0.1 wrote it without the key.
 VERSION = 1
 
 Phase = Literal["search", "confirm", "run"]
@@ -40,13 +40,14 @@ NOT_OF_A_RUN = {
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a run is made.
+    """Versions, device and commit with which a run is made.
 
     Attributes:
-        versions: of this package and of those that it computes with.
-        device: as PyTorch names it, such as "cpu" or "cuda:0".
-        device_name: of the processor or the accelerator.
-        commit: of the code, with a `+` where files differ from it; None outside a checkout.
+        python: Version of Python.
+        versions: Versions of this package and of those that it computes with.
+        device: Device as PyTorch names it, such as "cpu" or "cuda:0".
+        device_name: Name of the processor or the accelerator.
+        commit: Commit of the code, with a `+` where files differ from it; None outside a checkout.
     """
 
     python: str
@@ -57,18 +58,19 @@ class Environment:
 
     @property
     def full_device(self) -> str:
+        """Device with its name."""
         return f"{self.device} {self.device_name}"
 
 
 @dataclass(frozen=True)
 class PackInfo:
-    """The pack that a run was trained in.
+    """Pack that a run was trained in.
 
     Attributes:
-        size: its runs.
-        mode: how it computed its forward: "plain", "stacked" or "vmap"; None where it failed.
-        chosen_by: who chose the size: "user", "planner", or "memory" that did not suffice for their choice.
-        threads: of the CPU.
+        size: Number of runs.
+        mode: Way of the forward: "plain", "stacked" or "vmap"; None where the pack failed.
+        chosen_by: Who chose the size: "user" or "planner"; "memory" where their choice did not fit into it.
+        threads: Number of CPU threads.
     """
 
     size: int
@@ -79,21 +81,28 @@ class PackInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What `run.json` holds.
+    """Contents of `run.json`.
 
     Attributes:
-        version: of the layout of this file.
-        run: its name, which is that of its folder.
-        phase: of the study.
-        steps: updates made.
-        wall_s: the run's share of its pack's time, in seconds.
-        diverged_at: the step whose loss or gradient was not finite, or None.
-        error: the traceback of a failed run, or None.
-        metrics: the final metrics; None where one is not defined.
-        curves: what figures draw: by split, and `histograms`; None where the run diverged or failed.
-        overrides: of the command line.
-        config: the resolved configuration.
-        bytes: the sizes of the files beside this one when it was written.
+        version: Version of the layout of this file.
+        run: Name of the run, which is that of its folder.
+        phase: Phase of the study.
+        arm: Label of the arm.
+        head: Option chosen for `head`.
+        seed: Seed of the split, the initial weights and the order of batches.
+        lr: Learning rate before the schedule.
+        status: Status at the end.
+        steps: Number of updates.
+        wall_s: The run's share of its pack's time, in seconds.
+        diverged_at: Step whose loss or gradient was not finite, or None.
+        error: Traceback of a failed run, or None.
+        metrics: Final metrics by name; None where one is not defined.
+        curves: Data of figures, by split, and `histograms`; None where the run diverged or failed.
+        pack: Pack that the run was trained in.
+        overrides: Overrides of the command line.
+        config: Resolved configuration.
+        environment: Versions, device and commit.
+        bytes: Sizes of the files beside this one when it was written.
     """
 
     version: int = VERSION
@@ -146,9 +155,10 @@ def write_run(
     """Write the record of one run.
 
     Args:
-        folder: of the run, made if missing.
-        history: a row per logged step: `step`, `epoch` and metrics by name. A metric that a row lacks stays empty.
-        predictions: for test examples in order `label` and `prediction`, (N,) each, and `activations`, (N, K).
+        folder: Folder of the run, made if missing.
+        run: Record of the run; `bytes` is filled in.
+        history: A row per logged step: `step`, `epoch` and metrics by name. A metric that a row lacks stays empty.
+        predictions: For test examples in order `label` and `prediction`, (N,) each, and `activations`, (N, K).
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in history for key in row))

@@ -13,15 +13,15 @@ from headtohead.record.run import VERSION, Environment, OtherReleaseError, build
 
 @dataclass(frozen=True)
 class Claim:
-    """What is commonly claimed of one head against every other.
+    """A claim that is commonly made of one head against every other.
 
     Attributes:
-        sentence: as it is commonly put.
-        metric: a column of results.csv, or a metric derived from several runs.
+        sentence: The claim as it is commonly put.
+        metric: Column of results.csv, or metric derived from several runs.
         phase: "confirm" judges each arm at its best learning rate, "search" over the whole grid.
-        direction: of the favoured head's metric.
-        margin: differences within it do not matter; in the metric's unit, fixed before any run.
-        favours: the head that the claim prefers, as in `head=softmax`.
+        direction: Whether the favoured head is said to have the higher or the lower metric.
+        margin: Size below which a difference does not matter, in the metric's unit. It is fixed before any run.
+        favours: Name of the favoured head, as in `head=softmax`.
     """
 
     sentence: str
@@ -38,13 +38,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class StudyProtocol:
-    """How a study chose and compared.
+    """Protocol of a study: its seeds, the choice of learning rates and the ladder.
 
     Attributes:
-        confirm_seeds: fresh ones; empty without a confirm phase.
-        selected_by: the validation metric that chose each arm's learning rate.
-        extended: by how many learning rates the grid grew, `below` and `above`.
-        ladder: arms, in order, between whose ends the report splits the difference; empty without a ladder.
+        search_seeds: Seeds of the search, or of all runs where there is none.
+        confirm_seeds: Fresh seeds of the confirm phase; empty without one.
+        selected_by: Validation metric that chose each arm's learning rate.
+        extended: Number of learning rates that were added to the grid `below` and `above`.
+        ladder: Labels of arms, in order: the report splits the difference between the first and the last into steps.
+            Empty without a ladder.
     """
 
     search_seeds: tuple[int, ...]
@@ -56,20 +58,23 @@ class StudyProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
-    """What `study.json` holds.
+    """Contents of `study.json`.
 
     Attributes:
-        version: of the layout of this file.
-        command: as it was typed.
-        common: the overrides that all runs share.
-        started: when, as ISO 8601 in UTC.
-        num_classes: of each arm.
-        classes: their names; empty where arms differ in them.
-        arms: for each arm's label its own overrides.
-        grid: for each tuned key its values, ascending.
-        runs: the names of the runs by phase.
-        hparams: columns of TensorBoard's HParams page, with all values that occur.
-        claims: that the study tests, by id.
+        version: Version of the layout of this file.
+        name: Name of the study, which is that of its folder.
+        command: Command line, as it was typed.
+        common: Overrides that all runs share.
+        started: Time of the command, as ISO 8601 in UTC.
+        num_classes: Number of classes of each arm.
+        classes: Names of the classes; empty where arms differ in them.
+        arms: Overrides of each arm, by its label.
+        grid: Values of each tuned key, ascending.
+        protocol: Protocol of the study.
+        runs: Names of the runs, by phase.
+        hparams: Columns of TensorBoard's HParams page, each with all values that occur.
+        claims: Claims that the study tests, by id.
+        environment: Versions, device and commit of the command.
     """
 
     version: int = VERSION

@@ -34,7 +34,7 @@ ARMS, COMPARISON = "arms", "all arms"
 # Up to this number of classes each has a precision-recall curve of its own.
 MOST_CURVES = 20
 # Final metrics that are columns of the HParams page.
-METRICS = (
+HPARAM_METRICS = (
     "val_accuracy",
     "val_nll",
     "test_accuracy",
@@ -263,5 +263,5 @@ def _write_columns(study: Study) -> None:
     """Write the columns of the HParams page to the folder of the study's first run; without them it finds its own."""
     domains = study.record.hparams
     if domains and len(study.results):
-        metrics = {final_tag(name): name for name in METRICS if name in study.results}
+        metrics = {final_tag(name): name for name in HPARAM_METRICS if name in study.results}
         events.append(study.folder / "runs" / study.results.run.iloc[0], [events.experiment(domains, metrics)])

@@ -24,7 +24,7 @@ from headtohead.report.render import SYMBOLS
 # The heads that softmax is compared with: a proper sigmoid (the first of these that a study has), and the naive one.
 PROPER, NAIVE = ("sigmoid_prior", "sigmoid"), "sigmoid_mean"
 # Fill, line and ink of each verdict.
-COLOURS = {
+VERDICT_COLOURS = {
     "supported": ("#00704f", "#00704f", "#ffffff"),
     "refuted": ("#b34700", "#b34700", "#ffffff"),
     "equivalent": ("#005a92", "#005a92", "#ffffff"),
@@ -134,7 +134,7 @@ def _draw(columns: Sequence[Column], claims: Sequence[str]) -> tuple[Figure, str
 def _draw_marks(axis: Axes, marks: Marks) -> None:
     """Draw a square with the symbol of its verdict at each place."""
     for (verdict, size), places in marks.items():
-        fill, line, ink = COLOURS[verdict]
+        fill, line, ink = VERDICT_COLOURS[verdict]
         xs, ys = zip(*places, strict=True)
         box = {"marker": "s", "markersize": 72 * size, "markerfacecolor": fill, "markeredgecolor": line}
         axis.plot(xs, ys, linestyle="none", zorder=2, **box)
@@ -196,7 +196,7 @@ def _outline(symbol: str) -> Outline:
 
 def _legend(axis: Axes, marks: Marks, starred: bool) -> None:
     """Draw the texts of the legend, and add its squares to `marks`."""
-    for place, verdict in enumerate(COLOURS):
+    for place, verdict in enumerate(VERDICT_COLOURS):
         x = 0.22 + 1.05 * place
         marks.setdefault((verdict, BIG), []).append((x, 0.4))
         axis.text(x + 0.16, 0.4, verdict, va="center_baseline")

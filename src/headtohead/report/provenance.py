@@ -1,4 +1,4 @@
-"""How a study was made, so that it can be repeated."""
+"""Provenance of a study: all that is needed to repeat it."""
 
 import shlex
 from collections import Counter

@@ -186,8 +186,8 @@ def _comparison_row(row: Comparison) -> dict[str, Any]:
         "unit": "points" if in_percent(row.metric) else "",
         "pairs": row.seeds,
         "p": _p_value(row.p_corrected),
-        "outcome": row.outcome,
-        "symbol": SYMBOLS[row.outcome],
+        "decision": row.decision,
+        "symbol": SYMBOLS[row.decision],
         "more": _seeds_to_decide(row.more_seeds),
     }
 

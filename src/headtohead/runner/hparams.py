@@ -22,13 +22,13 @@ def hparam_columns(members: Sequence[Member], phases: Sequence[Phase], fresh_see
     keys = dict.fromkeys(key for row in rows for key in row)
     values = {key: [row.get(key, events.ABSENT) for row in rows] for key in keys}
     kept = [key for key in keys if key in ALWAYS or len({repr(value) for value in values[key]}) > 1]
-    return {key: tuple(events.column(values[key])) for key in kept}
+    return {key: tuple(events.hparam_values(values[key])) for key in kept}
 
 
 def hparam_row(member: Member, phase: Phase, columns: Columns) -> dict[str, float | str]:
     """Return a run's values in the columns of its study."""
     settings = _settings(member, phase)
-    return {name: events.cell(settings.get(name, events.ABSENT), column) for name, column in columns.items()}
+    return {name: events.hparam_cell(settings.get(name, events.ABSENT), column) for name, column in columns.items()}
 
 
 def _settings(member: Member, phase: Phase) -> dict[str, Any]:

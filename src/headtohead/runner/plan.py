@@ -27,7 +27,7 @@ from headtohead.training.models import checked_build
 from headtohead.training.packing import is_stackable
 
 # The most differences that a refusal shows.
-SHOWN = 3
+SHOWN_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -170,9 +170,9 @@ def _refuse_drift(axes: Axes, members: Sequence[Member], record: StudyRecord) ->
     folder = members[0].study
     lines = _study_drift(folder, axes, record) or next(filter(None, (_run_drift(m, record) for m in members)), [])
     if lines:
-        more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        more = f" and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
         raise ConfigError(
-            f"{folder} was made otherwise ({'; '.join(lines[:SHOWN])}{more})\n"
+            f"{folder} was made otherwise ({'; '.join(lines[:SHOWN_DIFFERENCES])}{more})\n"
             "accepted: another name=, or accept_drift=true to keep its runs of the same configuration"
         )
 

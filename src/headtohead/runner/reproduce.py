@@ -22,7 +22,7 @@ from headtohead.training.loop import Outcome, train
 # How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
 BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 5e-2}
 # The most metrics that are printed.
-SHOWN = 12
+SHOWN_METRICS = 12
 ACCEPTED = "accepted: the folder of a run that ended, such as outputs/digits/runs/head=softmax,seed=0"
 
 
@@ -90,7 +90,7 @@ def print_reproduction(folder: Path, reproduction: Reproduction) -> None:
         print_line(f"{folder.name}: different in {len(different)} of {count} metrics")
     if unequal:
         table = Table("metric", "recorded", "now", "distance")
-        for metric, distance in [*unequal.items()][:SHOWN]:
+        for metric, distance in [*unequal.items()][:SHOWN_METRICS]:
             table.add_row(metric, *(f"{value:.9g}" for value in reproduction.metrics[metric]), f"{distance:.2g}")
         console.print(table)
     for line in reproduction.environment:

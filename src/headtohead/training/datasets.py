@@ -95,7 +95,7 @@ class Digits(Table):
         return self._split(inputs, torch.from_numpy(bunch.target), tuple(map(str, bunch.target_names)))
 
 
-class Torchvision(Dataset):
+class Downloaded(Dataset):
     """A dataset that torchvision downloads into `root`, checks and parses."""
 
     loader: ClassVar[str]  # name of a class of torchvision.datasets
@@ -185,7 +185,7 @@ class Torchvision(Dataset):
         return ConfigError(message + advice)
 
 
-class Mnist(Torchvision):
+class Mnist(Downloaded):
     loader = "MNIST"
 
     def _archives(self) -> list[tuple[str, str]]:
@@ -218,7 +218,7 @@ class Kmnist(Mnist):
     loader = "KMNIST"
 
 
-class Emnist(Torchvision):
+class Emnist(Downloaded):
     """The split "balanced" of EMNIST: digits and letters; 15 letters have one class for upper and lower case."""
 
     loader = "EMNIST"
@@ -231,7 +231,7 @@ class Emnist(Torchvision):
         return part.data.mT[:, None], part.targets  # the files hold columns first
 
 
-class Cifar10(Torchvision):
+class Cifar10(Downloaded):
     loader = "CIFAR10"
 
     def _archives(self) -> list[tuple[str, str]]:
@@ -245,7 +245,7 @@ class Cifar100(Cifar10):
     loader = "CIFAR100"
 
 
-class Svhn(Torchvision):
+class Svhn(Downloaded):
     loader = "SVHN"
     parts = ({"split": "train"}, {"split": "test"})
 
@@ -459,4 +459,4 @@ DATASETS: dict[str, type[Dataset]] = {
     "composite": Composite,
 }
 
-COMPOSITE_BASES = [name for name, kind in DATASETS.items() if issubclass(kind, Digits | Torchvision)]
+COMPOSITE_BASES = [name for name, kind in DATASETS.items() if issubclass(kind, Digits | Downloaded)]

@@ -28,7 +28,7 @@ PERMUTED = "permuted"
 NOISE_PATTERNS = 256
 
 Metrics = dict[str, Tensor]
-Curves = list[dict[str, Any]]
+RunCurves = list[dict[str, Any]]
 # A function of inputs (V, n, x) and the index of the first of them in the split, to shifted inputs.
 Shift = Callable[[Tensor, int], Tensor]
 
@@ -86,7 +86,7 @@ def ood_dataset(dataset: Dataset) -> Dataset | None:
     return cls(**values)
 
 
-def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves]]:
+def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, RunCurves]]:
     """Compute all metrics, (R,) each, and for each split the curves of each run.
 
     Args:
@@ -97,9 +97,9 @@ def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, Curves
     validation = cohort.examples(cohort.chunks("val"))
     threshold_R = metrics.best_threshold(validation)
     result: Metrics = {}
-    curves: dict[str, Curves] = {}
+    curves: dict[str, RunCurves] = {}
 
-    def add(split: Split, examples: metrics.Examples) -> None:
+    def add(split: Split, examples: metrics.PerExample) -> None:
         values = metrics.summarise_fully(examples, num_classes, threshold_R)
         values["nll_calibrated"] = _calibrated_nll(cohort, split, temperature_R)
         result.update({f"{split}_{name}": value for name, value in values.items()})

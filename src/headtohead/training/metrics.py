@@ -29,10 +29,10 @@ BLOCK = 128
 FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambiguity_several")
 
 # Values of each example, (R, N), by name.
-Examples = dict[str, Tensor]
+PerExample = dict[str, Tensor]
 
 
-def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
+def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> PerExample:
     """Return the values of each example from which metrics are computed, each of shape (R, N).
 
     `loss` is the head's own and not comparable across heads. `nll` is in nats. `brier` is the squared distance between
@@ -59,7 +59,7 @@ def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> Examples:
     }
 
 
-def summarise(examples: Examples) -> dict[str, Tensor]:
+def summarise(examples: PerExample) -> dict[str, Tensor]:
     """Return the metrics that are followed during training, each (R,)."""
     metrics = {name: examples[name].mean(-1) for name in ("loss", "accuracy", "nll", "brier")}
     metrics["ece"] = calibration_error(examples["confidence"], examples["accuracy"])
@@ -68,7 +68,7 @@ def summarise(examples: Examples) -> dict[str, Tensor]:
     return metrics
 
 
-def summarise_fully(examples: Examples, num_classes: int, threshold_R: Tensor) -> dict[str, Tensor]:
+def summarise_fully(examples: PerExample, num_classes: int, threshold_R: Tensor) -> dict[str, Tensor]:
     """Return all metrics of finished runs, each (R,); NaN where a metric is not defined.
 
     Args:
@@ -87,7 +87,7 @@ def summarise_fully(examples: Examples, num_classes: int, threshold_R: Tensor) -
     }
 
 
-def curves(examples: Examples) -> list[dict[str, Any]]:
+def curves(examples: PerExample) -> list[dict[str, Any]]:
     """Return the curves of each run: a reliability diagram and the ambiguity at each threshold."""
     bins = _bins(examples["confidence"].shape[-1])
     order_RN = examples["confidence"].argsort(dim=-1, stable=True)
@@ -109,14 +109,14 @@ def curves(examples: Examples) -> list[dict[str, Any]]:
     ]
 
 
-def best_threshold(examples: Examples) -> Tensor:
+def best_threshold(examples: PerExample) -> Tensor:
     """Return the threshold at which the label is the only active class for most examples, (R,)."""
     thresholds_T = torch.tensor(THRESHOLDS, dtype=examples["first"].dtype, device=examples["first"].device)
     matches_RT = exact_match(examples, thresholds_T.expand(len(examples["first"]), -1))
     return thresholds_T[matches_RT.argmax(-1)]
 
 
-def exact_match(examples: Examples, thresholds_RT: Tensor) -> Tensor:
+def exact_match(examples: PerExample, thresholds_RT: Tensor) -> Tensor:
     """Return the share of examples whose label is the only active class, at thresholds for all classes, (R, T)."""
     shares = []
     for threshold_R1 in thresholds_RT.split(1, dim=-1):
@@ -201,14 +201,14 @@ def risk_coverage_area(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
     return (errors_RN / torch.arange(1, errors_RN.shape[-1] + 1, device=errors_RN.device)).mean(-1)
 
 
-def macro_f1(examples: Examples, num_classes: int) -> Tensor:
+def macro_f1(examples: PerExample, num_classes: int) -> Tensor:
     """Return the mean F1 of the classes that occur among labels or predictions, (R,)."""
     true_RK, predicted_RK, hit_RK = _counts(examples, num_classes)
     occurs_RK = true_RK + predicted_RK
     return (2 * hit_RK / occurs_RK.clamp(min=1)).sum(-1) / (occurs_RK > 0).sum(-1)
 
 
-def balanced_accuracy(examples: Examples, num_classes: int) -> Tensor:
+def balanced_accuracy(examples: PerExample, num_classes: int) -> Tensor:
     """Return the mean recall of the classes that occur among the labels, (R,)."""
     true_RK, _, hit_RK = _counts(examples, num_classes)
     return (hit_RK / true_RK.clamp(min=1)).sum(-1) / (true_RK > 0).sum(-1)
@@ -228,7 +228,7 @@ def _bins(num_examples: int) -> int:
     return max(1, min(BINS, num_examples // 2))
 
 
-def _counts(examples: Examples, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def _counts(examples: PerExample, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Count the examples of each class, (R, K): those with the label, with the prediction, and with both."""
     correct_RN = examples["accuracy"]
     zeros_RK = correct_RN.new_zeros(len(correct_RN), num_classes)

@@ -128,7 +128,7 @@ class Cohort:
         """Return the loss of each example by the head of its run, (R, B)."""
         return self.by_head(lambda head, *batch: head.loss(*batch), logits_RBK, labels_RB)
 
-    def examples(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> metrics.Examples:
+    def examples(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> metrics.PerExample:
         """Return `metrics.per_example` of all chunks, each value (R, N), with the networks in evaluation mode."""
         self.pack.train(False)
         with torch.no_grad():

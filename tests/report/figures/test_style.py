@@ -1,4 +1,4 @@
-"""What all figures share."""
+"""Style that all figures share."""
 
 import numpy as np
 import pytest

@@ -15,8 +15,7 @@ import torch
 from hydra import compose, initialize_config_module
 
 from headtohead.runner.process import prepare_process
-from headtohead.training import data, metrics
-from headtohead.training import loop as training
+from headtohead.training import data, loop, metrics
 from headtohead.training.config import parse
 
 REPEATS = 5
@@ -39,23 +38,23 @@ def pack(confirm: bool):
 
 
 def light(cohort, test):
-    """Final metrics with nothing but what is followed while training."""
-    found = {}
+    """Return the metrics that are followed while training as the final ones."""
+    final = {}
     for split in ("val", "test") if test else ("val",):
         summary = metrics.summarise(cohort.examples(cohort.chunks(split)))
-        found |= {f"{split}_{name.replace('/', '_')}": value for name, value in summary.items()}
-    return found, {}
+        final |= {f"{split}_{name}": value for name, value in summary.items()}
+    return final, {}
 
 
 def seconds(runs, pool, test: bool, with_metrics: bool) -> float:
     with ExitStack() as stack:
         if not with_metrics:
-            few = training.logged_steps
-            stack.enter_context(patch.object(training, "final_metrics", light))
-            stack.enter_context(patch.object(training.diagnostics, "coupling", lambda *_: {}))
-            stack.enter_context(patch.object(training, "logged_steps", lambda *at: (*few(*at)[:2], set())))
+            few = loop.logged_steps
+            stack.enter_context(patch.object(loop, "final_metrics", light))
+            stack.enter_context(patch.object(loop.diagnostics, "coupling", lambda *_: {}))
+            stack.enter_context(patch.object(loop, "logged_steps", lambda *at: (*few(*at)[:2], set())))
         started = time.perf_counter()
-        for _ in training.train(runs, pool, test):
+        for _ in loop.train(runs, pool, test):
             pass
         return time.perf_counter() - started
 

@@ -1,4 +1,4 @@
-"""Measure the cost of the default study beside its training loop: plan, records, TensorBoard, statistics, report and page.
+"""Measure the default study beside its training loop: plan, records, TensorBoard, statistics, report and page.
 
     python benchmarks/study_cost.py
 

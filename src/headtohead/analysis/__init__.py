@@ -1,0 +1,1 @@
+"""Analysis: statistics, claims, verdicts and the answer. It needs no torch and draws nothing."""

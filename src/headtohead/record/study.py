@@ -122,7 +122,9 @@ def read_study_record(folder: Path) -> StudyRecord:
         ConfigError: there is none, or it is broken; the message says how to go on.
     """
     path = folder / "study.json"
-    require(path.is_file(), "study", folder, "not a study's folder, as it has no study.json; see outputs/")
+    if not path.is_file():
+        accepted = "the folder of a study, such as outputs/digits"
+        raise ConfigError(f"{folder}: not a study's folder, as it has no study.json; accepted: {accepted}")
     try:
         return build_record(StudyRecord, path)
     except OtherReleaseError:

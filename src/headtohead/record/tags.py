@@ -1,5 +1,7 @@
 """Names of metrics and their TensorBoard tags. A metric has one name everywhere but in event files and history.csv."""
 
+from collections.abc import Iterable
+
 TAGS = {
     "coupling": "competition/coupling",
     "row_sum": "competition/row_sum",
@@ -32,7 +34,7 @@ def final_tag(metric: str) -> str:
     return f"final/{metric}"
 
 
-def _swap_prefix(name: str, prefixes) -> str:
+def _swap_prefix(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
     for old, new in prefixes:
         if name.startswith(old):
             return new + name.removeprefix(old)

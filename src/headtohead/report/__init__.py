@@ -1,0 +1,1 @@
+"""Report: the pages, figures and TensorBoard views that a person reads."""

@@ -1,0 +1,1 @@
+"""Training: heads, models, datasets, optimisers, packs, metrics and the loop. It writes nothing to disk."""

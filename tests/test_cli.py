@@ -124,7 +124,7 @@ def test_a_grid_with_the_best_rate_on_its_edge_is_extended_for_all_arms(command,
     assert (search.groupby(["arm", "lr"]).size() == 2).all()
     for _, rows in search.groupby("arm"):
         assert sorted(set(rows.lr)) == pytest.approx(grid)
-    assert "grid of every arm was extended" in (tmp_path / "outputs/s/report.md").read_text()
+    assert "extended the grid of every arm" in (tmp_path / "outputs/s/report.md").read_text()
 
 
 def test_users_own_claims_are_yaml_files(command, tmp_path):

@@ -104,14 +104,14 @@ def test_runs_from_another_working_directory(python, tmp_path):
     assert json.loads(record.read_text())
 
 
-def test_changelog_and_citation_tell_the_version():
+def test_the_version_is_in_one_place():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (Unreleased|\S+ - \d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert headings[1].startswith(f"{version} - ")
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [version]
+    others = [ROOT / "CITATION.cff", *(ROOT / "src").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
+    assert [path for path in others if re.search(rf"version\W+{re.escape(version)}\b", path.read_text())] == []
 
 
 def test_lock_pins_every_dependency_from_any_index():

@@ -102,7 +102,7 @@ def test_a_broken_record_is_refused_with_key_value_and_what_is_accepted(tmp_path
 
 def test_a_record_of_another_layout_is_refused_whatever_its_keys(tmp_path):
     broken_record(tmp_path / "a", {"version": 2, "colour": "red"})
-    with pytest.raises(runs.OtherReleaseError, match=r"a/run\.json: version=2: another release .*; accepted: 1$"):
+    with pytest.raises(runs.OtherReleaseError, match=r"^version=2: another release .*; accepted: 1$"):
         runs.read_run(tmp_path / "a")
 
 

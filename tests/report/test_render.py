@@ -463,7 +463,7 @@ def test_results_without_records_are_enough(tmp_path):
         ({"lr": None}, "lr=None: must be a number"),
         ({"metrics": {"test_accuracy": "high"}}, "metrics.test_accuracy=high: must be a number"),
         ({"curves": {"test": {"reliability": {"confidence": ["a"]}}}}, "curves.test.reliability.confidence.0=a"),
-        ({"version": 99}, "version=99: a newer headtohead wrote this"),
+        ({"version": 99}, "version=99: another release of headtohead wrote this"),
     ],
 )
 def test_a_broken_record_is_named_and_its_row_kept(tmp_path, text, reason):
@@ -519,7 +519,6 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
         ({"runs": {"search": None}}, "runs.search=None: must be a list"),
         ({"grid": {"optimizer.lr": "high"}}, "grid.optimizer.lr=high: must be a list"),
         ({"num_classes": {"softmax": 10}}, "num_classes=softmax: must name every arm"),
-        ({"version": 99}, "version=99: a newer headtohead wrote this"),
     ],
 )
 def test_a_broken_study_json_is_refused_by_its_key(tmp_path, change_it, reason):

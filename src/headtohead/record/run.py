@@ -141,8 +141,7 @@ def build_record(cls: type[T], path: Path) -> T:
     version = content.get("version", VERSION)
     # Before all else: a later layout may have other keys.
     if version != VERSION:
-        reason = f"version={version}: another release of headtohead wrote this; accepted: {VERSION}"
-        raise OtherReleaseError(f"{path}: {reason}")
+        raise OtherReleaseError(f"version={version}: another release of headtohead wrote this; accepted: {VERSION}")
     return build(cls, content, "")
 
 

@@ -127,7 +127,7 @@ def read_study_record(folder: Path) -> StudyRecord:
         raise ConfigError(f"{folder}: not a study's folder, as it has no study.json; accepted: {accepted}")
     try:
         return build_record(StudyRecord, path)
-    except OtherReleaseError:
-        raise
+    except OtherReleaseError as error:
+        raise OtherReleaseError(f"{path}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: broken ({error}); run the study's command again to write it anew") from error

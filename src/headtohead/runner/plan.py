@@ -194,8 +194,8 @@ def _run_drift(member: Member, record: StudyRecord) -> list[str]:
     """List, a line each, how the record of a run differs from the command."""
     try:
         run = read_run(member.folder)
-    except OtherReleaseError:
-        raise
+    except OtherReleaseError as error:
+        raise OtherReleaseError(f"{member.folder / 'run.json'}: {error}") from error
     except ConfigError:
         return []  # a run without a record, or with a broken one, is trained
     before, now = (

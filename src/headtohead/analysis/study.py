@@ -150,7 +150,7 @@ class Study:
 
     @cached_property
     def missing(self) -> dict[str, list[str]]:
-        """By phase, the planned runs that have no record, not even a broken one."""
+        """Planned runs that have no record, not even a broken one, by phase."""
         known = {*self.results.run, *self.broken}
         missing = {phase: [run for run in runs if run not in known] for phase, runs in self.record.runs.items()}
         return {phase: runs for phase, runs in missing.items() if runs}

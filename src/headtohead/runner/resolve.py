@@ -1,4 +1,4 @@
-"""From overrides to the checked configuration of a run, in the sweep and in its workers alike."""
+"""Compose and check the configuration of a run from its overrides, in the sweep and in its workers alike."""
 
 import copy
 from dataclasses import dataclass, replace

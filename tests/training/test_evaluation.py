@@ -69,7 +69,8 @@ def test_final_metrics_of_untrained_networks_equal_those_of_a_plain_loop(config)
     ]
     pool = data.load(runs[0].dataset, CPU)
     cohort = Cohort(runs, pool)
-    final, curves = evaluation.final_metrics(cohort, test=True)
+    evaluated = evaluation.evaluate(cohort, test=True)
+    final, curves = evaluated.metrics, evaluated.curves
     for index, one in enumerate(runs):
         view = cohort.views[index]
         single = Cohort([one], pool).pack.template.eval()

@@ -103,6 +103,8 @@ class RunRecord:
         config: Resolved configuration.
         environment: Versions, device and commit.
         bytes: Sizes of the files beside this one when it was written.
+        blocks: Test metrics by name for each block of test examples, and the `size` of each block. Empty where the test
+            split was not read, or is too small for blocks.
     """
 
     version: int = VERSION
@@ -124,6 +126,7 @@ class RunRecord:
     config: dict[str, Any]
     environment: Environment
     bytes: dict[str, int] = field(default_factory=dict)
+    blocks: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
 
 class OtherReleaseError(ConfigError):

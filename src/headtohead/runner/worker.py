@@ -45,7 +45,7 @@ from headtohead.training.loop import Outcome, Point, train
 # The folder of a study that holds the states of its packs.
 CHECKPOINTS = "checkpoints"
 # The outcome of a run that was stopped by an error.
-FAILED = Outcome(steps=0, diverged_at=None, metrics={}, curves=None, predictions=None, pack_mode=None)
+FAILED = Outcome(steps=0, diverged_at=None, metrics={}, blocks={}, curves=None, predictions=None, pack_mode=None)
 
 # A row per logged step of a run: `step`, `epoch` and metrics by name.
 History = list[dict[str, Any]]
@@ -323,6 +323,7 @@ def _record(pack: ResolvedPack, member: Member, outcome: Outcome, wall_s: float,
         diverged_at=outcome.diverged_at,
         error="".join(traceback.format_exception(error)) if error else None,
         metrics={**outcome.metrics},
+        blocks={name: tuple(values) for name, values in outcome.blocks.items()},
         curves=outcome.curves,
         pack=PackInfo(
             size=len(pack.members),

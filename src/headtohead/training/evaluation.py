@@ -1,11 +1,11 @@
 """Evaluation of finished runs: on the validation and test splits, on shifted inputs, and on inputs from elsewhere.
 
 Shape suffixes: R runs, N examples, V views of the data, n examples of a chunk, K classes, P features or pixels of a
-channel; x the axes of one input.
+channel, G blocks of test examples; x the axes of one input.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headtohead.options import nearest, require
-from headtohead.training import data, metrics
+from headtohead.training import blocks, data, metrics
 from headtohead.training.data import Dataset, Split
 from headtohead.training.datasets import DATASETS
 from headtohead.training.pack_data import Cohort
@@ -86,34 +86,38 @@ def ood_dataset(dataset: Dataset) -> Dataset | None:
     return cls(**values)
 
 
-def final_metrics(cohort: Cohort, test: bool) -> tuple[Metrics, dict[str, RunCurves]]:
-    """Compute all metrics, (R,) each, and for each split the curves of each run.
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is measured of finished runs.
 
-    Args:
-        test: whether to read the test split.
+    Attributes:
+        metrics: metrics by name, (R,) each.
+        curves: for each split the curves of each run.
+        blocks: test metrics by name for each block of test examples, (R, G) each, and `size`, the number of examples
+            of each block. Empty if the test split was not read or is too small for two blocks.
     """
-    num_classes = cohort.pool.num_classes
+
+    metrics: Metrics
+    curves: dict[str, RunCurves]
+    blocks: Metrics
+
+
+def evaluate(cohort: Cohort, test: bool) -> Evaluation:
+    """Evaluate finished runs on the validation split and, if `test`, on the test split."""
     temperature_R = _temperature(cohort)
-    validation = cohort.examples(cohort.chunks("val"))
+    validation = _examples(cohort, "val", temperature_R)
     threshold_R = metrics.best_threshold(validation)
-    result: Metrics = {}
-    curves: dict[str, RunCurves] = {}
-
-    def add(split: Split, examples: metrics.PerExample) -> None:
-        values = metrics.summarise_fully(examples, num_classes, threshold_R)
-        values["nll_calibrated"] = _calibrated_nll(cohort, split, temperature_R)
-        result.update({f"{split}_{name}": value for name, value in values.items()})
-        curves[split] = metrics.curves(examples)
-
-    add("val", validation)
-    if test:
-        tested = cohort.examples(cohort.chunks("test"))
-        add("test", tested)
-        fitted = metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.pool.test))))
-        result["gap_accuracy"] = fitted["accuracy"] - result["test_accuracy"]
-        result["gap_nll"] = result["test_nll"] - fitted["nll"]
-        result |= _shift_metrics(cohort) | _ood_metrics(cohort)
-    return result, curves
+    result = _summary("val", validation, cohort.pool.num_classes, threshold_R)
+    curves = {"val": metrics.curves(validation)}
+    if not test:
+        return Evaluation(result, curves, {})
+    tested = _Tested(cohort, temperature_R, threshold_R)
+    curves["test"] = metrics.curves(tested.examples)
+    block_N = blocks.assign_blocks(tested.labels_N)
+    by_block = blocks.pseudo_values(tested.metrics, block_N)
+    if by_block:
+        by_block["size"] = block_N.bincount().double().expand(len(cohort), -1)
+    return Evaluation(result | tested.metrics(), curves, by_block)
 
 
 def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -145,14 +149,14 @@ def _temperature(cohort: Cohort) -> Tensor:
     return metrics.fit_temperature(_log_probabilities(cohort, inputs_Vnx), cohort.spread(labels_Vn))
 
 
-def _calibrated_nll(cohort: Cohort, split: Split, temperature_R: Tensor) -> Tensor:
-    """Return the NLL of a split after division of the log-probabilities by a temperature, (R,)."""
-    total_R, count = torch.zeros_like(temperature_R), 0
+def _examples(cohort: Cohort, split: Split, temperature_R: Tensor) -> metrics.PerExample:
+    """Return `metrics.per_example` of a split, with `nll_calibrated`: the NLL after division by a temperature."""
+    examples = cohort.examples(cohort.chunks(split))
+    parts = []
     for inputs_Vnx, labels_Vn in cohort.chunks(split):
         log_q_RnK = (_log_probabilities(cohort, inputs_Vnx) / temperature_R[:, None, None]).log_softmax(-1)
-        total_R -= log_q_RnK.gather(-1, cohort.spread(labels_Vn).unsqueeze(-1)).sum((1, 2))
-        count += labels_Vn.shape[1]
-    return total_R / count
+        parts.append(-log_q_RnK.gather(-1, cohort.spread(labels_Vn).unsqueeze(-1)).squeeze(-1))
+    return examples | {"nll_calibrated": torch.cat(parts, 1)}
 
 
 def _log_probabilities(cohort: Cohort, inputs_Vnx: Tensor) -> Tensor:
@@ -164,34 +168,89 @@ def _log_probabilities(cohort: Cohort, inputs_Vnx: Tensor) -> Tensor:
     return log_q_RnK
 
 
-def _shift_metrics(cohort: Cohort) -> Metrics:
-    """Compute the accuracy for each shift of the test inputs, and the mean accuracy and NLL over the shifts."""
-    kinds = SHIFTS if cohort.pool.is_image else {"noise": add_noise}
-    result: Metrics = {}
-    losses_R = []
-    for kind, shift in kinds.items():
-        summary = metrics.summarise(cohort.examples(_mapped(cohort.chunks("test"), shift)))
-        result[f"shift_{kind}_accuracy"] = summary["accuracy"]
-        losses_R.append(summary["nll"])
-    result["shift_accuracy"] = torch.stack(list(result.values())).mean(0)
-    return result | {"shift_nll": torch.stack(losses_R).mean(0)}
+class _Tested:
+    """The test examples as finished runs see them: as they are, shifted, and beside inputs from elsewhere.
+
+    Attributes:
+        examples: `metrics.per_example` of the test split.
+        labels_N: labels of the test split.
+    """
+
+    def __init__(self, cohort: Cohort, temperature_R: Tensor, threshold_R: Tensor):
+        self._num_classes, self._threshold_R = cohort.pool.num_classes, threshold_R
+        self.labels_N = cohort.pool.labels[cohort.pool.test]
+        self.examples = _examples(cohort, "test", temperature_R)
+        self._fitted = metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.pool.test))))
+        kinds = SHIFTS if cohort.pool.is_image else {"noise": add_noise}
+        self._shifted = {kind: cohort.examples(_mapped(cohort.chunks("test"), shift)) for kind, shift in kinds.items()}
+        self._outliers = _outlier_scores(cohort)
+
+    def metrics(self, kept_N: Tensor | None = None) -> Metrics:
+        """Compute all metrics of the test split, (R,) each.
+
+        Args:
+            kept_N: which examples to use, (N,); None for all.
+        """
+        examples = _kept(self.examples, kept_N)
+        result = _summary("test", examples, self._num_classes, self._threshold_R)
+        result["gap_accuracy"] = self._fitted["accuracy"] - result["test_accuracy"]
+        result["gap_nll"] = result["test_nll"] - self._fitted["nll"]
+        return result | self._shift_metrics(kept_N) | self._outlier_metrics(kept_N)
+
+    def _shift_metrics(self, kept_N: Tensor | None) -> Metrics:
+        """Compute the accuracy for each shift of the test inputs, and the mean accuracy and NLL over the shifts."""
+        kept = {kind: _kept(examples, kept_N) for kind, examples in self._shifted.items()}
+        result = {f"shift_{kind}_accuracy": examples["accuracy"].mean(-1) for kind, examples in kept.items()}
+        result["shift_accuracy"] = torch.stack(list(result.values())).mean(0)
+        result["shift_nll"] = torch.stack([examples["nll"].mean(-1) for examples in kept.values()]).mean(0)
+        return result
+
+    def _outlier_metrics(self, kept_N: Tensor | None) -> Metrics:
+        """Compute the AUROC of the confidence (Hendrycks and Gimpel 2017) between test inputs and OOD inputs.
+
+        Without a test example an OOD input of the same position is left out: it may be that example, permuted.
+        """
+        if self._outliers is None:
+            return {}
+        inside_RN, outside_RN = self._outliers
+        if kept_N is not None:
+            position_N = torch.arange(outside_RN.shape[1]) % len(kept_N)
+            inside_RN = inside_RN[:, kept_N[: inside_RN.shape[1]].to(inside_RN.device)]
+            outside_RN = outside_RN[:, kept_N[position_N].to(outside_RN.device)]
+        score_RN = torch.cat([inside_RN, outside_RN], 1)
+        is_inside_N = torch.arange(score_RN.shape[1], device=score_RN.device) < inside_RN.shape[1]
+        return {"ood_auroc": metrics.auroc(score_RN, is_inside_N.expand(score_RN.shape))}
 
 
-def _ood_metrics(cohort: Cohort) -> Metrics:
-    """Compute the AUROC of the confidence (Hendrycks and Gimpel 2017) between test inputs and OOD inputs."""
+def _summary(split: Split, examples: metrics.PerExample, num_classes: int, threshold_R: Tensor) -> Metrics:
+    """Compute the metrics of a split that need its examples alone, (R,) each."""
+    values = metrics.summarise_fully(examples, num_classes, threshold_R)
+    values["nll_calibrated"] = examples["nll_calibrated"].mean(-1)
+    return {f"{split}_{name}": value for name, value in values.items()}
+
+
+def _kept(examples: metrics.PerExample, kept_N: Tensor | None) -> metrics.PerExample:
+    """Return the values of the examples that `kept_N` marks, in float64; all as they are where it is None."""
+    if kept_N is None:
+        return examples
+    index_N = kept_N.nonzero().flatten().to(examples["label"].device)
+    chosen = {name: values_RN.index_select(-1, index_N) for name, values_RN in examples.items()}
+    return {name: value.double() if value.is_floating_point() else value for name, value in chosen.items()}
+
+
+def _outlier_scores(cohort: Cohort) -> tuple[Tensor, Tensor] | None:
+    """Return the confidence of test inputs and of OOD inputs, (R, N) each; None without OOD inputs."""
     dataset = ood_dataset(cohort.runs[0].dataset)
     if dataset is None:
-        return {}
+        return None
     pool = cohort.pool if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
     ood_chunks = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, len(cohort), OOD_EXAMPLES)
     if pool is cohort.pool:
         ood_chunks = _mapped(ood_chunks, permute)
-    outside_RN = _confidence(cohort, ood_chunks)
-    inside_RN = _confidence(cohort, cohort.chunks("test", OOD_EXAMPLES))
+    outside_RN, inside_RN = _confidence(cohort, ood_chunks), _confidence(cohort, cohort.chunks("test", OOD_EXAMPLES))
     # Scores that differ only by rounding, as those of a dead network, count as ties.
-    score_RN = torch.cat([inside_RN, outside_RN], 1).round(decimals=5 if cohort.dtype == torch.float32 else 12)
-    is_inside_RN = torch.arange(score_RN.shape[1], device=score_RN.device).expand(score_RN.shape) < inside_RN.shape[1]
-    return {"ood_auroc": metrics.auroc(score_RN, is_inside_RN)}
+    decimals = 5 if cohort.dtype == torch.float32 else 12
+    return inside_RN.round(decimals=decimals), outside_RN.round(decimals=decimals)
 
 
 def _confidence(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tensor:

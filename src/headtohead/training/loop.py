@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from headtohead.training import data, diagnostics, metrics
 from headtohead.training.config import Config, Training
 from headtohead.training.data import Pool
-from headtohead.training.evaluation import final_metrics, predictions
+from headtohead.training.evaluation import Evaluation, evaluate, predictions
 from headtohead.training.optimizers import column
 from headtohead.training.pack_data import Cohort
 
@@ -65,6 +65,8 @@ class Outcome:
         steps: number of updates.
         diverged_at: step at which the loss or the gradient was not finite, or None.
         metrics: final metrics by name; those of a uniform guess if the run diverged.
+        blocks: test metrics by name for each block of test examples, and the `size` of each block. Empty if the test
+            split was not read.
         curves: data of figures, by split, and `histograms`; None if the run diverged.
         predictions: `evaluation.predictions` of the test split; None if it was not read or the run diverged.
         pack_mode: `Pack.mode`.
@@ -73,6 +75,7 @@ class Outcome:
     steps: int
     diverged_at: int | None
     metrics: dict[str, float]
+    blocks: dict[str, list[float]]
     curves: dict[str, Any] | None
     predictions: dict[str, np.ndarray] | None
     pack_mode: str | None
@@ -248,17 +251,18 @@ class _Training:
     def finish(self) -> Iterator[Point | list[Outcome]]:
         """Evaluate the trained runs, and yield the last point and the outcomes."""
         cohort = self.cohort
-        final, curves = final_metrics(cohort, self.test)
+        evaluation = evaluate(cohort, self.test)
+        final = evaluation.metrics
         if self.test:
-            curves["histograms"] = _drawn(self.histograms, len(self.runs))
+            evaluation.curves["histograms"] = _drawn(self.histograms, len(self.runs))
         # A run may diverge at its last update.
         self.alive_R &= final["val_nll"].isfinite()
         values = {f"val_{name}": final[f"val_{name}"] for name in metrics.FOLLOWED}
         yield self._add_point(self.steps, _to_host(self._recent(self.steps) | values, self.alive_R))
         final |= _training_metrics(self.points, self.trace, len(self.runs))
         predicted = predictions(cohort) if self.test else None
-        loss_SR, num_classes = self.trace["loss"], cohort.pool.num_classes
-        yield _outcomes(final, curves, predicted, loss_SR, self.alive_R, num_classes, cohort.pack.mode)
+        steps = self.trace["loss"].isfinite().sum(0).tolist()
+        yield _outcomes(evaluation, predicted, steps, self.alive_R, cohort.pool.num_classes, cohort.pack.mode)
 
     def _differentiate(self, number: int, inputs_VBx: Tensor, labels_VB: Tensor) -> _Step:
         """Compute the gradients of a batch, and add the step to the trace."""
@@ -376,29 +380,30 @@ def _drawn(histograms: dict[str, tuple[Tensor, Tensor]], runs: int) -> list[dict
 
 
 def _outcomes(
-    final: dict[str, Tensor],
-    curves: dict[str, list[dict[str, Any]]],
+    evaluation: Evaluation,
     predicted: dict[str, np.ndarray] | None,
-    loss_SR: Tensor,
+    steps: list[int],
     alive_R: Tensor,
     num_classes: int,
     mode: str,
 ) -> list[Outcome]:
     """Split the results of the pack into the outcome of each run."""
-    table = torch.stack([value.double().cpu() for value in final.values()], 1).tolist()
-    steps = loss_SR.isfinite().sum(0).tolist()
-    splits = [split for split in ("val", "test") if f"{split}_nll" in final]
+    table = torch.stack([value.double().cpu() for value in evaluation.metrics.values()], 1).tolist()
+    by_block = {name: value_RG.cpu().tolist() for name, value_RG in evaluation.blocks.items()}
     chance = metrics.chance_level(num_classes).items()
-    guess = {f"{split}_{name}": value for split in splits for name, value in chance}
+    guess = {f"{split}_{name}": value for split in evaluation.curves for name, value in chance}
     outcomes = []
     for run, alive in enumerate(alive_R.tolist()):
-        values = dict(zip(final, table[run], strict=True))
+        values = dict(zip(evaluation.metrics, table[run], strict=True))
+        own_blocks = {name: values_R[run] for name, values_R in by_block.items()}
         if alive:
-            own_curves = {split: curves_R[run] for split, curves_R in curves.items()}
+            curves = {split: curves_R[run] for split, curves_R in evaluation.curves.items()}
             own_predictions = predicted and {name: values_Rx[run] for name, values_Rx in predicted.items()}
-            outcomes.append(Outcome(steps[run], None, values, own_curves, own_predictions, mode))
+            outcomes.append(Outcome(steps[run], None, values, own_blocks, curves, own_predictions, mode))
         else:
             measured = {name: value for name, value in values.items() if name.startswith("grad_norm")}
             values = dict.fromkeys(values, math.nan) | guess | measured
-            outcomes.append(Outcome(steps[run], steps[run], values, None, None, mode))
+            guessed = {name: [guess.get(name, math.nan)] * len(block) for name, block in own_blocks.items()}
+            guessed |= {"size": own_blocks["size"]} if own_blocks else {}
+            outcomes.append(Outcome(steps[run], steps[run], values, guessed, None, None, mode))
     return outcomes

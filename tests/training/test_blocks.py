@@ -1,0 +1,111 @@
+"""Blocks of test examples, and the metrics on them, against numpy and scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import run, vary
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from headtohead.training import data, evaluation
+from headtohead.training.blocks import assign_blocks, pseudo_values
+from headtohead.training.pack_data import Cohort
+
+SHORT = ["dataset=digits", "model.widths=[16]", "training.epochs=2", "dataset.train_size=400"]
+
+
+@pytest.mark.parametrize("sizes", [(36, 35, 34), (500, 30, 3), (4, 4, 4), (1, 1), (200,) * 10])
+def test_blocks_are_disjoint_stratified_and_fixed(sizes):
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
+    block = assign_blocks(labels)
+    assert torch.equal(block, assign_blocks(labels))
+    counts = torch.zeros(20, len(sizes), dtype=torch.int64).index_put_(
+        (block, labels), torch.tensor(1), accumulate=True
+    )
+    used = min(20, max(1, len(labels) // 2))
+    assert (counts[used:] == 0).all()
+    counts = counts[:used]
+    assert (counts.amax(0) - counts.amin(0) <= 1).all()
+    assert counts.sum(1).amax() - counts.sum(1).amin() <= 1
+
+
+def test_a_pseudo_value_of_a_mean_is_the_mean_of_the_block():
+    stream = torch.Generator().manual_seed(0)
+    values_RN = torch.rand(3, 47, generator=stream, dtype=torch.float64)
+    block_N = assign_blocks(torch.randint(0, 4, (47,), generator=stream))
+    made = pseudo_values(lambda kept_N: {"mean": values_RN[:, kept_N].mean(1)}, block_N)["mean"]
+    for block in range(20):
+        torch.testing.assert_close(made[:, block], values_RN[:, block_N == block].mean(1))
+
+
+def test_too_few_examples_have_no_blocks():
+    assert pseudo_values(lambda kept_N: {"mean": torch.ones(1)}, assign_blocks(torch.tensor([0, 1]))) == {}
+
+
+def test_blocks_of_untrained_networks_equal_those_of_scikit_learn(config):
+    runs = [
+        vary(config(*SHORT, f"head={head}", "precision=float64"), seed=seed)
+        for head, seed in (("softmax", 0), ("sigmoid", 1))
+    ]
+    pool = data.load(runs[0].dataset, torch.device("cpu"))
+    cohort = Cohort(runs, pool)
+    made = evaluation.evaluate(cohort, test=True)
+    labels = pool.labels[pool.test].numpy()
+    block = assign_blocks(pool.labels[pool.test]).numpy()
+    assert made.blocks["size"][0].tolist() == np.bincount(block).tolist()
+    for index, one in enumerate(runs):
+        view = cohort.views[index]
+        single = Cohort([one], pool).pack.template.eval()
+        inputs = (pool.inputs[pool.test].double() - view.mean) / view.std
+
+        def probabilities(inputs, single=single, one=one):
+            with torch.no_grad():
+                return one.head.probabilities(single(inputs)).numpy()
+
+        q, outside = probabilities(inputs), probabilities(evaluation.permute(inputs[None], 0)[0])
+        nll, correct = -np.log(q[np.arange(len(labels)), labels]), q.argmax(1) == labels
+
+        def balanced(kept, q=q):
+            return balanced_accuracy_score(labels[kept], q[kept].argmax(1))
+
+        def detection(kept, q=q, outside=outside):
+            truth = np.r_[np.ones(kept.sum()), np.zeros(kept.sum())]
+            return roc_auc_score(truth, np.r_[q[kept].max(1), outside[kept].max(1)])
+
+        everything = np.ones(len(labels), dtype=bool)
+        for group in range(20):
+            ours = {name: value_RG[index, group].item() for name, value_RG in made.blocks.items()}
+            assert ours["test_nll"] == pytest.approx(nll[block == group].mean())
+            assert ours["test_accuracy"] == pytest.approx(correct[block == group].mean())
+            fitted = made.metrics["gap_accuracy"][index].item() + correct.mean()
+            assert ours["gap_accuracy"] == pytest.approx(fitted - correct[block == group].mean())
+            share = len(labels) / (block == group).sum()
+            for name, metric in (("test_balanced_accuracy", balanced), ("ood_auroc", detection)):
+                expected = share * metric(everything) - (share - 1) * metric(block != group)
+                assert ours[name] == pytest.approx(expected), name
+
+
+def test_every_test_metric_of_a_run_has_blocks_and_their_mean_is_the_metric(config):
+    _, (outcome,) = run([config(*SHORT)])
+    of_test = {name for name in outcome.metrics if name.startswith(("test_", "gap_", "shift_", "ood_"))}
+    assert {*outcome.blocks} == {*of_test, "size"}
+    size = np.array(outcome.blocks["size"])
+    for name in ("test_accuracy", "test_nll", "test_brier", "test_nll_calibrated", "test_ambiguity_none", "gap_nll",
+                 "shift_accuracy", "shift_nll"):  # fmt: skip
+        assert np.average(outcome.blocks[name], weights=size) == pytest.approx(outcome.metrics[name], rel=1e-5), name
+
+
+def test_a_run_that_is_not_tested_has_no_blocks(config):
+    _, (outcome,) = run([config(*SHORT)], test=False)
+    assert outcome.blocks == {}
+
+
+def test_a_diverged_run_counts_as_a_guess_in_every_block(config):
+    _, (outcome,) = run([config(*SHORT, "optimizer.lr=1e30")])
+    assert outcome.diverged_at is not None
+    assert outcome.blocks["test_accuracy"] == [0.1] * 20
+    assert outcome.blocks["test_nll"] == [math.log(10)] * 20
+    assert all(map(math.isnan, outcome.blocks["test_macro_f1"]))
+    assert sum(outcome.blocks["size"]) == 359

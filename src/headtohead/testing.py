@@ -11,10 +11,22 @@ import numpy as np
 import yaml
 
 from headtohead.analysis.statistics import best_learning_rates
-from headtohead.record.run import Environment, PackInfo, Phase, RunRecord, Status, results, write_results, write_run
+from headtohead.record.files import write_atomically
+from headtohead.record.run import (
+    Environment,
+    PackInfo,
+    Phase,
+    RunRecord,
+    Status,
+    blocks,
+    results,
+    write_results,
+    write_run,
+)
 from headtohead.record.study import Claim, StudyProtocol, StudyRecord, read_claims, write_study
 
 CLASSES = 10
+BLOCKS, BLOCK_SIZE = 20, 90.0
 EPOCHS, STEPS = 20, 400
 # Each metric's value at the best learning rate and its standard deviation over seeds. Half of the variance
 # belongs to the seed, whatever the arm, so that pairing pays.
@@ -118,7 +130,7 @@ def make_study(
         diverged, failed: patterns (arm, lr, seed) of runs; None matches any value.
         noise: factor of every metric's standard deviation over seeds.
         claims: claims of study.json; None takes those of configs/claims.
-        records: False writes study.json and results.csv alone, for simulations that need thousands of studies.
+        records: False writes study.json and the tables alone, for simulations that need thousands of studies.
         seed: seed of the random numbers.
     """
     if not isinstance(arms, Mapping):
@@ -146,6 +158,7 @@ def make_study(
         write_results(folder)
     else:
         results(run for run, _ in made).to_csv(folder / "results.csv", index=False)
+        write_atomically(folder / "blocks.csv", blocks(run for run, _ in made).to_csv(index=False))
     return folder
 
 
@@ -225,6 +238,7 @@ class _Runs:
             overrides=tuple(self.arms[arm]),
             config=_config(self.study, head, lr, seed),
             environment=ENVIRONMENT,
+            blocks=_blocks(metrics, self.noise, seed) if phase != "search" and status == "finished" else {},
             curves={split: _curves(self.rng, head) for split in splits} if status == "finished" else None,
         )
         history = [] if status == "failed" else _history(metrics, lr, delay, own, status, head)
@@ -278,6 +292,20 @@ def _metrics(luck: np.ndarray, decades: float, shifts: Sequence[Mapping[str, flo
         for name in shift.keys() & values.keys():
             values[name] += shift[name]
     return {name: float(value) for name, value in values.items()}
+
+
+def _blocks(metrics: Mapping[str, float], noise: float, seed: int) -> dict[str, tuple[float, ...]]:
+    """Draw the test metrics of a run on blocks, whose mean is the metric. An example is as hard for all arms."""
+    hardness = np.random.default_rng(0).normal(size=BLOCKS)
+    own = np.random.default_rng([seed, int(abs(metrics["test_accuracy"]) * 1e9)]).normal(size=BLOCKS)
+    away = (hardness - hardness.mean()) * 2 + (own - own.mean()) * noise
+    deviations = METRICS | FINAL
+    tested = [name for name in metrics if name.startswith(("test_", "gap_", "shift_", "ood_"))]
+    by_block: dict[str, tuple[float, ...]] = {"size": (BLOCK_SIZE,) * BLOCKS}
+    for name in tested:
+        _, deviation = deviations[name if name in deviations else f"val_{name[5:]}"]
+        by_block[name] = tuple((metrics[name] + deviation * away).tolist())
+    return by_block
 
 
 def _history(

@@ -31,7 +31,7 @@ def study(tmp_path_factory):
     return with_ladder(tmp_path_factory.mktemp("outputs") / "steps", seeds=6, failed=failed, effects=effects)
 
 
-def test_steps_are_paired_t_intervals_over_the_seeds_that_all_arms_share(study):
+def test_steps_cover_the_seeds_that_all_arms_share_and_the_test_examples(study):
     results = pd.read_csv(study / "results.csv")
     rows = {row.claim: row for row in ladder_rows(read_study(study))}
     for claim, metric in (("accuracy", "test_accuracy"), ("loss_nll", "test_nll")):
@@ -41,7 +41,8 @@ def test_steps_are_paired_t_intervals_over_the_seeds_that_all_arms_share(study):
         for interval, (arm, before) in zip((*rows[claim].steps, rows[claim].total), pairs, strict=True):
             expected = stats.ttest_rel(table[arm], table[before]).confidence_interval(0.95)
             assert interval.mean == pytest.approx((table[arm] - table[before]).mean())
-            assert (interval.lower, interval.upper) == pytest.approx((expected.low, expected.high))
+            # The choice of test examples adds to the error over seeds, and to the degrees of freedom.
+            assert interval.upper - interval.lower > 0.9 * (expected.high - expected.low)
 
 
 def test_a_metric_of_the_search_leaves_out_what_any_arm_lacks(study):

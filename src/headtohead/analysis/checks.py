@@ -1,6 +1,5 @@
 """Checks of a study: what could be wrong with it."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,8 @@ from typing import Literal
 import pandas as pd
 
 from headtohead.analysis.claims import Verdict
-from headtohead.analysis.statistics import smallest_sign_flip_p
 from headtohead.analysis.study import Study, arm_config
 from headtohead.analysis.text import capitalised, listed, plural
-from headtohead.analysis.verdicts import ALPHA
 from headtohead.record.run import RunRecord
 
 # Intervals cover with any number of seeds, but few seeds make them wide. Fewer than FEW_SEEDS are a warning, fewer
@@ -37,7 +34,7 @@ def run_checks(study: Study, verdicts: Sequence[Verdict]) -> list[Check]:
     """Return what could be wrong with a study, warnings first."""
     checks = [*_completeness(study), *_mixtures(study)]
     if len(study.arms) > 1:
-        checks = [*_tuning(study), *checks, *_seeds(study), *_power(verdicts)]
+        checks = [*_tuning(study), *checks, *_seeds(study)]
     if not study.record.claims:
         checks.append(Check("remark", "study.json names no claims, so there are no verdicts."))
     checks += _unjudged(study, verdicts)
@@ -128,24 +125,6 @@ def _seeds(study: Study) -> Iterable[Check]:
     if counts.nunique() > 1:
         each = listed(f"{count} of {arm}" for arm, count in counts.items())
         yield Check("warning", f"Arms have different numbers of seeds ({each}). Only shared seeds are compared.")
-
-
-def _power(verdicts: Sequence[Verdict]) -> Iterable[Check]:
-    """Warn where the pairs of runs are too few to pass the correction for the claims."""
-    families: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        families.setdefault((verdict.arm, verdict.versus), []).append(verdict)
-    for (arm, versus), family in families.items():
-        pairs = max(verdict.seeds for verdict in family)
-        tests = sum(math.isfinite(verdict.p) for verdict in family)
-        if tests and smallest_sign_flip_p(pairs) > ALPHA / tests:
-            enough = next(n for n in range(pairs + 1, 64) if smallest_sign_flip_p(n) <= ALPHA / tests)
-            yield Check(
-                "warning",
-                f"No claim about {arm} and {versus} can be supported or refuted: {pairs} pairs of runs cannot reach "
-                f"p < {ALPHA:g} / {tests}, the corrected level for {tests} claims. It takes {enough} seeds, or fewer "
-                "claims.",
-            )
 
 
 def _unjudged(study: Study, verdicts: Sequence[Verdict]) -> Iterable[Check]:

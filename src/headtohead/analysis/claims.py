@@ -18,8 +18,8 @@ VERDICTS: dict[Decision, Word] = {
 # The keys of a row of verdicts.json, in order.
 KEYS = (
     *("claim", "sentence", "metric", "phase", "direction", "margin", "arm", "versus", "head", "versus_head", "context"),
-    *("seeds", "mean_arm", "mean_versus", "difference", "lower", "upper", "p", "p_corrected", "p_equivalence"),
-    *("verdict", "more_seeds", "minimum_detectable", "note"),
+    *("weight", "seeds", "examples", "mean_arm", "mean_versus", "difference", "lower", "upper", "confidence"),
+    *("p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples", "minimum_detectable", "note"),
 )
 
 
@@ -80,6 +80,7 @@ def _open_verdict(study: Study, name: str, claim: Claim, arm: str, versus: str) 
         phase=claim.phase,
         direction=claim.direction,
         margin=claim.margin,
+        weight=claim.weight,
         arm=arm,
         versus=versus,
         head=study.head_of(arm),

@@ -145,6 +145,10 @@ class Crossed:
         )
         return max(detected, near + far - 1)
 
+    def detectable(self, level: float, power: float) -> float:
+        """Return the true difference that a two-sided test at this level detects with this probability."""
+        return self.error * float(stats.t.isf(level / 2, self.degrees) + stats.t.ppf(power, self.degrees))
+
     def _scaled(self, seed_factor: float, block_factor: float, seeds: int) -> "Crossed":
         residual = self.residual_variance * seed_factor * block_factor
         seed = max(self.seed_variance - self.residual_variance, 0.0) * seed_factor + residual

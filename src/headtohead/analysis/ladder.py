@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from headtohead.analysis.pairing import Unjudged, by_seed
-from headtohead.analysis.statistics import Interval, t_interval
+from headtohead.analysis.pairing import Unjudged, pair_up
+from headtohead.analysis.statistics import Interval
 from headtohead.analysis.study import Study
 from headtohead.record.study import Claim
 
@@ -34,10 +34,10 @@ def ladder_rows(study: Study) -> list[LadderRow]:
     rows = []
     for name, claim in study.record.claims.items() if arms else ():
         try:
-            values, _ = by_seed(study, claim.metric, claim.phase, arms)
+            pairs = pair_up(study, claim.metric, claim.phase, arms)
         except Unjudged:
             continue
-        steps = tuple(t_interval((values[arm] - values[before]).to_numpy()) for before, arm in pairwise(arms))
-        total = t_interval((values[arms[-1]] - values[arms[0]]).to_numpy())
-        rows.append(LadderRow(name, claim, len(values), steps, total))
+        steps = tuple(pairs.estimate(arm, before).interval(0.95) for before, arm in pairwise(arms))
+        total = pairs.estimate(arms[-1], arms[0]).interval(0.95)
+        rows.append(LadderRow(name, claim, len(pairs.values), steps, total))
     return rows

@@ -1,7 +1,11 @@
-"""Values of a metric for arms that share their seeds, also of metrics derived from several runs."""
+"""Values of a metric for arms that share their seeds, also of metrics derived from several runs.
+
+Shape suffixes: S seeds, G blocks of test examples.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -9,22 +13,67 @@ import numpy as np
 import pandas as pd
 
 from headtohead.analysis import statistics
+from headtohead.analysis.estimates import Crossed, Estimate, Shares, floor_of_shares
 from headtohead.analysis.study import Study
 from headtohead.options import nearest
 from headtohead.record.run import COLUMNS, read_history
 
 # The rows of a comparison: the whole grid, each arm at its best learning rate, or `Study.final`.
 Scope = Literal["search", "confirm", "final"]
+# Which value of a metric is the better one.
+Direction = Literal["higher", "lower"]
+
+# What the names of metrics of test examples begin with.
+OF_TEST = ("test_", "gap_", "shift_", "ood_")
+# Metrics that are shares of test examples, where an example counts or does not.
+OF_EXAMPLES = {"test_accuracy", "test_ambiguity_none", "test_ambiguity_several", "test_exact_match"}
+# Metrics that are shares of runs, where a run counts or does not.
+OF_RUNS = {"diverged_share", "stalled"}
 
 
 class Unjudged(Exception):
     """The runs lack what a comparison needs. The message says what is missing."""
 
 
-def by_seed(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> tuple[pd.DataFrame, str | None]:
-    """Return a metric with a row per seed that all `arms` share and a column per arm, and a note on it.
+@dataclass(frozen=True)
+class Pairs:
+    """Values of a metric for arms that share their seeds, and what the errors of their differences rest on.
 
-    In the search a seed's value is the mean over the learning rates at which all arms have one.
+    Attributes:
+        values: A row per seed and a column per arm.
+        note: What a reader must know; None without a note.
+        blocks: Values of each arm for each seed and block of test examples, (S, G); None for a metric of training.
+        size_G: Number of examples of each block; None without blocks.
+        of_runs: Whether each run has a property, a row per pair of runs and a column per arm, for a share of runs.
+        of_examples: Whether the metric is a share of test examples.
+    """
+
+    values: pd.DataFrame
+    note: str | None
+    blocks: Mapping[str, np.ndarray] | None = None
+    size_G: np.ndarray | None = None
+    of_runs: pd.DataFrame | None = None
+    of_examples: bool = False
+
+    def estimate(self, arm: str, versus: str) -> Estimate:
+        """Estimate the difference of an arm from another one."""
+        if self.of_runs is not None:
+            first, second = (self.of_runs[name].to_numpy() > 0 for name in (arm, versus))
+            return Shares(int((first & ~second).sum()), int((second & ~first).sum()), len(self.of_runs))
+        differences_S = (self.values[arm] - self.values[versus]).to_numpy()
+        if self.blocks is None or self.size_G is None:
+            return Crossed.over_seeds(differences_S)
+        differences_SG = self.blocks[arm] - self.blocks[versus]
+        estimate = Crossed.over_seeds_and_blocks(float(differences_S.mean()), differences_SG)
+        floor = floor_of_shares(differences_SG, self.size_G) if self.of_examples else 0.0
+        return replace(estimate, floor=floor)
+
+
+def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pairs:
+    """Pair the runs of arms by seed.
+
+    In the search a seed's value is the mean over the learning rates at which all arms have one. A diverged run counts
+    as a guess, and never as better than a finished run of these arms.
 
     Args:
         metric: Column of results.csv, or key of DERIVED.
@@ -38,7 +87,10 @@ def by_seed(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> tup
     runs = runs.loc[runs.arm.isin(arms)]
     if runs.empty:
         raise Unjudged(f"no arm has a run of the phase {phase}")
-    values, note = DERIVED[metric](study, runs) if metric in DERIVED else (_recorded(runs, metric), None)
+    if metric in DERIVED:
+        values, note = DERIVED[metric](study, runs)
+    else:
+        values, note = _no_better_diverged(_recorded(runs, metric), runs.status), None
     runs = runs.assign(value=values.where(runs.status != "failed"))
     # In the other phases each arm has a learning rate of its own.
     cell = ["seed", "lr"] if phase == "search" else ["seed"]
@@ -49,10 +101,50 @@ def by_seed(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> tup
         lacking = runs.status[runs.value.isna() & (runs.status != "finished")].value_counts()
         reasons = "".join(f", {count} {status}" for status, count in lacking.items())
         notes.append(f"{len(table) - len(measured)} of {len(table)} pairs of runs lack {metric}{reasons}")
-    pairs = measured.groupby("seed").mean()
-    if len(pairs) < 2:
-        raise Unjudged("; ".join([f"{len(pairs)} pairs of seeds have {metric}, at least 2 are needed", *notes]))
-    return pairs, "; ".join(notes) or None
+    by_seed = measured.groupby("seed").mean()
+    if len(by_seed) < 2:
+        raise Unjudged("; ".join([f"{len(by_seed)} pairs of seeds have {metric}, at least 2 are needed", *notes]))
+    if metric in OF_RUNS:
+        return Pairs(by_seed, "; ".join(notes) or None, of_runs=measured)
+    blocks, size_G = _by_block(study, runs, metric, by_seed)
+    if blocks is None and metric.startswith(OF_TEST):
+        notes.append("no values on blocks of test examples: the interval covers new seeds on these examples alone")
+    return Pairs(by_seed, "; ".join(notes) or None, blocks, size_G, of_examples=metric in OF_EXAMPLES)
+
+
+def _no_better_diverged(values: pd.Series, status: pd.Series) -> pd.Series:
+    """Return the values with those of diverged runs at the worst value of a finished run, where they were better.
+
+    Of the metrics that a guess has, the accuracy alone is better where it is higher.
+    """
+    finished = values[status == "finished"]
+    if str(values.name).endswith("accuracy"):
+        return values.where(status != "diverged", values.clip(upper=finished.min()))
+    return values.where(status != "diverged", values.clip(lower=finished.max()))
+
+
+def _by_block(
+    study: Study, runs: pd.DataFrame, metric: str, by_seed: pd.DataFrame
+) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
+    """Return the values of each arm for each seed and block, (S, G), and the sizes of the blocks, (G,).
+
+    None where a run lacks the metric on a block.
+    """
+    if metric not in study.blocks:
+        return None, None
+    used = runs.loc[runs.seed.isin(by_seed.index), ["run", "arm", "seed", "status", "value"]]
+    rows = used.merge(study.blocks[["run", "block", "size", metric]], on="run", how="left")
+    guessed = rows.status == "diverged"
+    rows["total"] = rows[metric].mask(guessed, rows.value) * rows["size"]
+    if rows.total.isna().any():
+        return None, None
+    sums = rows.groupby(["arm", "seed", "block"])[["total", "size"]].sum().unstack("block")
+    if sums.isna().to_numpy().any() or sums["size"].shape[1] < 2:
+        return None, None
+    values = {
+        str(arm): (sums.loc[arm, "total"] / sums.loc[arm, "size"]).loc[by_seed.index].to_numpy() for arm in by_seed
+    }
+    return values, sums["size"].iloc[0].to_numpy(float)
 
 
 def _rows(study: Study, phase: Scope) -> pd.DataFrame:

@@ -19,7 +19,16 @@ from headtohead.analysis.statistics import best_learning_rates, target_accuracy
 from headtohead.analysis.text import listed
 from headtohead.options import ConfigError
 from headtohead.record.files import flat, read_arrays, write_atomically
-from headtohead.record.run import COLUMNS, NOT_OF_A_RUN, RunRecord, read_history, read_results, read_runs, results
+from headtohead.record.run import (
+    COLUMNS,
+    NOT_OF_A_RUN,
+    RunRecord,
+    blocks,
+    read_history,
+    read_results,
+    read_runs,
+    results,
+)
 from headtohead.record.study import StudyRecord, read_study_record
 
 # Keys of a run's config that differ between the runs of one arm by design.
@@ -108,6 +117,14 @@ class Study:
     @cached_property
     def _histories(self) -> tuple[pd.DataFrame, dict[str, str]]:
         return read_histories(self.folder, self.final.run)
+
+    @cached_property
+    def blocks(self) -> pd.DataFrame:
+        """Test metrics of each tested run for each block of test examples: `run`, `block`, `size` and the metrics."""
+        if any(run.blocks for run in self.records.values()):
+            return blocks(self.records.values())
+        path = self.folder / "blocks.csv"
+        return pd.read_csv(path) if path.is_file() else blocks([])
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:

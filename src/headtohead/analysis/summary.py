@@ -251,15 +251,7 @@ def _certainty(comparisons: Sequence[Comparison]) -> str:
     for decision in DECISIONS:
         rows = [row for row in comparisons if row.decision == decision]
         if rows:
+            outlooks = [f"{row.versus}: {row.outlook}" for row in rows if row.outlook]
             part = f"{relations.get(decision, 'undecided against')} {listed(row.versus for row in rows)}"
-            parts.append(part + (_seeds_to_decide(rows) if decision == "undecided" else ""))
+            parts.append(part + (f" ({listed(outlooks)})" if outlooks else ""))
     return f"How sure: by {comparisons[0].metric.replace('_', ' ')}, paired by seed, it is {'; '.join(parts)}."
-
-
-def _seeds_to_decide(undecided: Sequence[Comparison]) -> str:
-    if any(row.margin is None for row in undecided):
-        return ""  # without a margin no number is computed
-    known = [row.more_seeds for row in undecided if row.more_seeds]
-    if len(known) < len(undecided):
-        return " (no number of seeds in reach would decide)"
-    return f" (about {plural(max(known), 'more seed')} would decide)"

@@ -10,11 +10,16 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from headtohead.analysis import statistics
-from headtohead.analysis.pairing import Scope, Unjudged, by_seed
+from headtohead.analysis.estimates import Crossed, Estimate, weighted_holm
+from headtohead.analysis.pairing import Direction, Scope, Unjudged, pair_up
 from headtohead.analysis.study import Study
 
+# The share of studies of equal arms that may have a false verdict about a pair, over all looks.
 ALPHA = 0.05
+# The probability of a decision that a study is planned for.
+POWER = 0.8
+# So many seeds that only test examples are uncertain.
+ENDLESS = 10**6
 
 Decision = Literal["better", "worse", "equivalent", "undecided"]
 REVERSED: dict[Decision, Decision] = {"better": "worse", "worse": "better"}
@@ -30,41 +35,51 @@ class Comparison:
         direction: Whether the better value of the metric is the higher or the lower one.
         margin: Size below which a difference does not matter, in the metric's unit; without one, no arms are
             equivalent.
+        weight: Share of the family's level, as `Claim.weight`.
         arm: Label of the first arm.
         versus: Label of the other arm.
         seeds: Number of pairs of runs.
+        examples: Number of test examples whose choice the interval covers; None where it covers seeds alone.
         mean_arm: Mean of `arm` over these pairs.
         mean_versus: Mean of `versus` over these pairs.
         difference: `arm` minus `versus`, in the metric's unit.
-        lower: Lower bound of the difference's 95 % interval.
-        upper: Upper bound of the difference's 95 % interval.
-        p: p-value of no difference, by sign flips.
-        p_corrected: `p` corrected for the family, by Holm.
+        lower: Lower bound of the difference's interval.
+        upper: Upper bound of the difference's interval.
+        confidence: Confidence of this interval, in [0, 1]: one minus the level of the look.
+        p: p-value of no difference.
+        p_corrected: `p` corrected for the family, by Holm with weights, and for the looks. Below ALPHA the difference
+            is real.
         p_equivalence: p-value of a difference beyond the margin, corrected likewise.
         decision: What the comparison says of `arm`.
-        more_seeds: Number of further seeds that would decide an undecided comparison; None where none in reach would.
-        minimum_detectable: Difference that these seeds detect with 80 % power after the correction; NaN where they
-            can detect none.
+        next_power: Probability that an undecided comparison is decided at the next look, with twice the seeds, if the
+            observed mean and spreads are the true ones.
+        needs_examples: Number of test examples with which enough seeds would decide; None where these examples do.
+        minimum_detectable: Difference that a study of this size detects with 80 % power after the correction; NaN for
+            a share of runs.
         note: What a reader must know; None without a note.
     """
 
     metric: str
     phase: Scope
-    direction: Literal["higher", "lower"]
+    direction: Direction
     margin: float | None
+    weight: float | None = None
     arm: str
     versus: str
     seeds: int = 0
+    examples: int | None = None
     mean_arm: float = math.nan
     mean_versus: float = math.nan
     difference: float = math.nan
     lower: float = math.nan
     upper: float = math.nan
+    confidence: float = math.nan
     p: float = math.nan
     p_corrected: float = math.nan
     p_equivalence: float = math.nan
     decision: Decision = "undecided"
-    more_seeds: int | None = None
+    next_power: float = math.nan
+    needs_examples: int | None = None
     minimum_detectable: float = math.nan
     note: str | None = None
 
@@ -83,75 +98,127 @@ class Comparison:
         }
         return Comparison(**values | swapped)
 
+    @property
+    def outlook(self) -> str:
+        """What would decide an undecided comparison; empty where that is not known."""
+        if self.needs_examples:
+            return f"it needs more test examples, about {self.needs_examples:,}"
+        if math.isfinite(self.next_power):
+            return f"{2 * self.seeds} seeds would decide it with a probability of {self.next_power:.0%}"
+        return ""
+
 
 AComparison = TypeVar("AComparison", bound=Comparison)
+
+
+def level_of_look(look: int) -> float:
+    """Return the level of the k-th look, alpha / (k (k + 1)), k from 1 on. The levels of all looks sum to alpha."""
+    return ALPHA / (look * (look + 1))
 
 
 def decide(study: Study, family: Sequence[AComparison]) -> list[AComparison]:
     """Complete comparisons that so far name a metric and two arms each.
 
-    They are one family of tests: Holm's correction counts those of them that the study has the runs for.
+    They are one family of tests: the correction counts those of them that the study has the runs for and whose weight
+    is not 0.
     """
-    measured = [_measure(study, comparison) for comparison in family]
-    corrected = statistics.holm([comparison.p for comparison, _ in measured])
-    equivalence = statistics.holm([comparison.p_equivalence for comparison, _ in measured])
-    # Holm compares the smallest p-value of a family with this level. A value below it passes whatever the others are.
-    level = ALPHA / max(1, int(np.isfinite(corrected).sum()))
+    look = max(1, len(study.record.protocol.looks))
+    level = level_of_look(look)
+    spent = ALPHA / level
+    measured = [_measure(study, comparison, level) for comparison in family]
+    weights = _weights([comparison for comparison, _ in measured])
+    tested = weights > 0
+    corrected = np.array([comparison.p for comparison, _ in measured])
+    equivalence = np.array([comparison.p_equivalence for comparison, _ in measured])
+    corrected[tested] = np.minimum(spent * weighted_holm(corrected[tested], weights[tested]), 1)
+    equivalence[tested] = np.minimum(spent * weighted_holm(equivalence[tested], weights[tested]), 1)
+    # Holm holds a test against this share of the level before any other has passed.
+    shares = np.where(tested, weights, 1.0)
     return [
-        _decide(replace(comparison, p_corrected=float(p), p_equivalence=float(p_equivalence)), differences, level)
-        for (comparison, differences), p, p_equivalence in zip(measured, corrected, equivalence, strict=True)
+        _look_ahead(
+            _decide(replace(comparison, p_corrected=float(p), p_equivalence=float(p_equivalence))),
+            estimate,
+            float(share) * level,
+            float(share) * level_of_look(look + 1),
+        )
+        for (comparison, estimate), p, p_equivalence, share in zip(
+            measured, corrected, equivalence, shares, strict=True
+        )
     ]
 
 
-def _measure(study: Study, comparison: AComparison) -> tuple[AComparison, np.ndarray]:
-    """Return a comparison with all that its own runs say, and the differences behind it, (seeds,)."""
+def _weights(family: Sequence[Comparison]) -> np.ndarray:
+    """Return each comparison's share of the level; those that were not measured have none."""
+    judged = np.array([bool(comparison.seeds) for comparison in family], dtype=bool)
+    given = np.array([math.nan if row.weight is None else row.weight for row in family], dtype=float)
+    rest = judged & np.isnan(given)
+    left = max(1 - np.nansum(given[judged]), 0.0)
+    weights = np.where(rest, left / max(rest.sum(), 1), np.nan_to_num(given)) * judged
+    total = weights.sum()
+    return weights / total if total else weights
+
+
+def _measure(study: Study, comparison: AComparison, level: float) -> tuple[AComparison, Estimate | None]:
+    """Return a comparison with all that its own runs say, and the estimate behind it."""
     arm, versus = comparison.arm, comparison.versus
     try:
-        pairs, note = by_seed(study, comparison.metric, comparison.phase, [arm, versus])
+        pairs = pair_up(study, comparison.metric, comparison.phase, [arm, versus])
     except Unjudged as reason:
-        return replace(comparison, note=f"not judged: {reason}"), np.empty(0)
-    differences = (pairs[arm] - pairs[versus]).to_numpy()
-    difference, lower, upper = map(float, statistics.t_interval(differences))
+        return replace(comparison, note=f"not judged: {reason}"), None
+    estimate = pairs.estimate(arm, versus)
+    difference, lower, upper = estimate.interval(1 - level)
     margin = comparison.margin
     measured = replace(
         comparison,
-        seeds=len(pairs),
-        mean_arm=float(pairs[arm].to_numpy().mean()),
-        mean_versus=float(pairs[versus].to_numpy().mean()),
+        seeds=len(pairs.values),
+        examples=None if pairs.size_G is None else int(pairs.size_G.sum()),
+        mean_arm=float(pairs.values[arm].to_numpy().mean()),
+        mean_versus=float(pairs.values[versus].to_numpy().mean()),
         difference=difference,
         lower=lower,
         upper=upper,
-        p=statistics.sign_flip_p(differences),
-        p_equivalence=math.nan if margin is None else statistics.equivalence_p(differences, margin),
-        note=note,
+        confidence=1 - level,
+        p=estimate.p(),
+        p_equivalence=math.nan if margin is None else estimate.equivalence_p(margin),
+        note=pairs.note,
     )
-    return measured, differences
+    return measured, estimate
 
 
-def _decide(comparison: AComparison, differences: np.ndarray, level: float) -> AComparison:
-    """Return a measured comparison with its decision; `level` is that of Holm's first step."""
-    if not len(differences):
-        return comparison
-    notes = [comparison.note] if comparison.note else []
+def _decide(comparison: AComparison) -> AComparison:
+    """Return a measured comparison with its decision."""
     real = comparison.p_corrected < ALPHA
-    attainable = statistics.smallest_sign_flip_p(comparison.seeds) <= level
-    decision: Decision = "undecided"
     if comparison.p_equivalence < ALPHA:
-        decision = "equivalent"
-        if real:
-            notes.append("the difference is real, but below the margin")
-    elif real:
-        decision = "better" if (comparison.difference > 0) == (comparison.direction == "higher") else "worse"
-    elif comparison.p < ALPHA and not attainable:
-        pairs = comparison.seeds
-        notes.append(f"{pairs} pairs cannot reach p < {level:.2g}, which this study's correction asks for")
-    more_seeds = None
-    if decision == "undecided" and comparison.margin is not None:
-        more_seeds = statistics.more_seeds(differences, comparison.margin, level)
+        notes = [comparison.note, "the difference is real, but below the margin" if real else None]
+        return replace(comparison, decision="equivalent", note="; ".join(filter(None, notes)) or None)
+    if not real:
+        return comparison
+    better = (comparison.difference > 0) == (comparison.direction == "higher")
+    return replace(comparison, decision="better" if better else "worse")
+
+
+def _look_ahead(comparison: AComparison, estimate: Estimate | None, level: float, next_level: float) -> AComparison:
+    """Return a comparison with what its size can detect and, where it is undecided, what would decide it.
+
+    Args:
+        level: level that the comparison is held against first, after the correction.
+        next_level: this level at the next look.
+    """
+    if not isinstance(estimate, Crossed):
+        return comparison
+    detectable = estimate.detectable(level, POWER)
+    if comparison.decision != "undecided":
+        return replace(comparison, minimum_detectable=detectable)
+    margin, examples = comparison.margin, None
+    endless = estimate.with_seeds(ENDLESS)
+    if comparison.examples and endless.power(next_level, margin) < POWER:
+        factor = 2.0
+        while endless.with_examples(factor).power(next_level, margin) < POWER and factor < ENDLESS:
+            factor *= 2
+        examples = int(comparison.examples * factor) if factor < ENDLESS else None
     return replace(
         comparison,
-        decision=decision,
-        more_seeds=more_seeds,
-        minimum_detectable=statistics.minimum_detectable_difference(differences, level) if attainable else math.nan,
-        note="; ".join(notes) or None,
+        minimum_detectable=detectable,
+        next_power=estimate.with_seeds(2 * estimate.seeds).power(next_level, margin),
+        needs_examples=examples,
     )

@@ -216,6 +216,18 @@ def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, *metrics]).astype(dict.fromkeys(metrics, float))
 
 
+def blocks(runs: Iterable[RunRecord]) -> pd.DataFrame:
+    """Tabulate the test metrics of runs on blocks of test examples, a row each: `run`, `block`, `size`, the metrics."""
+    parts = [
+        pd.DataFrame(run.blocks, dtype=float).assign(run=run.run, block=range(len(run.blocks["size"])))
+        for run in runs
+        if run.blocks
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(["size"]))
+    first = ["run", "block", "size"]
+    return table.reindex(columns=[*first, *(name for name in table if name not in first)])
+
+
 def write_results(study: Path) -> pd.DataFrame:
     """Write results.csv from the records of a study's runs, and return the table."""
     table = results(read_runs(study)[0].values())

@@ -22,6 +22,8 @@ class Claim:
         direction: Whether the favoured head is said to have the higher or the lower metric.
         margin: Size below which a difference does not matter, in the metric's unit. It is fixed before any run.
         favours: Name of the favoured head, as in `head=softmax`.
+        weight: Share of the level of the claims about a pair of arms, in [0, 1]. None shares what others leave. 0 is
+            for a fact of construction, which is shown and takes no part in the correction.
     """
 
     sentence: str
@@ -30,8 +32,13 @@ class Claim:
     direction: Literal["higher", "lower"]
     margin: float
     favours: str
+    weight: float | None = None
 
     def __post_init__(self):
+        weight = self.weight
+        require(
+            weight is None or 0 <= weight <= 1, "claim.weight", weight, "from 0 to 1, or null for what others leave"
+        )
         holds = math.isfinite(self.margin) and self.margin > 0
         require(holds, "claim.margin", self.margin, "must be positive and finite, in the metric's unit")
 
@@ -47,6 +54,8 @@ class StudyProtocol:
         extended: Number of learning rates that were added to the grid `below` and `above`.
         ladder: Labels of arms, in order: the report splits the difference between the first and the last into steps.
             Empty without a ladder.
+        looks: Number of seeds that each arm is compared by at each look, ascending. A look is a moment at which
+            verdicts are computed with more seeds than before.
     """
 
     search_seeds: tuple[int, ...]
@@ -54,6 +63,7 @@ class StudyProtocol:
     selected_by: str
     extended: dict[str, int]
     ladder: tuple[str, ...]
+    looks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from headtohead.analysis.claims import VERDICTS, Verdict
 from headtohead.analysis.ladder import LadderRow
 from headtohead.analysis.statistics import Interval
 from headtohead.analysis.summary import ArmSummary, Summary, summarise
-from headtohead.analysis.text import against, decimal, difference, in_percent, num_decimals, plural, plus_minus, rivals
+from headtohead.analysis.text import against, decimal, difference, in_percent, num_decimals, plus_minus, rivals
 from headtohead.analysis.verdicts import Comparison
 from headtohead.record.files import write_atomically
 from headtohead.report import provenance
@@ -188,7 +188,7 @@ def _comparison_row(row: Comparison) -> dict[str, Any]:
         "p": _p_value(row.p_corrected),
         "decision": row.decision,
         "symbol": SYMBOLS[row.decision],
-        "more": _seeds_to_decide(row.more_seeds),
+        "more": row.outlook,
     }
 
 
@@ -226,7 +226,7 @@ def _verdict_row(row: Verdict) -> dict[str, Any]:
         "seeds": row.seeds,
         "verdict": row.verdict,
         "symbol": SYMBOLS[row.verdict],
-        "more": _seeds_to_decide(row.more_seeds),
+        "more": row.outlook,
         "note": row.note,
     }
 
@@ -252,12 +252,6 @@ def _p_value(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _seeds_to_decide(seeds: int | None) -> str:
-    if not seeds:
-        return ""
-    return f"about {plural(seeds, 'more seed')} would decide"
 
 
 def _html() -> Environment:

@@ -89,7 +89,7 @@ def broken_record(folder, change):
             {"curves": {"val": {"reliability": {"confidence": [0, "x"]}}}},
             "curves.val.reliability.confidence.1=x: must be a",
         ),
-        ({"colour": "red"}, "colour: no such key; did you mean lr or curves? accepted: arm, bytes,"),
+        ({"colour": "red"}, "colour: no such key; did you mean lr or curves? accepted: arm, blocks, bytes,"),
     ],
 )
 def test_a_broken_record_is_refused_with_key_value_and_what_is_accepted(tmp_path, change, message):

@@ -44,7 +44,7 @@ def experiments(tmp_path_factory):
 def test_a_study_is_published_whole_and_small(experiments):
     files = {str(path) for path in snapshot(experiments / "digits")}
     figures = {"figures/seeds.svg", "figures/learning_rates.svg", "figures/shared_rate.svg"}
-    assert files == {"README.md", "results.csv", "verdicts.json"} | figures
+    assert files == {"README.md", "results.csv", "blocks.csv", "verdicts.json"} | figures
     assert {str(path) for path in snapshot(experiments / "classes")} == files | {"figures/settings.svg"}
     assert all(len(content) < 300_000 for content in snapshot(experiments).values())
     text = (experiments / "digits/README.md").read_text(encoding="utf-8")

@@ -15,6 +15,8 @@ from headtohead.record.run import RunRecord
 # Intervals cover with any number of seeds, but few seeds make them wide. Fewer than FEW_SEEDS are a warning, fewer
 # than MODEST_SEEDS a remark.
 FEW_SEEDS, MODEST_SEEDS = 10, 20
+# Fewer blocks of test examples say little about other examples.
+FEW_BLOCKS = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def run_checks(study: Study, verdicts: Sequence[Verdict]) -> list[Check]:
     """Return what could be wrong with a study, warnings first."""
     checks = [*_completeness(study), *_mixtures(study)]
     if len(study.arms) > 1:
-        checks = [*_tuning(study), *checks, *_seeds(study)]
+        checks = [*_tuning(study), *checks, *_seeds(study), *_test_examples(study)]
     if not study.record.claims:
         checks.append(Check("remark", "study.json names no claims, so there are no verdicts."))
     checks += _unjudged(study, verdicts)
@@ -125,6 +127,21 @@ def _seeds(study: Study) -> Iterable[Check]:
     if counts.nunique() > 1:
         each = listed(f"{count} of {arm}" for arm, count in counts.items())
         yield Check("warning", f"Arms have different numbers of seeds ({each}). Only shared seeds are compared.")
+
+
+def _test_examples(study: Study) -> Iterable[Check]:
+    """Warn where the test examples are too few to say how much depends on their choice."""
+    counts = {len(run.blocks["size"]): run.blocks["size"] for run in study.records.values() if run.blocks}
+    if not counts:
+        return
+    count = min(counts)
+    examples = sum(size or 0 for size in counts[count])
+    if count < FEW_BLOCKS:
+        yield Check(
+            "warning",
+            f"Few test examples: {examples:.0f} make {plural(count, 'block')}, too few to tell how much a difference "
+            "depends on their choice.",
+        )
 
 
 def _unjudged(study: Study, verdicts: Sequence[Verdict]) -> Iterable[Check]:

@@ -41,8 +41,9 @@ def facts(study: Study) -> dict[str, str]:
         "search seeds" if study.tuned else "seeds": ranges(protocol.search_seeds),
         "confirm seeds": ranges(protocol.confirm_seeds),
         "rates chosen by": f"mean {protocol.selected_by}" if study.tuned else "nobody",
-        "comparisons": "paired by seed: 95 % t interval, exact sign-flip test, Holm's correction over the claims; "
-        "equivalence by two one-sided t tests against the claim's margin",
+        "comparisons": "paired by seed and crossed with blocks of test examples: t tests, Holm's correction with "
+        "weights over the claims; equivalence by two one-sided tests against the claim's margin",
+        "looks": f"{len(protocol.looks)}, at {listed(protocol.looks)} seeds" if protocol.looks else "not recorded",
         "runs": f"{len(study.results)}, {study.results.wall_s.sum():.0f} s of training in total",
         "packs": listed(f"{mode} ({plural(count, 'run')})" for mode, count in packs.most_common()),
         "device": environment.full_device,

@@ -1,10 +1,12 @@
-"""Publish what is committed of a study: README.md, results.csv, verdicts.json and a few figures; and the overview."""
+"""Publish what is committed of a study: README.md, tables, verdicts.json and a few figures; and the overview."""
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+
+import pandas as pd
 
 from headtohead.analysis.claims import Verdict
 from headtohead.analysis.study import Study
@@ -38,6 +40,7 @@ def publish(summary: Summary, drawings: Sequence[Drawing], to: Path) -> None:
     write_figures(to / "figures", published)
     # Metrics are in single precision.
     write_atomically(to / "results.csv", study.results.to_csv(index=False, float_format="%.7g"))
+    write_atomically(to / "blocks.csv", _judged_blocks(study).to_csv(index=False, float_format="%.7g"))
     write_atomically(to / "verdicts.json", (study.folder / "verdicts.json").read_bytes())
     text = without_folders(
         markdown()
@@ -99,6 +102,13 @@ def question(study: Study) -> list[tuple[str, str]]:
 def without_folders(text: str) -> str:
     """Return the text with absolute paths cut to their last part, since folders are the machine's, not the study's."""
     return FOLDERS.sub("…/", text)
+
+
+def _judged_blocks(study: Study) -> pd.DataFrame:
+    """Return the metrics on blocks by which verdicts and the answer can be computed again."""
+    judged = {claim.metric for claim in study.record.claims.values()} | {"test_accuracy", "test_nll"}
+    others = [name for name in study.blocks if name not in {"run", "block", "size"} | judged]
+    return study.blocks.drop(columns=others)
 
 
 def _by_claim(verdicts: Sequence[Verdict]) -> dict[str, dict[str, str]]:

@@ -19,7 +19,7 @@ from headtohead.analysis.ladder import LadderRow
 from headtohead.analysis.statistics import Interval
 from headtohead.analysis.summary import ArmSummary, Summary, summarise
 from headtohead.analysis.text import against, decimal, difference, in_percent, num_decimals, plus_minus, rivals
-from headtohead.analysis.verdicts import Comparison
+from headtohead.analysis.verdicts import Comparison, level_of_look
 from headtohead.record.files import write_atomically
 from headtohead.report import provenance
 from headtohead.report.figures import draw
@@ -147,6 +147,7 @@ def content(summary: Summary, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "name": study.record.name,
         "answer": summary.answer,
         "comparisons": [_comparison_row(comparison) for comparison in summary.answer.comparisons],
+        "confidence": _confidence(summary),
         "counts": [(word, SYMBOLS[word], counts[word]) for word in WORDS],
         "groups": _claims_by_theme(summary.verdicts),
         "arms": [_arm_row(arm) for arm in summary.arms],
@@ -163,6 +164,12 @@ def content(summary: Summary, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "facts": provenance.facts(study),
         "versions": provenance.versions(study),
     }
+
+
+def _confidence(summary: Summary) -> str:
+    """Return the confidence of the intervals of differences in percent: that of the study's last look."""
+    look = max(1, len(summary.study.record.protocol.looks))
+    return f"{100 * (1 - level_of_look(look)):.3g}"
 
 
 def _arm_row(arm: ArmSummary) -> dict[str, str]:

@@ -152,12 +152,22 @@ def _initial_record(axes: Axes, members: Sequence[Member], config: DictConfig) -
             selected_by="val_accuracy",
             extended={"below": 0, "above": 0},
             ladder=first.protocol.ladder or (),
+            looks=_looks(members[0].study, len(fresh or seeds)),
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
         claims=read_claims({str(claim): node for claim, node in (config.get("claims") or {}).items()}),
         environment=environment(str(device)),
     )
+
+
+def _looks(study: Path, seeds: int) -> tuple[int, ...]:
+    """Return the looks of a study, also those of its earlier commands; there is a new one where seeds were added."""
+    try:
+        before = read_study_record(study).protocol.looks
+    except ConfigError:
+        before = ()
+    return before if before and seeds <= before[-1] else (*before, seeds)
 
 
 def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:

@@ -41,7 +41,7 @@ def ladder(study: Study) -> Drawn:
         axis.set_yticks(range(len(arms)), names if across == 0 else [], fontsize=8, color="#333333")
     return figure, (
         "Look at which step carries the total difference. A step is an arm's metric minus that of the arm before; the "
-        f"first one is minus that of {arms[0]}. Lines are 95 % intervals over seeds. Differences in the shade are "
+        f"first one is minus that of {arms[0]}. Lines are 95 % intervals. Differences in the shade are "
         "within the claim's margin and do not matter."
     )
 

@@ -18,7 +18,6 @@ from statsmodels.stats.weightstats import ttost_paired
 from headtohead.analysis import claims as claims_module
 from headtohead.analysis.claims import KEYS, Verdict
 from headtohead.analysis.pairing import DERIVED
-from headtohead.analysis.statistics import learning_rate_sensitivity
 from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
 from headtohead.record.run import read_results
@@ -172,9 +171,21 @@ def test_diverged_runs_count_as_a_guess(tmp_path):
     assert (share.mean_arm, share.mean_versus) == pytest.approx((0, 1 / 3))
     assert (stalled.mean_arm, stalled.mean_versus) == pytest.approx((0, 1 / 3))
     assert accuracy.mean_versus == pytest.approx((0.96 + 0.91 + 0.1) / 3)
-    assert sensitivity.mean_arm == pytest.approx(learning_rate_sensitivity(np.array([0.44, 0.14, 0.44]), 10))
-    assert sensitivity.mean_versus == pytest.approx(learning_rate_sensitivity(np.array([0.44, 0.14, math.log(10)]), 10))
+    assert sensitivity.mean_arm == pytest.approx((0.44 + 2 * 0.14 + 0.44) / 4 - 0.14)
+    assert sensitivity.mean_versus == pytest.approx((0.44 + 2 * 0.14 + math.log(10)) / 4 - 0.14)
+    assert sensitivity.note == "within a factor of 10 of each arm's lowest NLL"
     assert {verdict.verdict for verdict in (share, sensitivity)} == {"supported"}
+
+
+def test_arms_are_as_sensitive_whose_curves_are_the_same_but_for_a_shift(tmp_path):
+    best = {"softmax": 0.1, "sigmoid": 1.0}
+    tested = claims("lr_sensitivity")
+    rates = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    (shifted,) = judge(table_of(tmp_path / "s", claims=tested, best_lr=best, lrs=rates, noise=0))
+    assert shifted.mean_arm == pytest.approx(shifted.mean_versus) and shifted.mean_arm > 0.1
+    (on_edge,) = judge(table_of(tmp_path / "t", claims=tested, best_lr=best, lrs=rates[:4], noise=0))
+    assert on_edge.note.startswith("not judged: lr_sensitivity needs learning rates on both sides")
+    assert on_edge.note.endswith("that of sigmoid, 1, is on the edge")
 
 
 def test_a_run_stalls_before_a_tenth_of_the_way_to_certainty(tmp_path):
@@ -410,10 +421,11 @@ def test_a_known_effect_is_found_as_often_as_its_power(tmp_path):
 def test_the_loss_of_a_guess_is_that_of_the_arms_own_classes(tmp_path):
     study = table_of(tmp_path / "s", claims=claims("lr_sensitivity", phase="search"))
     edit(study / "study.json", lambda content: content | {"num_classes": {"softmax": 10, "sigmoid": 2}})
-    edit(study / "results.csv", lambda table: table.assign(val_nll=table.val_nll + 0.6))
+    edit(study / "results.csv", lambda table: table.assign(val_nll=table.val_nll + 0.35))
     (verdict,) = judge(study)
     table = pd.read_csv(study / "results.csv")
     for arm, count, measured in (("softmax", 10, verdict.mean_arm), ("sigmoid", 2, verdict.mean_versus)):
         nll = table[(table.phase == "search") & (table.arm == arm)].pivot(index="seed", columns="lr", values="val_nll")
         capped = nll.clip(upper=math.log(count))
-        assert measured == pytest.approx((capped.mean(axis=1) - capped.min(axis=1)).mean())
+        expected = (capped[0.01] + 2 * capped[0.1] + capped[1.0]) / 4 - capped.min(axis=1)
+        assert measured == pytest.approx(expected.mean())

@@ -1,18 +1,16 @@
 """Statistics against closed forms, other people's implementations, enumeration by hand, and simulation."""
 
-import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from conftest import run
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from statsmodels.duration.survfunc import SurvfuncRight
-from statsmodels.stats.power import TTestPower
-from statsmodels.stats.weightstats import ttost_paired
 
 from headtohead.analysis.statistics import (
     first_reach,
@@ -53,10 +51,33 @@ def test_time_to_target_counts_those_who_never_arrive(rng):
 
 
 def test_learning_rate_sensitivity():
-    chance = math.log(10)
-    nll = np.array([[0.2, 0.1, 0.3], [0.1, 50.0, chance], [0.4, 0.4, 0.4]])
-    expected = [0.1, (2 * chance + 0.1) / 3 - 0.1, 0]
-    np.testing.assert_allclose(learning_rate_sensitivity(nll, 10), expected, atol=1e-12)
+    chance, rates = math.log(10), [0.01, 0.1, 1.0]
+    nll = np.array([[0.2, 0.1, 0.3], [0.1, 50.0, chance], [0.4, 0.4, 0.4], [0.4, math.nan, 0.4]])
+    # Trapezoids between the rates: the middle one counts twice as much as either end.
+    expected = [(0.2 + 2 * 0.1 + 0.3) / 4 - 0.1, (0.1 + 3 * chance) / 4 - 0.1, 0, math.nan]
+    np.testing.assert_allclose(learning_rate_sensitivity(rates, nll, 10, 0.1, 1.0), expected, atol=1e-12)
+    # Half a decade on each side ends between the rates.
+    narrow = learning_rate_sensitivity(rates, nll[0], 10, 0.1, 0.5)
+    assert narrow == pytest.approx((0.15 + 2 * 0.1 + 0.2) / 4 - 0.1)
+
+
+def test_arms_that_are_the_same_but_for_a_scale_are_as_sensitive(config):
+    """By SGD the mean over K classes is the sum at K times the rate."""
+    rates = 0.01 * 3.0 ** np.arange(9)
+    nll = {}
+    for head in ("sigmoid", "sigmoid_mean"):
+        made = config("dataset=iris", "model=linear", f"head={head}", "training.epochs=8", "precision=float64")
+        runs = [replace(made, optimizer=replace(made.optimizer, lr=float(rate))) for rate in rates]
+        nll[head] = np.array([outcome.metrics["val_nll"] for outcome in run(runs)[1]])
+    place = int(nll["sigmoid"].argmin())
+    assert nll["sigmoid_mean"].argmin() == place + 1
+    half_width = min(place, len(rates) - 2 - place) * math.log10(3)
+    assert half_width > 0
+    ours = [
+        learning_rate_sensitivity(rates, nll[head], 3, rates[centre], half_width)
+        for head, centre in (("sigmoid", place), ("sigmoid_mean", place + 1))
+    ]
+    assert ours[0] == pytest.approx(ours[1]) and ours[0] > 0.01
 
 
 def test_the_target_is_that_of_the_best_arm():

@@ -172,18 +172,33 @@ def _diverged_share(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
 
 
 def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
-    """Sensitivity of each arm and seed over the grid of learning rates; NaN where a run of the grid is missing."""
-    rates = runs.lr.nunique()
-    if rates < 2:
+    """Sensitivity of each arm and seed to the learning rate; NaN where a run of the grid is missing.
+
+    The window has the same width for all arms and lies around each arm's own optimum, so that arms that are the same
+    but for a scale get the same value.
+    """
+    rates = np.sort(runs.lr.unique())
+    if len(rates) < 2:
         raise Unjudged("lr_sensitivity needs a grid of learning rates: its phase must be search")
-    num_classes = runs.arm.map(study.record.num_classes)
+    guess = np.log(runs.arm.map(study.record.num_classes))
+    capped = runs.assign(nll=np.minimum(_recorded(runs, "val_nll"), guess))
+    means = capped.groupby(["arm", "lr"]).nll.mean()
+    best = {arm: float(means[arm].idxmin()) for arm in means.index.unique("arm") if means[arm].notna().any()}
+    rooms = {arm: min(math.log10(rate / rates[0]), math.log10(rates[-1] / rate)) for arm, rate in best.items()}
+    narrowest = min(rooms, key=lambda arm: rooms[arm], default="")
+    if not narrowest or rooms[narrowest] <= 0:
+        where = f"; that of {narrowest}, {best[narrowest]:g}, is on the edge" if narrowest else ""
+        raise Unjudged(f"lr_sensitivity needs learning rates on both sides of each arm's lowest NLL{where}")
+    half_width = rooms[narrowest]
 
-    def sensitivity(nll: pd.Series) -> float:
-        if nll.count() < rates:
-            return math.nan
-        return float(statistics.learning_rate_sensitivity(nll.to_numpy(), num_classes[nll.index[0]]))
+    def sensitivity(group: pd.Series) -> float:
+        arm = str(runs.arm[group.index[0]])
+        nll = group.set_axis(runs.lr[group.index]).reindex(rates)
+        num_classes = study.record.num_classes[arm]
+        return float(statistics.learning_rate_sensitivity(rates, nll.to_numpy(), num_classes, best[arm], half_width))
 
-    return _recorded(runs, "val_nll").groupby([runs.arm, runs.seed]).transform(sensitivity), None
+    values = capped.groupby(["arm", "seed"]).nll.transform(sensitivity)
+    return values, f"within a factor of {10**half_width:.3g} of each arm's lowest NLL"
 
 
 def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:

@@ -80,16 +80,29 @@ def restricted_times(times: ArrayLike, horizon: float) -> np.ndarray:
     return np.minimum(times, horizon)
 
 
-def learning_rate_sensitivity(nll: ArrayLike, num_classes: int) -> np.ndarray:
-    """Return the mean over the grid of min(NLL, ln K) minus its minimum, in nats (Wortsman et al., 2023).
+def learning_rate_sensitivity(
+    rates: ArrayLike, nll: ArrayLike, num_classes: int, centre: float, half_width: float
+) -> np.ndarray:
+    """Return the mean of min(NLL, ln K) over a window of learning rates minus its minimum there, in nats.
 
-    It is the cost of a badly chosen learning rate. 0 means the same loss at every rate.
+    It is the cost of a badly chosen learning rate (compare Wortsman et al., 2023). 0 means the same loss at every rate.
+    The mean is over the logarithm of the rate, and linear between the rates, so that it does not depend on where the
+    grid lies.
 
     Args:
+        rates: Learning rates of the grid, (learning rates,), ascending.
         nll: Normalised validation NLL, (..., learning rates).
+        num_classes: K, from which the NLL of a guess follows.
+        centre: Middle of the window, a rate of the grid.
+        half_width: Decades from the middle to either end of the window, which must lie in the grid.
     """
+    places = np.log10(np.asarray(rates, dtype=float))
     capped = np.minimum(nll, math.log(num_classes))
-    return capped.mean(-1) - capped.min(-1)
+    ends = np.log10(centre) + np.array([-half_width, half_width])
+    inside = places[(places > ends[0] + 1e-9) & (places < ends[1] - 1e-9)]
+    window = np.concatenate([ends[:1], inside, ends[1:]])
+    values = np.apply_along_axis(lambda curve: np.interp(window, places, curve), -1, capped)
+    return np.trapezoid(values, window, axis=-1) / (2 * half_width) - values.min(-1)
 
 
 def _standard_error(values: np.ndarray) -> float:

@@ -36,6 +36,21 @@ CHUNK_EXAMPLES = 1024
 Split = Literal["train", "val", "test"]
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """Files and folders of a source that are left out for one reason.
+
+    Attributes:
+        reason: why, such as "hidden".
+        count: how many.
+        example: the path of the first of them.
+    """
+
+    reason: str
+    count: int
+    example: str
+
+
 class Examples(NamedTuple):
     """All examples of a dataset's source, on the CPU or in files."""
 
@@ -43,6 +58,7 @@ class Examples(NamedTuple):
     labels: Tensor  # (N,) integers in [0, K)
     test: Tensor  # (N_test,) indices of the test split, the same for every seed
     classes: tuple[str, ...]  # K names
+    skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,7 @@ class Pool:
     test: Tensor  # (N_test,) indices of the test split, the same for every seed
     rest: Tensor  # (N_rest,) indices of all other examples
     classes: tuple[str, ...]  # K names
+    skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
 
     @property
     def device(self) -> torch.device:
@@ -195,7 +212,7 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
 
 @lru_cache(maxsize=4)
 def _load(source: Dataset, device: torch.device) -> Pool:
-    inputs, labels, test, classes = source.read()
+    inputs, labels, test, classes, skipped = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
     sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {len(test)} test indices"
     require(
@@ -221,6 +238,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         test=is_test_N.nonzero().flatten().to(device),
         rest=(~is_test_N).nonzero().flatten().to(device),
         classes=classes,
+        skipped=skipped,
     )
 
 

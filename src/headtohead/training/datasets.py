@@ -22,7 +22,9 @@ from headtohead.training.data import Dataset, Examples, generator, stratified_or
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import read_tree
+from headtohead.training.memory import require_memory
 
+CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
 MAX_CLASSES = 10_000
 # Largest side of the squares to which images are resized, and the most processes that read them.
@@ -358,6 +360,12 @@ class Gaussians(WithoutTestSplit):
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
 
     def read(self) -> Examples:
+        require_memory(
+            4 * self.examples * self.dimensions,
+            CPU,
+            "dataset.examples",
+            f"{self.examples} dataset.dimensions={self.dimensions}",
+        )
         stream = generator(self.problem_seed, "gaussians")
         means_KD = self._scale() * torch.randn(self.classes, self.dimensions, generator=stream)
         labels_N = torch.arange(self.examples) % self.classes
@@ -410,6 +418,10 @@ class Composite(WithoutTestSplit):
         base = base_class(**{field.name: getattr(self, field.name) for field in fields(base_class)}).read()
         count = len(base.classes) ** self.images
         require(count <= MAX_CLASSES, "dataset.images", self.images, f"{count} classes, more than {MAX_CLASSES}")
+        for key in ("train_examples", "test_examples"):
+            examples = getattr(self, key)
+            size = examples * self.images * math.prod(base.inputs.shape[1:])
+            require_memory(size, CPU, f"dataset.{key}", examples)
         is_test_N = torch.zeros(len(base.labels), dtype=torch.bool)
         is_test_N[base.test] = True
         stream = generator(self.problem_seed, "composite")

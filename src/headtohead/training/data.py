@@ -250,6 +250,17 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     )
 
 
+@lru_cache(maxsize=4)
+def verify(pool: Pool) -> None:
+    """Read all files of a pool that is not kept in memory, once; the others were read when it was loaded.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    if isinstance(pool.inputs, ImageFiles):
+        pool.inputs.verify()
+
+
 def view(pool: Pool, dataset: Dataset, seed: int) -> View:
     """Draw the training and validation examples of a seed. Sizes and class counts are the same for every seed.
 

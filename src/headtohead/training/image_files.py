@@ -26,6 +26,8 @@ MEMORY_SHARE = 1 / 4
 _START = "fork" if sys.platform == "linux" else "spawn"
 # Number of bytes that are read at once if all images are read.
 PIECE_BYTES = 2**23
+# Number of files that a process verifies before it says so.
+_VERIFIED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +105,23 @@ class ImageFiles:
             read = (read.pin_memory() if self.device.type == "cuda" else read).to(self.device, non_blocking=True)
             yield read.index_select(0, place_x.flatten().to(self.device)).view(*place_x.shape, *self.image_shape)
 
-    def _read_ahead(self, batches: Iterable[list[int]]) -> Iterator[np.ndarray | ConfigError]:
-        """Yield the images of each batch, or the first error, in this process where no others can be started."""
-        reader = _Reader(self.paths, self.read)
+    def verify(self) -> None:
+        """Read every file once, which takes as long as an epoch, so that no broken one stops a training.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        places = torch.arange(len(self.paths)).split(_VERIFIED_AT_ONCE)
+        for error in self._read_ahead((part.tolist() for part in places), discard=True):
+            if error is not None:
+                raise error
+
+    def _read_ahead(self, batches: Iterable[list[int]], discard: bool = False) -> Iterator[Any]:
+        """Yield the images of each batch, None if they are discarded, or an error.
+
+        They are read in this process where no others can be started.
+        """
+        reader = _Reader(self.paths, self.read, discard)
         loader = DataLoader(
             reader,
             batch_sampler=batches,
@@ -129,9 +145,14 @@ class _Reader(Dataset):
 
     paths: Sequence[str]
     read: Callable[[str], Tensor]
+    discard: bool
 
-    def __getitems__(self, index: list[int]) -> np.ndarray | ConfigError:
+    def __getitems__(self, index: list[int]) -> np.ndarray | ConfigError | None:
         try:
+            if self.discard:
+                for place in index:
+                    self.read(self.paths[place])
+                return None
             # Not a tensor: that would travel in shared memory, of which containers have little (/dev/shm).
             return torch.stack([self.read(self.paths[place]) for place in index]).numpy()
         except ConfigError as error:

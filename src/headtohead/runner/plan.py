@@ -110,6 +110,7 @@ def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
         if config.dataset not in checked:
             data.view(pool, config.dataset, config.settings.seed)
             _check_ood(config.dataset, pool)
+            data.verify(pool)
             checked.add(config.dataset)
         key = architecture_key(config)
         if key not in stackable:

@@ -12,7 +12,9 @@ from torchvision.ops import StochasticDepth
 
 from headtohead.training import data
 from headtohead.training.dropout import Draws
+from headtohead.training.heads import Softmax
 from headtohead.training.loop import train
+from headtohead.training.models import Factory, initialise
 from headtohead.training.packing import Pack
 
 CPU, K, SEEDS = torch.device("cpu"), 3, [5, 6, 5]
@@ -125,6 +127,31 @@ def test_stacked_masks_are_those_of_pytorch(size):
             torch.testing.assert_close(logits[index], module(inputs[index]))
     pack.train(False)
     torch.testing.assert_close(pack(inputs)[0], modules[0].eval()(inputs[0]))
+
+
+def test_initial_weights_depend_on_the_seed_whichever_library_draws_them(monkeypatch):
+    import factories
+
+    def make(input_shape, num_classes):
+        network = nn.Sequential()
+        network.add_module("classifier", nn.Linear(6, num_classes))
+        with torch.no_grad():
+            network.classifier.weight.fill_(random.random())
+            network.classifier.bias.copy_(torch.from_numpy(np.random.rand(num_classes)))  # noqa: NPY002
+        return network
+
+    monkeypatch.setattr(factories, "made", make, raising=False)
+    head = Softmax(label_smoothing=0.0, prior_bias="none")
+
+    def weights(seed):
+        network = initialise(Factory("factories:made", {}), head, (6,), K, seed)
+        return [network.classifier.weight.unique().item(), *network.classifier.bias.tolist()]
+
+    state = random.getstate()
+    first = weights(0)
+    assert random.getstate() == state
+    random.seed(1)
+    assert weights(0) == first != weights(1)
 
 
 def test_masks_differ_by_seed_and_step_and_keep_the_share_that_they_should():

@@ -49,8 +49,7 @@ class Draws:
         """Set the global generators of PyTorch, NumPy and Python for the call of one run's network."""
         seed = self._stream(self._seeds[run])
         torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002, the code of a user may use it
+        seed_other_libraries(seed)
 
     def _masks(self, x_Rx: Tensor, keep: float) -> Tensor:
         """Return masks of zeros and 1 / keep, of the shape of `x_Rx`."""
@@ -68,6 +67,12 @@ class Draws:
     def _stream(self, seed: int) -> int:
         """Return the seed of the stream of a run's seed at this moment, of 63 bits."""
         return int.from_bytes(hashlib.sha256(f"{seed} {self._moment}".encode()).digest()[:8]) >> 1
+
+
+def seed_other_libraries(seed: int) -> None:
+    """Set the global generators of NumPy and Python, which the code of a user may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 @contextmanager

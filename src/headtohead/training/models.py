@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from headtohead.options import ConfigError, nearest, require
+from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.heads import Head
 from headtohead.training.packing import in_evaluation, switch
 
@@ -219,9 +220,10 @@ def initialise(model: Model, head: Head, input_shape: Shape, num_classes: int, s
 
     The state of the global generators does not change.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), global_states():
         # Not torch.manual_seed, which would also seed the accelerators: this fork does not restore them.
         torch.default_generator.manual_seed(seed)
+        seed_other_libraries(seed)
         network = model.build(input_shape, num_classes)
         _replace_classifier(network, head)
         return network

@@ -23,6 +23,7 @@ FAMILIES = {
     "norm": ["model=mlp", "model.widths=[8]", "model.batch_norm=true", "model.dropout=0.3", "optimizer=adamw"],
     "alone": ["model=cnn", "model.widths=[4]", "optimizer=adamw", "dataset.crop_padding=1"],
     "vmap": ["model=cnn", "model.widths=[4]", "dataset.crop_padding=1"],
+    "loop": ["model=factory", "model.path=factories:noisy", "dataset.crop_padding=1"],
 }  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class PackInfo:
 
     Attributes:
         size: Number of runs.
-        mode: Way of the forward: "plain", "stacked" or "vmap"; None where the pack failed.
+        mode: Way of the forward: "plain", "stacked", "vmap" or "loop"; None where the pack failed.
         chosen_by: Who chose the size: "user" or "planner"; "memory" where their choice did not fit into it.
         threads: Number of CPU threads.
     """

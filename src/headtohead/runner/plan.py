@@ -23,7 +23,7 @@ from headtohead.training import data
 from headtohead.training.config import architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
-from headtohead.training.models import checked_build
+from headtohead.training.models import checked_build, require_batches
 from headtohead.training.packing import is_stackable
 
 # The most differences that a refusal shows.
@@ -101,20 +101,23 @@ def _check_places(config: DictConfig, member: Member) -> None:
 
 def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
     """Choose the packing of each arm; refuse data and networks that the loop could not train."""
-    stackable: dict[str, bool] = {}
+    stackable: dict[tuple[str, int], bool] = {}
     packings: dict[str, Packing] = {}
-    checked: set[Dataset] = set()
+    views: dict[Dataset, data.View] = {}
     for member in members:
         config = member.config
         pool = data.load(config.dataset, resolve_device(config.settings.device))
-        if config.dataset not in checked:
-            data.view(pool, config.dataset, config.settings.seed)
+        if config.dataset not in views:
+            views[config.dataset] = data.view(pool, config.dataset, config.settings.seed)
             _check_ood(config.dataset, pool)
             data.verify(pool)
-            checked.add(config.dataset)
-        key = architecture_key(config)
+        view = views[config.dataset]
+        batch = min(config.training.batch_size, len(view.train))
+        key = architecture_key(config), batch
         if key not in stackable:
-            module = checked_build(config.model, config.head, pool.input_shape, pool.num_classes)
+            shape = pool.input_shape, pool.num_classes
+            module = checked_build(config.model, config.head, *shape)
+            require_batches(config.model, module, *shape, batch, min(len(view.val), len(pool.test)))
             stackable[key] = is_stackable(module)
         packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
     return packings

@@ -183,7 +183,7 @@ def _ood_metrics(cohort: Cohort) -> Metrics:
     if dataset is None:
         return {}
     pool = cohort.pool if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
-    ood_chunks = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, len(cohort), OOD_EXAMPLES)
+    ood_chunks = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, cohort.at_once, OOD_EXAMPLES)
     if pool is cohort.pool:
         ood_chunks = _mapped(ood_chunks, permute)
     outside_RN = _confidence(cohort, ood_chunks)

@@ -175,8 +175,6 @@ class _Training:
         self.runs, self.test = runs, test
         self.cohort = Cohort(runs, pool)
         pack, dtype = self.cohort.pack, self.cohort.dtype
-        # Dropout alone draws from the global generator.
-        torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
         self.updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
 
         self.per_epoch = data.steps_per_epoch(self.cohort.views[0], config.training.batch_size)
@@ -264,6 +262,7 @@ class _Training:
         """Compute the gradients of a batch, and add the step to the trace."""
         backbone = self.cohort.pack.backbone
         labels_RB = self.cohort.spread(labels_VB)
+        self.cohort.pack.step = number
         loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
         backbone_R = torch.linalg.vector_norm(gradients_RP[:, backbone], dim=1)
         norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, backbone.stop :], dim=1))
@@ -307,7 +306,8 @@ class _Training:
         else:
             gradients_RP.masked_fill_(~self.alive_R.unsqueeze(1), 0)
         lr_R1 = self.lr_SR1[step.number] * self.alive_R.unsqueeze(1)
-        self.updater.step(gradients_RP, lr_R1)
+        with self.cohort.pack.untouched_parameters():
+            self.updater.step(gradients_RP, lr_R1)
 
     def _recent(self, step: int) -> dict[str, Tensor]:
         """Return mean training loss and accuracy, (R,), since the last point, or of the first step."""

@@ -119,6 +119,7 @@ class Pool:
     rest: Tensor  # (N_rest,) indices of all other examples
     classes: tuple[str, ...]  # K names
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
+    files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
 
     @property
     def device(self) -> torch.device:
@@ -224,6 +225,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
+    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) else ()
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
     else:
@@ -239,6 +241,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         rest=(~is_test_N).nonzero().flatten().to(device),
         classes=classes,
         skipped=skipped,
+        files=files,
     )
 
 

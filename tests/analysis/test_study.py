@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from headtohead.analysis.checks import run_checks
 from headtohead.analysis.study import read_study
 from headtohead.record.run import read_history
 from headtohead.testing import make_study
@@ -54,3 +55,22 @@ def test_a_part_of_a_study_has_its_arms_alone_under_their_new_names(study):
     assert part.best == {"mine": whole.best["sigmoid"]}
     rows = whole.results[whole.results.arm == "sigmoid"]
     pd.testing.assert_frame_equal(part.results.drop(columns="arm"), rows.drop(columns="arm"))
+
+
+def test_a_history_that_was_changed_is_not_used(study):
+    run = read_study(study).final.run.iloc[0]
+    path = study / "runs" / run / "history.csv"
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    changed = read_study(study)
+    assert [*changed.unreadable_histories] == [run] and "checksum" in changed.unreadable_histories[run]
+    assert run not in {*changed.history.run}
+
+
+def test_code_that_changed_between_runs_is_a_warning(study):
+    names = [*read_study(study).records]
+    for name in names:
+        path = study / "runs" / name / "run.json"
+        content = json.loads(path.read_text()) | {"checksum": "", "sources": {"code of nets": f"{name == names[0]}"}}
+        path.write_text(json.dumps(content))
+    (check,) = [check for check in run_checks(read_study(study), []) if "Mixed" in check.text]
+    assert check.text == f"Mixed code of nets: False ({len(names) - 1}) and True (1) runs."

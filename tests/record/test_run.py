@@ -115,6 +115,27 @@ def test_a_record_of_the_last_release_is_read(tmp_path):
     assert runs.read_run(tmp_path / "a").version == 1
 
 
+@pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 1'), ("0.3333333333333333", "0.9"), ("head=", "h=")])
+def test_a_changed_record_is_told_by_its_checksum(tmp_path, old, new):
+    runs.write_run(tmp_path / "a", RUN, [])
+    path = tmp_path / "a" / "run.json"
+    text = path.read_text()
+    path.write_text(json.dumps(dict(reversed(json.loads(text).items()))))
+    assert runs.read_run(tmp_path / "a") == runs.read_run(tmp_path / "a"), "layout and order do not matter"
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match="not that of the content"):
+        runs.read_run(tmp_path / "a")
+
+
+def test_a_changed_file_is_named(tmp_path):
+    runs.write_run(tmp_path / "a", RUN, [{"step": 0}], {"label": np.arange(3)})
+    run = runs.read_run(tmp_path / "a")
+    (tmp_path / "a" / "history.csv").write_text("step\n1\n")
+    runs.write_arrays(tmp_path / "a" / "predictions.npz", {"label": np.arange(1, 4)})
+    assert runs.flaws_of_files(tmp_path / "a", run) == ["history.csv has changed", "predictions.npz has changed"]
+
+
 def test_a_file_that_lost_bytes_is_named(tmp_path):
     runs.write_run(tmp_path / "a", RUN, [{"step": 0}], {"label": np.arange(3)})
     run = runs.read_run(tmp_path / "a")

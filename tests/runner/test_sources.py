@@ -1,14 +1,17 @@
 """What a result depends on beside its configuration: data, code, files and environment variables."""
 
+import gzip
 import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from data_files import IDX, Made
 from PIL import Image
 
 from headtohead.runner import resolve, worker
@@ -121,6 +124,24 @@ def test_the_same_contents_are_the_same_data(tmp_path, data_sources, change):
     assert data_sources(root, known, **{"dataset.stream": "true"})[0] == before
 
 
+def test_downloaded_files_are_data_and_generated_examples_are_not(tmp_path, monkeypatch, config):
+    made = Made(monkeypatch, "mnist")
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for path, content in made.archives.items():
+        (raw / Path(path).stem).write_bytes(gzip.decompress(content))
+
+    def now():
+        data._load.cache_clear()
+        return sources_of(config("dataset=mnist", f"dataset.root={tmp_path}", "model=linear"), {}, Contents({}))
+
+    before = now()
+    labels = raw / IDX[1]
+    labels.write_bytes(labels.read_bytes()[:-1] + bytes([3]))
+    assert changes(before, now()) == ["data of dataset.root: changed"]
+    assert sources_of(config("dataset=gaussians", "model=linear"), {}, Contents({})) == {}
+
+
 def test_files_that_stay_are_not_read_again(tmp_path, monkeypatch):
     (tmp_path / "w.pt").write_bytes(b"weights")
     contents = Contents({})
@@ -217,13 +238,37 @@ def test_a_study_does_not_go_on_with_other_code_or_weights(command, tmp_path, fa
 def test_files_that_others_open_are_not_those_of_a_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w").write_text("x")
-    with watched_files() as opened:
+    opened = set()
+    with watched_files(opened):
         (tmp_path / "w").read_text()
         (tmp_path / "written").write_text("x")
         open(os.__file__).close()
         open("/proc/self/stat").close()
     (tmp_path / "written").read_text()
     assert opened == {"w"}
+
+
+def test_options_that_name_files_or_folders_are_sources(tmp_path, monkeypatch, config):
+    monkeypatch.chdir(tmp_path)
+    for path in ("w.pt", "shards/a/0", "outputs/x/run.json", "a"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    texts = {
+        "one": "w.pt", "all": "shards", "list": "[w.pt,word]", "deep": "{in:[./shards/a/0]}",
+        "word": "relu", "here": ".", "studies": "outputs", "nobody": "'~nobody/x'", "long": "'" + "x" * 5000 + "'",
+    }  # fmt: skip
+    options = [f"+model.options.{key}={text}" for key, text in texts.items()]
+    run = config("dataset=iris", "model=factory", "model.path=factories:few", *options)
+
+    def now():
+        return sources_of(run, {}, Contents({}))
+
+    before = now()
+    keys = ("one", "all", "list", "deep.in")
+    assert {name for name in before if name.startswith("file")} == {f"file of model.options.{key}" for key in keys}
+    (tmp_path / "shards/a/0").write_text("changed")
+    (tmp_path / "shards/b").write_text("new")
+    assert changes(before, now()) == ["file of model.options.all: changed", "file of model.options.deep.in: changed"]
 
 
 def test_data_that_change_under_way_are_refused_by_the_worker(command, tmp_path, monkeypatch):

@@ -75,8 +75,8 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     axes = read_axes(arguments, config.hydra.sweeper.params)
     members = _compose(config, axes, search(axes))
     _check_places(config, members[0])
-    with watched_files() as opened:
-        packings = _choose_packings(members)
+    opened: set[str] = set()
+    packings = _choose_packings(members, opened)
     before = previous_record(members[0].study)
     record = _with_sources(_initial_record(axes, members, config), members, opened, before)
     if not members[0].config.settings.accept_drift:
@@ -100,8 +100,12 @@ def _check_places(config: DictConfig, member: Member) -> None:
         require(place in accepted, f"hydra.{key}", place, "cannot be chosen; name= names the folder in outputs/")
 
 
-def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
-    """Choose the packing of each arm; refuse data and networks that the loop could not train."""
+def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, Packing]:
+    """Choose the packing of each arm; refuse data and networks that the loop could not train.
+
+    Args:
+        opened: is extended by the files that networks read while they are built.
+    """
     stackable: dict[str, bool] = {}
     packings: dict[str, Packing] = {}
     checked: set[Dataset] = set()
@@ -114,7 +118,8 @@ def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
             checked.add(config.dataset)
         key = architecture_key(config)
         if key not in stackable:
-            module = checked_build(config.model, config.head, pool.input_shape, pool.num_classes)
+            with watched_files(opened):
+                module = checked_build(config.model, config.head, pool.input_shape, pool.num_classes)
             stackable[key] = is_stackable(module)
         packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
     return packings

@@ -13,6 +13,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from threading import get_ident
@@ -83,8 +84,9 @@ def sources_of(
     if isinstance(model, Factory):
         found |= _code(model.path)
     named: set[str] = set()
-    for key, text in flat(getattr(model, "options", {})).items():
-        files = _files_at(text) if isinstance(text, str) else []
+    for key, value in flat(getattr(model, "options", {})).items():
+        texts = value if isinstance(value, list) else [value]
+        files = [file for text in texts if isinstance(text, str) for file in _files_at(text)]
         named |= {os.path.realpath(file) for file in files}
         if files:
             found[f"{FILE}of model.options.{key}"] = contents.of(files)
@@ -163,16 +165,16 @@ def _examples(pool: Pool, contents: Contents) -> str:
 
 def _files_at(text: str) -> list[Path]:
     """Return the file that an option names, or all files of a folder; none for any other text."""
-    path = Path(text).expanduser()
     try:
+        path = Path(text).expanduser()
         if path.is_file():
             return [path]
         # A word may happen to be the name of a folder; that of the studies changes while they run.
         outputs = Path("outputs").resolve()
         if path.is_dir() and not outputs.is_relative_to(path.resolve()) and not path.resolve().is_relative_to(outputs):
             return sorted(file for file in path.rglob("*") if file.is_file())
-    except (OSError, ValueError):
-        pass  # too long, or with a zero byte
+    except (OSError, ValueError, RuntimeError):
+        pass  # too long, with a zero byte, or in the home of nobody
     return []
 
 
@@ -195,7 +197,7 @@ def _code(path: str) -> dict[str, str]:
             continue
         places = [spec.origin, *(spec.submodule_search_locations or [])]
         if INSTALLED & {part for place in places if place for part in Path(place).parts}:
-            for distribution in packages_distributions().get(top, []):
+            for distribution in _distributions().get(top, []):
                 found[f"{VERSION}{distribution}"] = version(distribution)
             continue
         waiting.append(name.rpartition(".")[0] or name)
@@ -206,6 +208,10 @@ def _code(path: str) -> dict[str, str]:
         if spec.origin.endswith(".py"):
             waiting += _imports(spec.origin, name, spec.submodule_search_locations is not None)
     return found
+
+
+# It reads the description of every installed package.
+_distributions = cache(packages_distributions)
 
 
 def _find(name: str) -> Any:
@@ -232,21 +238,25 @@ def _imports(file: str, module: str, is_package: bool) -> Iterator[str]:
 
 
 @contextmanager
-def watched_files() -> Iterator[set[str]]:
-    """Collect, as a context, the files that this thread opens to read: those of the user, but no modules."""
-    if not _watch:
-        sys.addaudithook(_note_opened)  # Python has no way to remove it
+def watched_files(opened: set[str]) -> Iterator[None]:
+    """Add to `opened`, as a context, the files that this thread opens to read: those of the user, but no modules."""
+    _install_hook()
     paths: set[str] = set()
     _watch[get_ident()] = paths
     try:
-        yield paths
+        yield
     finally:
-        _watch[get_ident()] = set()
-        paths &= {path for path in paths if _may_be_read(path)}
+        del _watch[get_ident()]
+        opened |= {path for path in paths if _may_be_read(path)}
 
 
 # The paths that each thread has opened.
 _watch: dict[int, set[str]] = {}
+
+
+@cache
+def _install_hook() -> None:
+    sys.addaudithook(_note_opened)  # Python has no way to remove it
 
 
 def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:

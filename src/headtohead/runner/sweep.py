@@ -26,6 +26,7 @@ from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan
 from headtohead.runner.progress import RESUME_HINT, Bar, Stop
 from headtohead.runner.resolve import Member
+from headtohead.runner.sources import DATA
 from headtohead.runner.worker import CHECKPOINTS, has_ended, run_pack
 from headtohead.training import data
 from headtohead.training.config import resolve_device
@@ -222,7 +223,9 @@ class Sweep:
     def _pick_examples(self) -> None:
         """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
         predictions = list(read_study(self._plan.folder).predictions.values())
-        if not predictions or not same_examples(predictions):
+        # Labels alone may be equal on two roots.
+        datasets = {sources.get(f"{DATA}dataset.root") for sources in self.record.sources.values()}
+        if not predictions or not same_examples(predictions) or len(datasets) > 1:
             return
         index = most_ambiguous(predictions, EXAMPLES)
         config = self._plan.members[0].config

@@ -143,7 +143,7 @@ def _data(config: Config, contents: Contents) -> dict[str, str]:
     """Return a checksum of the examples of a run's datasets, by the key that names them."""
     dataset, device = config.dataset, resolve_device(config.settings.device)
     outliers = ood_dataset(dataset)
-    named = {"dataset.root": dataset}
+    named = {"dataset.root" if hasattr(dataset, "root") else "dataset": dataset}
     if outliers is not None and outliers is not dataset:
         named["dataset.ood"] = outliers
     # What the package generates is fixed by its version; its last bits may depend on the processor.
@@ -155,7 +155,8 @@ def _data(config: Config, contents: Contents) -> dict[str, str]:
 
 
 def _examples(pool: Pool, contents: Contents) -> str:
-    order = repr((pool.classes, pool.labels.tolist(), pool.test.tolist())).encode()
+    splits = (pool.test.tolist(), None if pool.val is None else pool.val.tolist())
+    order = repr((pool.classes, pool.labels.tolist(), splits)).encode()
     if pool.files:
         return contents.of(pool.files, order)
     assert not isinstance(pool.inputs, data.ImageFiles)

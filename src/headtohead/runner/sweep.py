@@ -224,8 +224,8 @@ class Sweep:
         """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
         predictions = list(read_study(self._plan.folder).predictions.values())
         # Labels alone may be equal on two roots.
-        datasets = {sources.get(f"{DATA}dataset.root") for sources in self.record.sources.values()}
-        if not predictions or not same_examples(predictions) or len(datasets) > 1:
+        named = [{name: sources[name] for name in sources if DATA in name} for sources in self.record.sources.values()]
+        if not predictions or not same_examples(predictions) or any(sources != named[0] for sources in named):
             return
         index = most_ambiguous(predictions, EXAMPLES)
         config = self._plan.members[0].config

@@ -11,7 +11,6 @@ import time
 import tomllib
 from pathlib import Path
 
-import headtohead.configs
 import pandas as pd
 import pytest
 from conftest import TINY
@@ -19,6 +18,7 @@ from data_files import DOWNLOADED, Made
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import headtohead.configs
 from headtohead.record.run import COLUMNS
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
@@ -232,11 +232,11 @@ def test_a_study_does_not_go_on_as_another(command, tmp_path):
     assert command("name=d", "seed=0", *TINY).status == 0
     refused = command("name=d", "seed=0", *TINY, "training.batch_size=16")
     assert refused.status == 2
-    assert "now training.batch_size=16" in refused.err and "accept_drift=true" in refused.err
+    assert "training.batch_size: 64, now 16" in refused.err and "accept_drift=true" in refused.err
     (path,) = tmp_path.glob("outputs/d/runs/*/run.json")
     run = json.loads(path.read_text())
     torch_now = run["environment"]["versions"]["torch"]
-    run["environment"]["versions"]["torch"] = "1.0"
+    run["environment"]["versions"]["torch"], run["checksum"] = "1.0", ""
     path.write_text(json.dumps(run))
     refused = command("name=d", "seed=0", *TINY)
     assert refused.status == 2 and f"versions.torch: 1.0, now {torch_now}" in refused.err

@@ -83,7 +83,9 @@ def small(folder: Path, **options) -> Path:
 
 
 def change(path: Path, **fields) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    content = json.loads(path.read_text()) | fields
+    content.pop("checksum", None)
+    path.write_text(json.dumps(content))
 
 
 def run_file(study: Path, index: int = 0, phase: str = "confirm") -> Path:

@@ -27,7 +27,7 @@ def test_a_run_of_a_pack_is_equal_within_the_bound_or_the_difference_is_named(co
     path = folder / "run.json"
     run = json.loads(path.read_text())
     run["metrics"]["val_accuracy"] += 0.01
-    run["environment"]["versions"]["torch"] = "1.0"
+    run["environment"]["versions"]["torch"], run["checksum"] = "1.0", ""
     path.write_text(json.dumps(run))
     result = command("reproduce", str(folder))
     assert result.status == 1

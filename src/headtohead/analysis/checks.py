@@ -173,6 +173,8 @@ def _mixtures(study: Study) -> Iterable[Check]:
     }
     for package in sorted({package for environment in environments for package in environment.versions}):
         mixed[f"versions of {package}"] = [environment.versions.get(package) for environment in environments]
+    for code in sorted({name for run in records for name in run.sources if name.startswith("code of ")}):
+        mixed[code] = [run.sources[code][:8] if code in run.sources else None for run in records]
     for what, values in mixed.items():
         counts = Counter(value for value in values if value is not None)
         if len(counts) > 1:

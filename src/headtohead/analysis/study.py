@@ -19,11 +19,21 @@ from headtohead.analysis.statistics import best_learning_rates, target_accuracy
 from headtohead.analysis.text import listed
 from headtohead.options import ConfigError
 from headtohead.record.files import flat, read_arrays, write_atomically
-from headtohead.record.run import COLUMNS, NOT_OF_A_RUN, RunRecord, read_history, read_results, read_runs, results
+from headtohead.record.run import (
+    COLUMNS,
+    NOT_OF_A_RUN,
+    RunRecord,
+    is_changed,
+    read_history,
+    read_results,
+    read_runs,
+    results,
+)
 from headtohead.record.study import StudyRecord, read_study_record
 
 # Keys of a run's config that differ between the runs of one arm by design.
 NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "optimizer.lr", "pack_size"}
+CHANGED = "its checksum differs: it was changed after it had been written"
 REMEDY = "delete it: the report writes it again from the records of the runs"
 
 
@@ -107,7 +117,15 @@ class Study:
 
     @cached_property
     def _histories(self) -> tuple[pd.DataFrame, dict[str, str]]:
-        return read_histories(self.folder, self.final.run)
+        changed = {run: CHANGED for run in self.final.run if self._is_changed(run, "history.csv")}
+        histories, unreadable = read_histories(self.folder, [run for run in self.final.run if run not in changed])
+        return histories, changed | unreadable
+
+    def _is_changed(self, run: str, file: str) -> bool:
+        """Return whether a file of a run that has a record was changed since it was written."""
+        with suppress(OSError):  # a file that cannot be read is told when it is read
+            return run in self.records and is_changed(self.folder / "runs" / run, file, self.records[run])
+        return False
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
@@ -126,6 +144,9 @@ class Study:
             path = self.folder / "runs" / run / "predictions.npz"
             if not path.is_file():
                 continue  # not tested, or diverged
+            if self._is_changed(run, path.name):
+                unreadable[run] = CHANGED
+                continue
             try:
                 predictions[run] = Predictions.of(read_arrays(path))
             except (OSError, ValueError) as error:

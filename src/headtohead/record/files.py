@@ -99,6 +99,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(str(error)) from error
 
 
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a nested config to dotted keys."""
     values: dict[str, Any] = {}

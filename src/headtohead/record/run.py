@@ -4,6 +4,8 @@
 reads; everything else, TensorBoard included, is a view of it.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from headtohead.options import ConfigError, build, require
-from headtohead.record.files import read_json, to_csv, to_json, write_arrays, write_atomically
+from headtohead.record.files import read_json, sha256_of, to_csv, to_json, write_arrays, write_atomically
 from headtohead.record.tags import metric_of, tag_of
 
 T = TypeVar("T")
@@ -100,9 +102,13 @@ class RunRecord:
         curves: Data of figures, by split, and `histograms`; None where the run diverged or failed.
         pack: Pack that the run was trained in.
         overrides: Overrides of the command line.
-        config: Resolved configuration.
+        config: Resolved configuration; values from environment variables are there as expressions.
         environment: Versions, device and commit.
+        sources: Checksum, or version, of each thing beside the configuration that the result depends on: data, code,
+            files, environment variables. Empty in records of older releases.
         bytes: Sizes of the files beside this one when it was written.
+        checksums: SHA-256 of the files beside this one that do not grow.
+        checksum: SHA-256 of all that stands beside it here; empty in records of older releases.
     """
 
     version: int = VERSION
@@ -123,7 +129,10 @@ class RunRecord:
     overrides: tuple[str, ...]
     config: dict[str, Any]
     environment: Environment
+    sources: dict[str, str] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    checksum: str = ""
 
 
 class OtherReleaseError(ConfigError):
@@ -142,6 +151,8 @@ def build_record(cls: type[T], path: Path) -> T:
     # Before all else: a later layout may have other keys.
     if version != VERSION:
         raise OtherReleaseError(f"version={version}: another release of headtohead wrote this; accepted: {VERSION}")
+    if content.get("checksum") and content["checksum"] != _checksum(content):
+        raise ConfigError("checksum: not that of the content, which was changed after it had been written")
     return build(cls, content, "")
 
 
@@ -155,7 +166,7 @@ def write_run(
 
     Args:
         folder: Folder of the run, made if missing.
-        run: Record of the run; `bytes` is filled in.
+        run: Record of the run; sizes and checksums are filled in.
         history: A row per logged step: `step`, `epoch` and metrics by name. A metric that a row lacks stays empty.
         predictions: For test examples in order `label` and `prediction`, (N,) each, and `activations`, (N, K).
     """
@@ -166,7 +177,9 @@ def write_run(
     if predictions is not None:
         write_arrays(folder / "predictions.npz", predictions)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "run.json"}
-    write_atomically(folder / "run.json", to_json(replace(run, bytes=sizes)))
+    checksums = {name: sha256_of(folder / name) for name in ("history.csv", "predictions.npz") if name in sizes}
+    content = json.loads(to_json(replace(run, bytes=sizes, checksums=checksums)))
+    write_atomically(folder / "run.json", to_json(content | {"checksum": _checksum(content)}))
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -191,9 +204,23 @@ def read_runs(study: Path) -> tuple[dict[str, RunRecord], dict[str, str]]:
     return runs, broken
 
 
-def truncated_files(folder: Path, run: RunRecord) -> list[str]:
-    """List the files beside a `run.json` that have lost bytes since it was written. Event files may have grown."""
-    return [name for name, size in run.bytes.items() if (path := folder / name).exists() and path.stat().st_size < size]
+def flaws_of_files(folder: Path, run: RunRecord) -> list[str]:
+    """List, a line each, the files beside a `run.json` that have lost bytes or changed since it was written.
+
+    Event files may have grown.
+    """
+    lines = []
+    for name, size in run.bytes.items():
+        if (folder / name).exists() and (folder / name).stat().st_size < size:
+            lines.append(f"{name} has lost bytes")
+        elif (folder / name).exists() and is_changed(folder, name, run):
+            lines.append(f"{name} has changed")
+    return lines
+
+
+def is_changed(folder: Path, name: str, run: RunRecord) -> bool:
+    """Return whether a file beside a `run.json` differs from what was written; False where no checksum tells."""
+    return name in run.checksums and sha256_of(folder / name) != run.checksums[name]
 
 
 def read_history(folder: Path) -> pd.DataFrame:
@@ -223,6 +250,12 @@ def write_results(study: Path) -> pd.DataFrame:
 def read_results(study: Path) -> pd.DataFrame:
     """Read results.csv as it was written."""
     return pd.read_csv(study / "results.csv")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record, as JSON holds it, without its own checksum; layout and order do not matter."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _cell(value: float | None) -> str:

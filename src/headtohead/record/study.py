@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,25 @@ class StudyProtocol:
     ladder: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class DataSummary:
+    """Data of some arms of a study.
+
+    Attributes:
+        arms: Labels of the arms that have these data.
+        name: Name of the dataset.
+        classes: Names of the classes.
+        counts: Number of examples of each class, by split: "train", "val" and "test".
+        skipped: Files that were taken for no data.
+    """
+
+    arms: tuple[str, ...]
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    skipped: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """Contents of `study.json`.
@@ -75,6 +94,11 @@ class StudyRecord:
         hparams: Columns of TensorBoard's HParams page, each with all values that occur.
         claims: Claims that the study tests, by id.
         environment: Versions, device and commit of the command.
+        data: Data of the arms; empty in records of older releases, as are the attributes below.
+        settings: Resolved settings that all runs share, by dotted key, but for seed and learning rate.
+        sources: For each arm the sources of its runs, as in `run.json`.
+        contents: Checksum of the contents of files, by that of their names, sizes and times: while these stay, the
+            files need not be read.
     """
 
     version: int = VERSION
@@ -91,6 +115,10 @@ class StudyRecord:
     hparams: dict[str, tuple[int | float | str, ...]]
     claims: dict[str, Claim]
     environment: Environment
+    data: tuple[DataSummary, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         require(self.arms, "arms", "{}", "a study has one arm or more")

@@ -18,6 +18,8 @@ from headtohead.record.run import NOT_OF_A_RUN
 SEED, LR = "seed", "optimizer.lr"
 # Keys that say where and how to run, or what to report, not what runs: they are no part of a run's name.
 UNNAMED = NOT_OF_A_RUN | {"experiment", "pack_size"}
+# Keys of which a study has one value.
+UNSWEPT = UNNAMED - {"dataset.root"}
 # How often the grid of learning rates may grow on either side.
 EXTENSIONS = 2
 
@@ -98,7 +100,7 @@ def read_axes(arguments: Sequence[str], params: Mapping[str, object] | None) -> 
             seeds = _numbers(SEED, values or [line.partition("=")[2]], int, "an integer")
         elif not values:
             common.append(line)
-        elif key in UNNAMED:
+        elif key in UNSWEPT:
             raise ConfigError(f"{line}: {key} cannot be swept; give one value")
         else:
             swept[key] = [f"{key}={value}" for value in values]

@@ -2,32 +2,31 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from headtohead.options import ConfigError, require
-from headtohead.record.files import differences
-from headtohead.record.run import NOT_OF_A_RUN, OtherReleaseError, Phase, read_run
-from headtohead.record.study import StudyProtocol, StudyRecord, read_claims, read_study_record
-from headtohead.runner.axes import LR, Axes, Run, is_named, read_axes, search
+from headtohead.options import require
+from headtohead.record.run import Phase
+from headtohead.record.study import DataSummary, StudyProtocol, StudyRecord, read_claims
+from headtohead.runner.axes import LR, Axes, Run, read_axes, search
+from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment
 from headtohead.runner.resolve import Member, compose
+from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
+from headtohead.training.class_counts import class_counts
 from headtohead.training.config import architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
 from headtohead.training.models import checked_build, require_batches
 from headtohead.training.packing import is_stackable
-
-# The most differences that a refusal shows.
-SHOWN_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,12 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     axes = read_axes(arguments, config.hydra.sweeper.params)
     members = _compose(config, axes, search(axes))
     _check_places(config, members[0])
-    packings = _choose_packings(members)
-    record = _initial_record(axes, members, config)
+    opened: set[str] = set()
+    packings = _choose_packings(members, opened)
+    before = previous_record(members[0].study)
+    record = _with_sources(_initial_record(axes, members, config), members, opened, before)
     if not members[0].config.settings.accept_drift:
-        _refuse_drift(axes, members, record)
+        refuse_drift(members, before, record)
     return StudyPlan(members[0].study, axes, members, packings, record, config, context)
 
 
@@ -99,8 +100,12 @@ def _check_places(config: DictConfig, member: Member) -> None:
         require(place in accepted, f"hydra.{key}", place, "cannot be chosen; name= names the folder in outputs/")
 
 
-def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
-    """Choose the packing of each arm; refuse data and networks that the loop could not train."""
+def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, Packing]:
+    """Choose the packing of each arm; refuse data and networks that the loop could not train.
+
+    Args:
+        opened: is extended by the files that networks read while they are built.
+    """
     stackable: dict[tuple[str, int], bool] = {}
     packings: dict[str, Packing] = {}
     views: dict[Dataset, data.View] = {}
@@ -116,7 +121,8 @@ def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
         key = architecture_key(config), batch
         if key not in stackable:
             shape = pool.input_shape, pool.num_classes
-            module = checked_build(config.model, config.head, *shape)
+            with watched_files(opened):
+                module = checked_build(config.model, config.head, *shape)
             require_batches(config.model, module, *shape, batch, min(len(view.val), len(pool.test)))
             stackable[key] = is_stackable(module)
         packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
@@ -164,46 +170,51 @@ def _initial_record(axes: Axes, members: Sequence[Member], config: DictConfig) -
     )
 
 
+def _with_sources(
+    record: StudyRecord, members: Sequence[Member], opened: Set[str], before: StudyRecord | None
+) -> StudyRecord:
+    """Return study.json with what the results depend on beside the configuration.
+
+    Args:
+        opened: the files that the networks read while they were built.
+        before: the study.json of an earlier command.
+    """
+    contents = Contents(before.contents if before else {})
+    if before:
+        # A network that was built before may keep what it has read.
+        opened = opened | {file for sources in before.sources.values() for file in opened_files(sources)}
+    sources = sources_by_arm(members, contents, opened)
+    return replace(
+        record,
+        data=_data(members),
+        settings=shared_settings(members),
+        sources=sources,
+        contents=contents.used,
+    )
+
+
+def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
+    """Return what each dataset of a study holds, with the arms that are trained on it."""
+    arms: dict[Dataset, dict[str, Member]] = {}
+    for member in members:
+        arms.setdefault(member.config.dataset, {})[member.run.arm] = member
+    summaries = []
+    for dataset, of_dataset in arms.items():
+        first = next(iter(of_dataset.values()))
+        pool = data.load(dataset, resolve_device(first.config.settings.device))
+        counts = class_counts(pool, dataset)
+        summaries.append(
+            DataSummary(
+                arms=tuple(of_dataset),
+                name=first.values["dataset"]["name"],
+                classes=counts.classes,
+                counts={"train": counts.train, "val": counts.val, "test": counts.test},
+                skipped=tuple(f"{part.count} {part.reason}, such as {part.example}" for part in pool.skipped),
+            )
+        )
+    return tuple(summaries)
+
+
 def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
     """Return the seeds that follow those of the search: `count`, or as many where it is None."""
     return [seeds[-1] + 1 + index for index in range(len(seeds) if count is None else count)]
-
-
-def _refuse_drift(axes: Axes, members: Sequence[Member], record: StudyRecord) -> None:
-    """Refuse to go on with a study whose configuration, claims, code or libraries were others."""
-    folder = members[0].study
-    lines = _study_drift(folder, axes, record) or next(filter(None, (_run_drift(m, record) for m in members)), [])
-    if lines:
-        more = f" and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
-        raise ConfigError(
-            f"{folder} was made otherwise ({'; '.join(lines[:SHOWN_DIFFERENCES])}{more})\n"
-            "accepted: another name=, or accept_drift=true to keep its runs of the same configuration"
-        )
-
-
-def _study_drift(folder: Path, axes: Axes, record: StudyRecord) -> list[str]:
-    """List, a line each, how the study.json of the folder differs from the command."""
-    try:
-        before = read_study_record(folder)
-    except OtherReleaseError:
-        raise
-    except ConfigError:
-        return []  # a study.json that is broken is written anew; the runs have records of their own
-    lines = [f"{item}, now not" for item in before.common if item not in axes.common and is_named(item)]
-    lines += [f"now {item}" for item in axes.common if item not in before.common and is_named(item)]
-    return lines + differences({"claims": before.claims}, {"claims": record.claims})
-
-
-def _run_drift(member: Member, record: StudyRecord) -> list[str]:
-    """List, a line each, how the record of a run differs from the command."""
-    try:
-        run = read_run(member.folder)
-    except OtherReleaseError as error:
-        raise OtherReleaseError(f"{member.folder / 'run.json'}: {error}") from error
-    except ConfigError:
-        return []  # a run without a record, or with a broken one, is trained
-    before, now = (
-        {"python": where.python, "versions": where.versions, "commit": where.commit}
-        for where in (run.environment, record.environment)
-    )
-    return differences(run.config, member.values, NOT_OF_A_RUN) + differences(before, now)

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from headtohead.options import ConfigError
 from headtohead.record.files import differences
-from headtohead.record.run import RunRecord, read_run
+from headtohead.record.run import RunRecord, flaws_of_files, read_run
+from headtohead.runner.environment_values import recorded_values
 from headtohead.runner.process import environment, prepare_process
+from headtohead.runner.sources import Contents, changes, opened_files, sources_of
 from headtohead.training import data
-from headtohead.training.config import parse, resolve_device
+from headtohead.training.config import Config, parse, resolve_device
 from headtohead.training.loop import Outcome, train
 
 # How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
@@ -64,15 +66,17 @@ def reproduce(folder: Path) -> Reproduction:
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    config = parse(cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, run.config)))
+    node = cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, run.config))
+    config = parse(node)
     device = resolve_device(config.settings.device)
+    changed = _changed_sources(run, config, node)
     prepare_process(run.pack.threads)
     *_, outcomes = train([config], data.load(config.dataset, device), run.phase != "search")
     assert isinstance(outcomes, list)
     return Reproduction(
         _side_by_side(run.metrics, outcomes[0]),
         BOUNDS[config.settings.precision],
-        differences(run.environment, environment(str(device))),
+        [*changed, *differences(run.environment, environment(str(device)))],
     )
 
 
@@ -106,7 +110,22 @@ def _read_ended_run(folder: Path) -> RunRecord:
         raise ConfigError(f"{folder}: its record is broken ({error}); {ACCEPTED}") from error
     if run.status == "failed":
         raise ConfigError(f"{folder}: its run failed; {ACCEPTED}")
+    for flaw in flaws_of_files(folder, run):
+        raise ConfigError(f"{folder}: {flaw} since it was written; {ACCEPTED}")
     return run
+
+
+def _changed_sources(run: RunRecord, config: Config, node: DictConfig) -> list[str]:
+    """List, a line each, the code that differs from that of a recorded run.
+
+    Raises:
+        ConfigError: the data, or files or environment variables that the run depends on, are others.
+    """
+    now = sources_of(config, recorded_values(node)[1], Contents({}), opened_files(run.sources))
+    others = changes(run.sources, now, code=False)
+    if others:
+        raise ConfigError(f"{run.run}: cannot be trained again as it was ({'; '.join(others)} since the run)")
+    return changes(run.sources, now)
 
 
 def _side_by_side(recorded: Mapping[str, float | None], outcome: Outcome) -> dict[str, tuple[float, float]]:

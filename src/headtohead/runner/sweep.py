@@ -3,7 +3,7 @@
 import copy
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from headtohead.analysis.statistics import best_learning_rates
 from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
 from headtohead.record.files import write_arrays
-from headtohead.record.run import Phase, read_results, write_results
+from headtohead.record.run import Phase, flaws_of_files, read_results, read_run, write_results
 from headtohead.record.study import write_study
 from headtohead.runner.axes import LR, confirm, rates_beyond, search
 from headtohead.runner.pack_job import PackJob
@@ -26,6 +26,7 @@ from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan
 from headtohead.runner.progress import RESUME_HINT, Bar, Stop
 from headtohead.runner.resolve import Member
+from headtohead.runner.sources import DATA
 from headtohead.runner.worker import CHECKPOINTS, has_ended, run_pack
 from headtohead.training import data
 from headtohead.training.config import resolve_device
@@ -132,9 +133,11 @@ class Sweep:
 
         packs = self._into_packs(members)
         # A pack that has ended in part is handed on whole: in one of another size its runs would round otherwise.
-        left = _unfinished(packs, phase)
+        left = self._unfinished(packs, phase)
         done = len(members) - sum(map(len, left))
         with Bar(folder, phase, len(members), done) as bar, self._live(folder), Stop(bar) as stop:
+            for flaw in _flaws_of_records(left):
+                bar.print(f"{flaw}; trained again")
             failures = self._launch(left, phase, len(packs), bar, stop)
         if not (folder / "study.json").exists():
             raise OSError(f"{folder}: has vanished; the same command trains again what is gone")
@@ -171,7 +174,7 @@ class Sweep:
             except Exception as error:
                 # Launchers differ in what they raise when a process is killed.
                 reason = self._reason(error)
-                packs = _unfinished(packs, phase)
+                packs = self._unfinished(packs, phase)
                 failures = {member.name: reason for pack in packs for member in pack}
             else:
                 return self._failed(packs, results)
@@ -220,7 +223,9 @@ class Sweep:
     def _pick_examples(self) -> None:
         """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
         predictions = list(read_study(self._plan.folder).predictions.values())
-        if not predictions or not same_examples(predictions):
+        # Labels alone may be equal on two roots.
+        named = [{name: sources[name] for name in sources if DATA in name} for sources in self.record.sources.values()]
+        if not predictions or not same_examples(predictions) or any(sources != named[0] for sources in named):
             return
         index = most_ambiguous(predictions, EXAMPLES)
         config = self._plan.members[0].config
@@ -231,7 +236,18 @@ class Sweep:
             inputs = (inputs - tested.mean(0)) / tested.std(0).clamp(min=1e-6)
         write_arrays(self._plan.folder / "examples.npz", {"index": index, "inputs": inputs.cpu().numpy()})
 
+    def _unfinished(self, packs: Sequence[list[Member]], phase: Phase) -> list[list[Member]]:
+        """Return the packs of which a run has not ended."""
+        sources = self.record.sources
+        return [pack for pack in packs if not all(has_ended(run, phase, sources[run.run.arm]) for run in pack)]
 
-def _unfinished(packs: Sequence[list[Member]], phase: Phase) -> list[list[Member]]:
-    """Return the packs of which a run has not ended."""
-    return [pack for pack in packs if not all(has_ended(member, phase) for member in pack)]
+
+def _flaws_of_records(packs: Sequence[list[Member]]) -> Iterator[str]:
+    """Yield, a line each, which records are broken, or were changed after they had been written."""
+    for folder in (member.folder for pack in packs for member in pack):
+        if (folder / "run.json").exists():
+            try:
+                flaws = flaws_of_files(folder, read_run(folder))
+            except ConfigError as error:
+                flaws = [f"run.json is broken ({error})"]
+            yield from (f"{folder}: {flaw}" for flaw in flaws)

@@ -121,6 +121,7 @@ class Pool:
     rest: Tensor  # (N_rest,) indices of all other examples, without `val`
     classes: tuple[str, ...]  # K names
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
+    files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
     val: Tensor | None = None  # (N_val,) indices of the validation split; None if each seed draws its own
 
     @property
@@ -229,6 +230,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
+    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) else ()
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
     else:
@@ -246,6 +248,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         rest=(~(is_test_N | is_val_N)).nonzero().flatten().to(device),
         classes=classes,
         skipped=skipped,
+        files=files,
         val=None if val is None else is_val_N.nonzero().flatten().to(device),
     )
 

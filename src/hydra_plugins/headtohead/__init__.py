@@ -29,12 +29,15 @@ class PackSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Train the study of a command line and print the short form of its report; exit with 1 if a run failed."""
         from headtohead.report.dashboard import Live, write_dashboard
+        from headtohead.report.provenance import data
         from headtohead.report.render import print_study, write_report
         from headtohead.runner.plan import plan_study
         from headtohead.runner.sweep import run_study
 
         assert self.config is not None and self.hydra_context is not None, "Hydra calls setup first"
         plan = plan_study(arguments, self.config, self.hydra_context)
+        for line in data(plan.record):
+            print(f"data: {line}", flush=True)
         failures = run_study(plan, Live)
         summary, figures = write_report(plan.folder)
         write_dashboard(summary, figures)

@@ -14,11 +14,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import TINY
-from data_files import DOWNLOADED, Made
+from data_files import DOWNLOADED, Made, pictures
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import headtohead.configs
+from headtohead import cli
 from headtohead.record.run import COLUMNS
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
@@ -511,3 +512,32 @@ def test_the_console_script_is_the_module():
     assert script, "headtohead is not installed beside this Python"
     result = subprocess.run([script, "--cfg", "job"], capture_output=True, text=True, check=True)
     assert result.stdout == headtohead_process("--cfg", "job").stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("dataset.root=~/pictures", "dataset.root='~/pictures'"),
+        ("dataset.root=~/with space,~other/b,/c", "dataset.root='~/with space','~other/b',/c"),
+        ("dataset.root=choice(~/a,~/b)", "dataset.root=choice('~/a','~/b')"),
+        ("dataset.root='~/a'", "dataset.root='~/a'"),
+        ('dataset.root="/a,~/b"', 'dataset.root="/a,~/b"'),
+        ("dataset.root=/a~b/c~", "dataset.root=/a~b/c~"),
+        ("~model", "~model"),
+        ("--config-dir=~/mine", "--config-dir=/home/me/mine"),
+        ("--to=experiments/x", "--to=experiments/x"),
+    ],
+)
+def test_paths_may_begin_with_a_tilde(argument, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.with_home(argument) == expected
+
+
+def test_a_study_of_pictures_below_the_home_folder(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    pictures(tmp_path / "home" / "pictures")
+    data = ["dataset=image_folder", "dataset.root=~/pictures", "dataset.size=8", "dataset.workers=0"]
+    result = command(*data, "model=linear", "training.epochs=1", "training.batch_size=4", "name=x")
+    assert result.status == 0, result.err
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "outputs" / "x").glob("runs/*/run.json"))
+    assert record["config"]["dataset"]["root"] == "~/pictures"

@@ -6,6 +6,7 @@ torch is imported only once there is something to train, so that `--help` and `-
 import argparse
 import gc
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -97,11 +98,22 @@ COMMANDS = {
 }
 
 
+def with_home(argument: str) -> str:
+    """Quote paths that begin with `~` in an override, for whose grammar they are none, and expand them in a flag."""
+    if argument.startswith("-"):
+        flag, separator, value = argument.partition("=")
+        return f"{flag}{separator}{os.path.expanduser(value)}"
+    if "'" in argument or '"' in argument:
+        return argument
+    return re.sub(r"(?<=[=,(\[])~[^,()\[\]{}]*", r"'\g<0>'", argument)
+
+
 def main() -> None:
     """Run the command line. Exit with 2 for a wrong request, and with 1 for any other error.
 
     HYDRA_FULL_ERROR=1 in the environment shows the traceback instead of a line.
     """
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
     name = sys.argv[1] if len(sys.argv) > 1 else ""

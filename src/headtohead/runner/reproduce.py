@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headtohead.options import ConfigError
-from headtohead.record.files import differences
+from headtohead.record.files import differences, with_home
 from headtohead.record.run import RunRecord, read_run
 from headtohead.runner.process import environment, prepare_process
 from headtohead.training import data
@@ -64,7 +64,7 @@ def reproduce(folder: Path) -> Reproduction:
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    config = parse(cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, run.config)))
+    config = parse(cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, with_home(run.config))))
     device = resolve_device(config.settings.device)
     prepare_process(run.pack.threads)
     *_, outcomes = train([config], data.load(config.dataset, device), run.phase != "search")

@@ -141,7 +141,7 @@ def test_users_own_claims_are_yaml_files(command, tmp_path):
     assert "left" in refused.err and "higher" in refused.err
     assert not (tmp_path / "outputs").exists()
     assert command(*sweep, "claims=[softness,accuracy]").status == 0
-    (rows,) = json.loads((tmp_path / "outputs/x/verdicts.json").read_text()).values()
+    rows = json.loads((tmp_path / "outputs/x/verdicts.json").read_text())["claims"]
     assert [row["claim"] for row in rows] == ["softness", "accuracy"]
     assert all(row["seeds"] == 4 for row in rows)
 

@@ -40,18 +40,24 @@ def report_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="headtohead report", description=report_command.__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
+    parser.add_argument("--out", type=Path, help="write the report to this folder, and leave that of the study alone")
     options = parser.parse_args(arguments)
 
+    from headtohead.report.publish import publish, refuse_target
     from headtohead.report.render import print_study, write_report
 
     # statsmodels collects garbage at every correction, and would look through all that was imported.
     gc.freeze()
-    summary, figures = write_report(options.folder)
     if options.to:
-        from headtohead.report.publish import publish
-
-        publish(summary, figures, options.to)
-    print_study(summary)
+        refuse_target(options.folder, options.to)
+    try:
+        summary, figures = write_report(options.folder, options.out)
+        if options.to:
+            publish(summary, figures, options.to)
+    except OSError as error:
+        hint = "" if options.out else "; --out FOLDER writes the report elsewhere"
+        raise ConfigError(f"{error.filename or options.folder}: cannot be written ({error.strerror}){hint}") from error
+    print_study(summary, to=options.out)
     if options.to:
         print(f"published:   {options.to / 'README.md'}, {options.to.parent / 'matrix.md'}")
 

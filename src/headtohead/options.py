@@ -5,6 +5,7 @@ fields give the types; the values come from YAML, the command line or JSON. A re
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -19,6 +20,12 @@ Converter = Callable[[Any], Any]
 MISSING_VALUE = "???"  # OmegaConf's mark in YAML of a value that the user must give
 
 
+# White space other than a blank, and what no page or terminal shows: control characters, marks that turn the direction
+# of writing, halves of surrogate pairs, and codes that are no characters.
+_BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
 class ConfigError(Exception):
     """A request that cannot be met. The message names the key or file, what was found and what is accepted."""
 
@@ -27,6 +34,20 @@ def require(holds: object, key: str, found: object, accepted: str) -> None:
     """Raise a ConfigError for `key` unless `holds` is true."""
     if not holds:
         raise ConfigError(f"{key}={found}: {accepted}")
+
+
+def printable(text: object) -> str:
+    """Return a text on one line, with U+FFFD for each character that no page or terminal shows."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", str(text)))
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Describe an error by its kind, unless it is a ConfigError, and by the first line of its message."""
+    kind = "" if isinstance(error, ConfigError) else type(error).__name__
+    first = printable((str(error).strip().splitlines() or [""])[0])
+    text = ": ".join(filter(None, (kind, first)))
+    # What was found may be long; what is accepted stands at the end.
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
@@ -206,11 +227,9 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if type(value) in (float, int):
-        return float(value)
     try:
-        return float(value) if isinstance(value, str) else _refuse(value, "a number")
-    except ValueError:
+        return float(value) if type(value) in (float, int, str) else _refuse(value, "a number")
+    except (ValueError, OverflowError):
         return _refuse(value, "a number")
 
 

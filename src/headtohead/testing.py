@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from headtohead.analysis.statistics import best_learning_rates
+from headtohead.record.files import folder_name
 from headtohead.record.run import Environment, PackInfo, Phase, RunRecord, Status, results, write_results, write_run
 from headtohead.record.study import Claim, StudyProtocol, StudyRecord, read_claims, write_study
 
@@ -209,7 +210,7 @@ class _Runs:
         delay = sum(shift.get("delay", 0.0) for shift in shifts)
         splits = ("val",) if phase == "search" else ("val", "test")
         run = RunRecord(
-            run=",".join([*self.arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            run=folder_name(",".join([*self.arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"])),
             phase=phase,
             arm=arm,
             head=head,

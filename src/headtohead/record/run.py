@@ -5,6 +5,7 @@ reads; everything else, TensorBoard included, is a view of it.
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +16,16 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
-from headtohead.options import ConfigError, build, require
-from headtohead.record.files import read_json, sha256_of, to_csv, to_json, write_arrays, write_atomically
+from headtohead.options import ConfigError, build, one_line, require
+from headtohead.record.files import (
+    read_bytes,
+    read_json,
+    sha256_of,
+    to_csv,
+    to_json,
+    write_arrays,
+    write_atomically,
+)
 from headtohead.record.tags import metric_of, tag_of
 
 T = TypeVar("T")
@@ -134,6 +143,13 @@ class RunRecord:
     checksums: dict[str, str] = field(default_factory=dict)
     checksum: str = ""
 
+    def __post_init__(self):
+        for key, count in (("seed", self.seed), ("steps", self.steps)):
+            require(abs(count) < 2**63, key, count, "must be below 2**63")
+        require(math.isfinite(self.lr), "lr", self.lr, "must be finite")
+        for metric in self.metrics:
+            require(metric not in COLUMNS, "metrics", metric, "is the name of another column of results.csv")
+
 
 class OtherReleaseError(ConfigError):
     """A record that another release of headtohead wrote in a layout of its own."""
@@ -153,7 +169,10 @@ def build_record(cls: type[T], path: Path) -> T:
         raise OtherReleaseError(f"version={version}: another release of headtohead wrote this; accepted: {VERSION}")
     if content.get("checksum") and content["checksum"] != _checksum(content):
         raise ConfigError("checksum: not that of the content, which was changed after it had been written")
-    return build(cls, content, "")
+    try:
+        return build(cls, content, "")
+    except ConfigError as error:
+        raise ConfigError(one_line(error)) from error  # a value may be long, or of many lines
 
 
 def write_run(
@@ -224,12 +243,36 @@ def is_changed(folder: Path, name: str, run: RunRecord) -> bool:
 
 
 def read_history(folder: Path) -> pd.DataFrame:
-    """Read the logged steps of one run: `step`, `epoch` and a column per metric, NaN where not measured.
+    """Read the logged steps of one run: `step`, `epoch` and a column per metric, NaN where not measured or not finite.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is no table of numbers over steps.
+    """
+    table = read_table(folder / "history.csv").rename(columns=metric_of)
+    words, repeated = list(table.select_dtypes(exclude="number")), list(table.columns[table.columns.duplicated()])
+    if "step" not in table:
+        raise ValueError(f"no column step: {', '.join(map(str, table))}")
+    if words or repeated:
+        raise ValueError(", ".join(map(str, words or repeated)) + (": no numbers" if words else ": more than once"))
+    table = table.replace([math.inf, -math.inf], math.nan)
+    if not (table.step.between(0, 2**53) & (table.step % 1 == 0)).all():
+        raise ValueError("step: must be integers from 0 on")
+    return table
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file, with its columns of COLUMNS that hold words as they stand there.
 
     Raises:
         OSError, ValueError: there is no such file, or it is no table.
     """
-    return pd.read_csv(folder / "history.csv").rename(columns=metric_of)
+    # An arm may be called 1, None or true.
+    words: Any = dict.fromkeys(("run", "phase", "arm", "head", "status"), str)
+    content = io.BytesIO(read_bytes(path))
+    try:
+        return pd.read_csv(content, dtype=words, keep_default_na=False, na_values=[""], low_memory=False)
+    except (MemoryError, OverflowError, RecursionError) as error:
+        raise ValueError(one_line(error)) from error
 
 
 def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
@@ -249,7 +292,7 @@ def write_results(study: Path) -> pd.DataFrame:
 
 def read_results(study: Path) -> pd.DataFrame:
     """Read results.csv as it was written."""
-    return pd.read_csv(study / "results.csv")
+    return read_table(study / "results.csv")
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -125,6 +125,16 @@ class StudyRecord:
         for arm in self.protocol.ladder:
             require(arm in self.arms, "protocol.ladder", arm, f"no arm of the study; {nearest(arm, self.arms)}")
         missing = [arm for arm in self.arms if arm not in self.num_classes]
+        for arm, count in self.num_classes.items():
+            require(2 <= count < 2**31, f"num_classes.{arm}", count, "must be 2 or more")
+        for key, values in self.grid.items():
+            require(all(map(math.isfinite, values)), f"grid.{key}", values, "must be finite")
+        for key, values in self.hparams.items():
+            require(values, f"hparams.{key}", "[]", "must name a value or more")
+        for phase, runs in self.runs.items():
+            for run in runs:
+                is_name = run not in ("", ".", "..") and not {"/", "\\", "\0"} & {*run}
+                require(is_name, f"runs.{phase}", run, "must be names of folders in runs/")
         require(not missing, "num_classes", ", ".join(self.num_classes), f"must name every arm, also {missing}")
 
 

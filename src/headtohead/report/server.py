@@ -1,7 +1,11 @@
 """Serve TensorBoard on a study's folder, from this process."""
 
+import argparse
+import re
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tensorboard import program
 from tensorboard.data import server_ingester
@@ -11,7 +15,11 @@ from headtohead.options import ConfigError
 from headtohead.report.dashboard import ARMS, write_dashboard
 from headtohead.report.render import write_report
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
 DEFAULT_PORT = 6006
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 
 def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
@@ -38,7 +46,7 @@ def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
         event = "begun" if runs else "ended"
         raise ConfigError(f"{folder}: nothing to show, no run has {event} yet{hint}")
 
-    board = program.TensorBoard()
+    board = program.TensorBoard(server_class=_local_server)
     board.configure(logdir=str(shown), host="localhost", port=port, load_fast=_load_fast())
     try:
         address = board.launch()
@@ -46,6 +54,32 @@ def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
         accepted = "another --port" if port is not None else f"a free --port; those from {DEFAULT_PORT} on are taken"
         raise ConfigError(f"port: {error.msg}; accepted: {accepted}") from error
     return f"{address}#{'timeseries' if runs else 'custom_scalars'}"
+
+
+def only_local(app: "WSGIApplication") -> "WSGIApplication":
+    """Return an application that refuses requests for any host but this machine.
+
+    A page of somebody else's could otherwise have its name resolve to this machine, and read what is served (DNS
+    rebinding).
+    """
+
+    def guarded(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if _host(environ.get("HTTP_HOST", "")) in LOCAL_HOSTS:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"headtohead answers requests for localhost alone\n"]
+
+    return guarded
+
+
+def _host(header: str) -> str | None:
+    """Return the host of a header without its port; None where it is no host."""
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", header.strip().lower())
+    return match[1] if match else None
+
+
+def _local_server(app: "WSGIApplication", flags: argparse.Namespace) -> program.TensorBoardServer:
+    return program.create_port_scanning_werkzeug_server(only_local(app), flags)
 
 
 def wait() -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from headtohead.options import ConfigError, require
-from headtohead.record.files import folder_name
+from headtohead.record.files import folder_name, without_home
 from headtohead.record.run import NOT_OF_A_RUN
 
 SEED, LR = "seed", "optimizer.lr"
@@ -157,7 +157,7 @@ def _label(overrides: tuple[str, ...]) -> str:
         key, _, value = override.partition("=")
         group = key.lstrip("+").split("@")[0]
         parts.append(value if "." not in group else f"{group.rpartition('.')[2]}={value}")
-    return ",".join(parts)
+    return without_home(",".join(parts))
 
 
 def _numbers(key: str, values: Sequence[str], kind: Callable[[str], Number], accepted: str) -> tuple[Number, ...]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headtohead.options import ConfigError
-from headtohead.record.files import differences
+from headtohead.record.files import differences, with_home
 from headtohead.record.run import RunRecord, flaws_of_files, read_run
 from headtohead.runner.environment_values import recorded_values
 from headtohead.runner.process import environment, prepare_process
@@ -66,7 +66,7 @@ def reproduce(folder: Path) -> Reproduction:
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    node = cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, run.config))
+    node = cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, with_home(run.config)))
     config = parse(node)
     device = resolve_device(config.settings.device)
     changed = _changed_sources(run, config, node)

@@ -26,7 +26,7 @@ class Draws:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device):
-        self._seeds, self._moment, self._begun = list(seeds), "", False
+        self._seeds, self._device, self._moment, self._begun = list(seeds), device, "", False
         self._generators = {seed: torch.Generator(device) for seed in self._seeds}
         rows = [list(self._generators).index(seed) for seed in self._seeds]
         self._row_of_run_R = torch.tensor(rows, device=device)
@@ -48,7 +48,10 @@ class Draws:
     def seed_globally(self, run: int) -> None:
         """Set the global generators of PyTorch, NumPy and Python for the call of one run's network."""
         seed = self._stream(self._seeds[run])
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which asks for every kind of accelerator: that takes as long as a small network.
+        torch.default_generator.manual_seed(seed)
+        if self._device.type != "cpu":
+            torch.get_device_module(self._device).manual_seed(seed)
         seed_other_libraries(seed)
 
     def _masks(self, x_Rx: Tensor, keep: float) -> Tensor:

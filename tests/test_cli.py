@@ -167,6 +167,44 @@ def test_a_report_on_a_folder_that_is_no_study_is_refused(command, tmp_path):
     assert tree(tmp_path) == []
 
 
+IRIS = ["dataset=iris", "training.epochs=1", "claims=[accuracy]"]
+
+
+def test_a_study_of_several_models_or_datasets_has_one_folder_named_after_all(command, tmp_path):
+    for models in ("model=mlp,linear", "model=linear,mlp"):
+        result = command(models, "head=softmax,sigmoid", "seed=range(2)", *IRIS)
+        assert result.status == 0, result.err
+    (study, other) = sorted((tmp_path / "outputs").iterdir())
+    assert (study.name, other.name) == ("iris_linear_mlp", "iris_mlp_linear")
+    for folder in (study, other):
+        assert len(pd.read_csv(folder / "results.csv")) == 8
+        assert {run["config"]["name"] for run in records(folder).values()} == {folder.name}
+
+
+def test_swept_values_reach_the_workers_as_they_are(command, tmp_path):
+    """Also by way of processes, and as runs of their own whatever their names have in common."""
+    values = ["'a b'", "a_b", "a:b", r"'it\'s, [x]{y}=\\'", "'100% ü'", "''", "1", "'1'"]
+    result = command(
+        *IRIS, "name=x", "model=factory", "model.path=factories:tagged", f"+model.options.tag={','.join(values)}",
+        "hydra.launcher.n_jobs=2", "pack_size=4",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    tags = [run["config"]["model"]["options"]["tag"] for run in records(tmp_path / "outputs/x").values()]
+    expected = ["a b", "a_b", "a:b", "it's, [x]{y}=\\", "100% ü", "", 1, "1"]
+    assert sorted(map(repr, tags)) == sorted(map(repr, expected))
+    assert len(pd.read_csv(tmp_path / "outputs/x/results.csv")) == len(values)
+
+
+def test_a_value_that_refers_to_the_rate_follows_it_and_bounds_the_growth_of_the_grid(command, tmp_path):
+    rates = ["optimizer.lr=1e-7,0.2", "training.warmup=${optimizer.lr}"]
+    result = command(*IRIS, "model=linear", "name=x", *rates, "protocol.confirm_seeds=1")
+    assert result.status == 0, result.err
+    runs = records(tmp_path / "outputs/x").values()
+    assert {run["config"]["training"]["warmup"] == run["lr"] for run in runs} == {True}
+    assert "The grid does not grow to optimizer.lr=400000: training.warmup=400000.0" in result.err
+    assert {run["lr"] for run in runs} == {1e-7, 0.2}
+
+
 def test_confirm_seeds_can_be_left_out(command, tmp_path):
     result = command("-m", "name=s", "optimizer.lr=0.01,0.1", "seed=0,1", "protocol.confirm_seeds=0", *TINY)
     assert result.status == 0, result.err
@@ -387,6 +425,43 @@ def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
         (["name=../../etc"], ["name=../../etc"]),
         (["model=factory", "model.path=x:y", "model.options.few=1"], ["model.options.few", "+model.options.few"]),
         (["-m", "name=a,b"], ["name", "cannot be swept"]),
+        (["name=${seed}", "seed=1,2"], ["name=${seed}", "differs between the runs"]),
+        (["name=${oc.env:NOT_SET}"], ["name=${oc.env:NOT_SET}", "'NOT_SET' not found", "accepted"]),
+        (["seed=9223372036854775808"], ["seed=9223372036854775808", "below 2**63"]),
+        (["seed=18446744073709551616,3"], ["seed=18446744073709551616", "below 2**63"]),
+        (["seed=9223372036854775807", "optimizer.lr=0.1,1"], ["seed=9223372036854775808", "below 2**63"]),
+        (["seed=-1,2"], ["seed=-1", "0 or more"]),
+        (["+seed=0,1"], ["seed", "leave the plus out"]),
+        (["+training.epochs=2"], ["training.epochs", "leave the plus out"]),
+        (["~optimizer.lr"], ["optimizer.lr: missing"]),
+        (["~training"], ["training: missing"]),
+        (["protocol.confirm_seeds=1000000000"], ["protocol.confirm_seeds=1000000000", "accepted"]),
+        (["claims=[accurcy]"], ["claims=accurcy", "did you mean accuracy"]),
+        (["claims.accurcy.margin=1"], ["claims.accurcy", "did you mean accuracy"]),
+        (
+            ["claims.accuracy.metric=test_acuracy"],
+            ["metric=test_acuracy", "did you mean test_accuracy"],
+        ),
+        (["claims.accuracy.metric=lr_sensitivity"], ["claims.accuracy.metric=lr_sensitivity", "phase confirm"]),
+        (
+            ["claims.speed.phase=search", "claims.speed.metric=test_nll"],
+            ["metric=test_nll", "phase search"],
+        ),
+        (["dataset=iris", "claims.speed.metric=shift_blur_accuracy"], ["claims.speed.metric=shift_blur_accuracy"]),
+        (["dataset.ood=null", "claims.speed.metric=ood_auroc"], ["claims.speed.metric=ood_auroc", "not recorded"]),
+        (["claims.accuracy.favours=sofmax"], ["claims.accuracy.favours=sofmax", "did you mean softmax"]),
+        (["claims.accuracy.margin=${optimizer.lr}", "optimizer.lr=0.1,1"], ["claims.accuracy.margin", "0.1, now 1.0"]),
+        (["protocol.confirm_seeds=${seed}", "seed=1,2"], ["protocol.confirm_seeds", "1, now 2"]),
+        (["optimizer.lr=${seed}", "seed=1,2"], ["optimizer.lr=[1.0, 2.0]", "seeds of an arm"]),
+        # At the fresh seed 3 alone it is out of its range.
+        (["training.evaluations=${seed}", "training.points=2", "seed=1,2", "optimizer.lr=0.1,1"], ["evaluations=3"]),
+        (
+            ["head=softmax,sigmoid", "head.reduction=sum"],
+            ["head.reduction", "head=softmax", "accepted: label"],
+        ),
+        (["model.dropout=0,0.0"], ["dropout=0.0: trains the same runs as dropout=0"]),
+        (["dataset.root=bü"], ["dataset.root=bü", "needs quotes", 'dataset.root="bü"']),
+        (["--config-dir", "nowhere"], ["nowhere", "not found"]),
         (["head=["], ["head=["]),
         (["device=cuda:99"], ["device=cuda:99", "auto"]),
     ],

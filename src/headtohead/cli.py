@@ -14,12 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from headtohead.options import ConfigError, nearest
+from headtohead.options import ConfigError, nearest, unresolved
+from headtohead.runner import config_files
+from headtohead.runner.asked import missing_option, prepare_overrides
 from hydra_plugins.headtohead import PackSweeper
 
 # Exit statuses.
@@ -30,6 +33,16 @@ BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 def hydra_command(config: DictConfig) -> None:
     """Run Hydra's command line, which hands it to `PackSweeper`; the body is reached if Hydra is told not to sweep."""
     raise ConfigError("hydra.mode=RUN: a single run is a sweep of one; accepted: MULTIRUN")
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Check the overrides of a command line, and hand it to Hydra."""
+    options = get_args_parser().parse_args(arguments)
+    prepared = dict(zip(options.overrides, prepare_overrides(options.overrides, options.config_dir), strict=True))
+    # Hydra reads the command line from there.
+    sys.argv[1:] = [prepared.get(argument, argument) for argument in arguments]
+    config_files.register()
+    hydra_command()
 
 
 def report_command(arguments: Sequence[str]) -> None:
@@ -123,7 +136,7 @@ def main() -> None:
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else hydra_command
+    command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else partial(train_command, sys.argv[1:])
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return
@@ -148,13 +161,19 @@ def _describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {error.message.splitlines()[0]}"
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such {group}; {nearest(name, error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
+        return missing_option(error.missing_cfg_file, error.options, None)
+    if isinstance(error, InterpolationResolutionError):
+        return unresolved(error)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         names = [name for name in cause.parent_node if name != "hydra"]
         hint = nearest(cause.key, names) if names else f"to add it, write +{cause.full_key}=VALUE"
-        return f"{cause.full_key}: no such key; {hint}"
+        where = "".join(f" in {note}" for note in getattr(error, "__notes__", ()))
+        return f"{cause.full_key}: no such key{where}; {hint}"
+    if existing := re.match(r"Could not append to config. An item is already at '(.+)'", str(error)):
+        return f"+{existing[1]}: the key exists; leave the plus out: {existing[1]}=VALUE"
+    if composed := re.match(r"In '(.+)': \w+ raised while composing config:\n(.*)", str(error)):
+        return f"{composed[1]}.yaml: does not fit the other configs; {composed[2]}"
     lines = [*str(error).splitlines(), *str(cause or "").splitlines()]
     return " ".join(line.strip() for line in lines[:3] if line.strip())
 

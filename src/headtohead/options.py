@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
@@ -59,6 +60,21 @@ def nearest(name: object, names: Iterable[str]) -> str:
     return f"{hint}accepted: {', '.join(known)}"
 
 
+def unresolved(error: InterpolationResolutionError, names: Iterable[str] = ()) -> str:
+    """Describe an interpolation that cannot be resolved: its key, its text and what is accepted.
+
+    Args:
+        names: the keys that it could refer to.
+    """
+    values = _plain_text(error.parent_node)
+    text = values.get(error.key, "...")
+    reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ").strip('"')
+    accepted = "accepted: a key as in ${optimizer.lr}, a variable as in ${oc.env:NAME,DEFAULT}"
+    if isinstance(error, InterpolationKeyError) and names:
+        accepted = nearest(text.strip("${}"), names)
+    return f"{error.full_key}={text}: {reason}; {accepted}"
+
+
 def build(cls: type[T], node: DictConfig | Mapping[str, Any], key: str) -> T:
     """Build the dataclass `cls` from the values in `node`.
 
@@ -95,6 +111,13 @@ class _Refusal(Exception):
     def message(self, key: str) -> str:
         """`key.path=found: accepted`; the reason brings its own separator."""
         return f"{'.'.join(filter(None, (key, *map(str, self.path))))}{self.reason}"
+
+
+def _plain_text(node: Any) -> dict[Any, str]:
+    """Return the values of a group or a list as text, interpolations as they are written."""
+    values = OmegaConf.to_container(node) if OmegaConf.is_config(node) else {}
+    items = enumerate(values) if isinstance(values, list) else values.items() if isinstance(values, dict) else ()
+    return {key: str(value) for key, value in items}
 
 
 def _plain(node: Any) -> Any:

@@ -46,12 +46,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def folder_name(text: str) -> str:
-    """Return the folder name of a run or an arm that `text` tells from all others."""
+    """Return the folder name of a run or an arm that `text` tells from all others.
+
+    File systems differ in the characters that they take, and some take names for one that differ in case or in the
+    form of an accent. A text of other characters than those that all keep apart carries its digest, as does a long one.
+    """
+    if re.fullmatch(r"[a-z0-9_=,+-][a-z0-9_=,.+-]{0,159}", text):
+        return text
     name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"
-    if len(name.encode()) <= 200:
-        return name
-    # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
-    return f"{name.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{name.encode()[:140].decode(errors='ignore')}-{digest}" if text else name
 
 
 def without_home(text: str) -> str:

@@ -1,30 +1,37 @@
 """The plan of a study: its runs and how they are trained, checked before anything is written."""
 
+import copy
 import os
+import re
 import sys
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from headtohead.options import require
+from headtohead.analysis.pairing import DERIVED
+from headtohead.options import ConfigError, nearest, require
+from headtohead.record.files import differences
 from headtohead.record.run import Phase
-from headtohead.record.study import DataSummary, StudyProtocol, StudyRecord, read_claims
-from headtohead.runner.axes import LR, Axes, Run, read_axes, search
+from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
+from headtohead.runner.axes import LR, Axes, Run, confirm, read_axes, search
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment
-from headtohead.runner.resolve import Member, compose
+from headtohead.runner.resolve import NAME_OF_A_GROUP, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts
-from headtohead.training.config import architecture_key, resolve_device
+from headtohead.training.config import Config, architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
+from headtohead.training.loop import recorded_metrics
 from headtohead.training.models import checked_build, require_batches
 from headtohead.training.packing import is_stackable
 
@@ -58,7 +65,7 @@ class StudyPlan:
 
     def compose(self, runs: Sequence[Run]) -> tuple[Member, ...]:
         """Compose runs of the study with their configurations."""
-        return _compose(self.config, self.axes, runs)
+        return tuple(member.of_study(self.record.name) for member in _compose(self.config, self.axes, runs))
 
 
 def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
@@ -72,13 +79,21 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     Raises:
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
-    axes = read_axes(arguments, config.hydra.sweeper.params)
+    axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
     members = _compose(config, axes, search(axes))
+    config = copy.deepcopy(config)
+    OmegaConf.update(config, "name", _study_name(config, members))
+    members = tuple(member.of_study(config.name) for member in members)
+    _refuse_differences_within_the_study(axes, members)
     _check_places(config, members[0])
     opened: set[str] = set()
     packings = _choose_packings(members, opened)
+    record = _initial_record(axes, members, config)
+    for lr in axes.lrs:
+        # A value may refer to the seed, and leave its range at a fresh one.
+        _compose(config, axes, confirm(axes.arms, dict.fromkeys(axes.arms, lr), record.protocol.confirm_seeds))
     before = previous_record(members[0].study)
-    record = _with_sources(_initial_record(axes, members, config), members, opened, before)
+    record = _with_sources(record, members, opened, before)
     if not members[0].config.settings.accept_drift:
         refuse_drift(members, before, record)
     return StudyPlan(members[0].study, axes, members, packings, record, config, context)
@@ -90,6 +105,43 @@ def _is_tuned(axes: Axes) -> bool:
 
 def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run]) -> tuple[Member, ...]:
     return tuple(compose(config.hydra.job.config_name, axes.common, run) for run in runs)
+
+
+def _study_name(config: DictConfig, members: Sequence[Member]) -> str:
+    """Return the name of the study; where it is made of names in swept groups, such as the model, of all of them.
+
+    It is resolved here alone: to a worker the time, the environment or a swept key may give another name.
+    """
+    names = {member.config.settings.name for member in members}
+    if len(names) == 1:
+        return names.pop()
+    expression = str(cast(dict[str, Any], OmegaConf.to_container(config))["name"])
+
+    def join(interpolation: re.Match[str]) -> str:
+        return "_".join(dict.fromkeys(str(member.values[interpolation[1]]["name"]) for member in members))
+
+    name = NAME_OF_A_GROUP.sub(join, expression)
+    require("${" not in name, "name", expression, "differs between the runs; give one name for the study")
+    return name
+
+
+def _refuse_differences_within_the_study(axes: Axes, members: Sequence[Member]) -> None:
+    """Refuse values of a study, or of an arm, that differ between its runs; and arms of equal runs."""
+    of_study = [{"claims": member.claims, "protocol": member.values["protocol"]} for member in members]
+    for values in of_study:
+        for line in differences(of_study[0], values) if values != of_study[0] else []:
+            raise ConfigError(f"{line} in another run: one value holds for a study, so it may not refer to a swept key")
+    arms: dict[str, list[Config]] = {}
+    for member in members:
+        arms.setdefault(member.run.arm, []).append(member.config)
+    known: dict[str, str] = {}
+    for arm, configs in arms.items():
+        rates = {config.optimizer.lr for config in configs}
+        require(axes.lrs or len(rates) == 1, LR, sorted(rates), "differs between the seeds of an arm; sweep it instead")
+        # As text 1 and 1.0 differ, which they may be to a factory.
+        same = known.setdefault(repr(configs), arm)
+        if same != arm:
+            raise ConfigError(f"{arm}: trains the same runs as {same}; leave one of them out")
 
 
 def _check_places(config: DictConfig, member: Member) -> None:
@@ -165,7 +217,7 @@ def _initial_record(axes: Axes, members: Sequence[Member], config: DictConfig) -
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
-        claims=read_claims({str(claim): node for claim, node in (config.get("claims") or {}).items()}),
+        claims=_read_claims(config, members),
         environment=environment(str(device)),
     )
 
@@ -213,6 +265,27 @@ def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
             )
         )
     return tuple(summaries)
+
+
+def _read_claims(config: DictConfig, members: Sequence[Member]) -> dict[str, Claim]:
+    """Check the claims of a study; refuse one about a metric that no run records or a head that does not exist."""
+    claims = read_claims(members[0].claims)
+    loader = GlobalHydra.instance().config_loader()
+    heads = {*loader.get_group_options("head"), *(member.head for member in members)}
+    device = resolve_device(members[0].config.settings.device)
+    datasets = {member.config.dataset for member in members}
+    pools = [(dataset, data.load(dataset, device)) for dataset in datasets]
+    for name, claim in claims.items():
+        known = {
+            metric
+            for dataset, pool in pools
+            for metric in recorded_metrics(pool.is_image, dataset.ood is not None, claim.phase == "confirm")
+        }
+        known |= DERIVED.keys() - ({"lr_sensitivity"} if claim.phase == "confirm" else set())
+        recorded = f"not recorded by a run of this study in the phase {claim.phase}; {nearest(claim.metric, known)}"
+        require(claim.metric in known, f"claims.{name}.metric", claim.metric, recorded)
+        require(claim.favours in heads, f"claims.{name}.favours", claim.favours, nearest(claim.favours, heads))
+    return claims
 
 
 def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:

@@ -20,6 +20,7 @@ from threading import get_ident
 from typing import Any
 
 from headtohead.record.files import flat, sha256_of
+from headtohead.record.run import NOT_OF_A_RUN
 from headtohead.runner.environment_values import fingerprint
 from headtohead.runner.resolve import Member
 from headtohead.training import data
@@ -93,7 +94,7 @@ def sources_of(
     for file in opened if isinstance(model, Factory) else ():
         if os.path.realpath(file) not in named and os.path.isfile(file):
             found[f"{FILE}{file}"] = contents.of([file])
-    for key, value in hidden.items():
+    for key, value in ((key, hidden[key]) for key in hidden if key not in NOT_OF_A_RUN):
         found[f"{VARIABLE}{key}"] = fingerprint(value, f"{config.settings.name} {key}")
     return found
 

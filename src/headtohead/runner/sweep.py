@@ -3,7 +3,8 @@
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -105,21 +106,33 @@ class Sweep:
 
     def _extend_grid(self) -> None:
         """Search rates beyond the edges of the grid, for all arms, as long as the best rate of an arm is on one."""
+        ended: set[str] = set()
         while not self._had_io_error:
             protocol = self.record.protocol
             beyond = rates_beyond(self.record.grid[LR], self._best_rates(), protocol.extended)
-            if not beyond:
+            members = self._compose_beyond({side: rate for side, rate in beyond.items() if side not in ended})
+            ended |= {*beyond} - {*members}
+            if not members:
                 return
-            rates = tuple(sorted([*self.record.grid[LR], *beyond.values()]))
-            extended = {side: count + (side in beyond) for side, count in protocol.extended.items()}
+            rates = tuple(sorted([*self.record.grid[LR], *(beyond[side] for side in members)]))
+            extended = {side: count + (side in members) for side, count in protocol.extended.items()}
             self.record = replace(
                 self.record,
                 grid={LR: rates},
                 hparams={**self.record.hparams, LR: rates},
                 protocol=replace(protocol, extended=extended),
             )
-            axes = replace(self._plan.axes, lrs=tuple(beyond.values()))
-            self._train(self._plan.compose(search(axes)), "search")
+            self._train([member for side in members.values() for member in side], "search")
+
+    def _compose_beyond(self, beyond: Mapping[str, float]) -> dict[str, tuple[Member, ...]]:
+        """Compose the runs at rates beyond the grid, by side; leave out a side at which a value is out of its range."""
+        members = {}
+        for side, rate in beyond.items():
+            try:
+                members[side] = self._plan.compose(search(replace(self._plan.axes, lrs=(rate,))))
+            except ConfigError as error:
+                print(f"The grid does not grow to {LR}={rate:g}: {error}", file=sys.stderr)
+        return members
 
     def _best_rates(self) -> dict[str, float]:
         table = read_results(self._plan.folder)
@@ -199,7 +212,7 @@ class Sweep:
         """Return the overrides of a job. The worker composes the runs itself, so that Hydra need not load much."""
         packing = self._plan.packings[pack[0].run.arm]
         runs = tuple(member.run for member in pack)
-        job = PackJob(self._plan.axes.common, phase, packing.chosen_by, packing.threads, runs)
+        job = PackJob(self.record.name, self._plan.axes.common, phase, packing.chosen_by, packing.threads, runs)
         return [f"name='{self.record.name}'", "claims=[]", job.override()]
 
     def _launcher(self, packs_of_phase: int) -> Launcher:

@@ -168,7 +168,7 @@ def run_pack(node: DictConfig) -> None:
     config_name = HydraConfig.get().job.config_name
     assert config_name is not None, "the command line names it"
     job = PackJob.parse(node.pack)
-    members = tuple(compose(config_name, job.common, run) for run in job.runs)
+    members = tuple(compose(config_name, job.common, run).of_study(job.study) for run in job.runs)
     prepare_process(job.threads)
     error = _train_or_halve(ResolvedPack(job, members, read_study_record(members[0].study)))
     if error:

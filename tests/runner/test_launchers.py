@@ -34,11 +34,11 @@ sys.stdin.read()
 """
 
 
-def sweep(folder, launcher, *arguments):
+def sweep(folder, launcher, *arguments, name=None):
     if launcher in MODULES:
         pytest.importorskip(MODULES[launcher])
     return subprocess.run(
-        [sys.executable, "-m", "headtohead", "-m", "seed=0,1", "claims=[accuracy]", f"name={launcher}",
+        [sys.executable, "-m", "headtohead", "-m", "seed=0,1", "claims=[accuracy]", f"name={name or launcher}",
          f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *arguments],
         capture_output=True, text=True, cwd=folder, env=ENVIRONMENT, timeout=300,
     )  # fmt: skip
@@ -93,5 +93,5 @@ def test_a_killed_worker_is_tried_again_then_reported_and_the_same_command_goes_
     assert done.returncode == 0, done.stderr
     assert len([*tmp_path.glob("died*")]) == deaths
     # The network lives once it has died so often.
-    assert sweep(tmp_path, launcher, *study, "name=whole").returncode == 0
+    assert sweep(tmp_path, launcher, *study, name="whole").returncode == 0
     pd.testing.assert_frame_equal(results(tmp_path, launcher), results(tmp_path, "whole"))

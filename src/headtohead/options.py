@@ -5,6 +5,7 @@ fields give the types; the values come from YAML, the command line or JSON. A re
 """
 
 import difflib
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -16,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
 
+# What breaks in the system whatever the request: a full disk, a broken one, too many open files, too little memory.
+BREAKDOWNS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 MISSING_VALUE = "???"  # OmegaConf's mark in YAML of a value that the user must give
 
 
@@ -36,6 +39,15 @@ def nearest(name: object, names: Iterable[str]) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     known = names if len(names) <= 20 or not close else [*names[:3], "...", names[-1], f"{len(names)} names in all"]
     return f"{hint}accepted: {', '.join(known)}"
+
+
+def one_line(error: BaseException) -> str:
+    """Describe an error in one line: what the system says of a file, or the error's type and message."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: '{error.filename}'" if error.filename is not None else error.strerror
+    if isinstance(error, OSError) and str(error):
+        return str(error).splitlines()[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def build(cls: type[T], node: DictConfig | Mapping[str, Any], key: str) -> T:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -22,6 +23,8 @@ from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+from headtohead.options import ConfigError
+from headtohead.report import server
 from headtohead.testing import make_study
 
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
@@ -253,3 +256,22 @@ def test_what_has_nothing_to_show_is_refused_in_a_line(tmp_path):
     (study / "results.csv").unlink()
     assert "no run has ended yet" in refusal(study)
     assert "no run has begun yet" in refusal(study, "--runs")
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((64, 4096), (163, 4096)), ((64, -1), (163, -1)), ((1024, 1024), None), ((-1, -1), None), ((163, 200), None)],
+)
+def test_the_limit_of_open_files_is_raised_to_what_the_event_files_need(tmp_path, monkeypatch, limits, raised):
+    assert resource.RLIM_INFINITY == -1
+    made = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, new: made.append(new))
+    server.allow_files(35, tmp_path)
+    assert made == ([raised] if raised else [])
+
+
+def test_more_event_files_than_a_process_may_open_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 100))
+    with pytest.raises(ConfigError, match=r"35 event files: .*ulimit -Hn=100, or the arms alone, without --runs"):
+        server.allow_files(35, tmp_path)

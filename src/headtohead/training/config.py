@@ -101,6 +101,8 @@ class Settings:
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
+        # A file system takes no more.
+        require(len(self.name.encode()) <= 255, "name", self.name, "at most 255 bytes")
         require(self.seed >= 0, "seed", self.seed, "must not be below 0")
         require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")

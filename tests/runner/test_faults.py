@@ -332,7 +332,7 @@ from factories import Linear
 
 class make(Linear):
     def forward(self, images_BCHW):
-        if self.seed % 2 and not Path("mended").exists():
+        if self.seed in (1, 3) and not Path("mended").exists():
             raise RuntimeError(f"seed '{self.seed}'")
         return super().forward(images_BCHW)
 """

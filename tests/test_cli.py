@@ -1,5 +1,6 @@
 """The command line: the files it writes, what it prints, and the requests it refuses."""
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import headtohead.configs
 from headtohead import cli
 from headtohead.record.run import COLUMNS
+from headtohead.testing import make_study
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
 # What makes an experiment tiny, where 128 training examples do not.
@@ -203,6 +205,50 @@ def test_a_value_that_refers_to_the_rate_follows_it_and_bounds_the_growth_of_the
     assert {run["config"]["training"]["warmup"] == run["lr"] for run in runs} == {True}
     assert "The grid does not grow to optimizer.lr=400000: training.warmup=400000.0" in result.err
     assert {run["lr"] for run in runs} == {1e-7, 0.2}
+
+
+def is_full():
+    return open("/dev/full", "w", encoding="utf-8")
+
+
+def has_no_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", encoding="utf-8")
+
+
+@pytest.mark.parametrize("stream", [is_full, has_no_reader, lambda: None])
+def test_an_output_that_takes_nothing_stops_nothing(tmp_path, monkeypatch, stream):
+    study = make_study(tmp_path / "study", seeds=2)
+    with contextlib.ExitStack() as stack:
+        monkeypatch.setattr(sys, "stdout", (opened := stream()) and stack.enter_context(opened))
+        monkeypatch.setattr(sys, "argv", ["headtohead", "report", str(study)])
+        cli.main()
+    assert (study / "report.html").exists()
+
+
+@pytest.mark.parametrize(("encoding", "sign"), [("ascii", "+-"), ("latin-1", "±"), ("utf-16", "±")])
+def test_an_output_in_another_encoding_shows_what_it_can(tmp_path, monkeypatch, encoding, sign):
+    study = make_study(tmp_path / "study", seeds=2)
+    with (tmp_path / "out").open("w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["headtohead", "report", str(study)])
+        cli.main()
+    assert f"mean {sign} half of the 95 % interval" in (tmp_path / "out").read_text(encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["report", "study", "--to", "file"], ["report", "study", "--to", "file/x"], ["report", "study", "--to", "a" * 300],
+     ["report", "a" * 300], ["board", "a" * 300], ["reproduce", "a" * 300], ["report", "file"], ["board", "file"],
+     ["reproduce", "file"], ["board", "study", "--port", "-1"], ["board", "study", "--port", "65536"]],
+)  # fmt: skip
+def test_a_place_that_cannot_be_is_a_wrong_request(command, tmp_path, arguments):
+    make_study(tmp_path / "study", seeds=2)
+    (tmp_path / "file").touch()
+    result = command(*arguments)
+    (line,) = result.err.splitlines()
+    assert result.status == 2 and arguments[-1] in line and "accepted: " in line and "Error" not in line
 
 
 def test_confirm_seeds_can_be_left_out(command, tmp_path):
@@ -423,6 +469,7 @@ def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
         (["dataset.ood=digit"], ["dataset.ood=digit", "did you mean digits"]),
         (["dataset=iris", "dataset.ood=wine"], ["dataset.ood=wine", "(4,)", "(13,)"]),
         (["name=../../etc"], ["name=../../etc"]),
+        (["name=" + "a" * 256], ["name=aa", "at most 255 bytes"]),
         (["model=factory", "model.path=x:y", "model.options.few=1"], ["model.options.few", "+model.options.few"]),
         (["-m", "name=a,b"], ["name", "cannot be swept"]),
         (["name=${seed}", "seed=1,2"], ["name=${seed}", "differs between the runs"]),

@@ -4,14 +4,19 @@ torch is imported only once there is something to train, so that `--help` and `-
 """
 
 import argparse
+import codecs
 import gc
+import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TextIO
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -20,13 +25,16 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from headtohead.options import ConfigError, nearest, unresolved
+from headtohead.options import BREAKDOWNS, ConfigError, nearest, one_line, unresolved
 from headtohead.runner import config_files
 from headtohead.runner.asked import missing_option, prepare_overrides
+from headtohead.runner.signals import INTERRUPTED, handled, interrupt
 from hydra_plugins.headtohead import PackSweeper
 
-# Exit statuses.
-BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+# Exit statuses, beside INTERRUPTED.
+BROKEN, WRONG_REQUEST = 1, 2
+# What stands for the signs of a report where the terminal's encoding lacks them; "?" for all others.
+PLAIN = {"±": "+-", "✓": "+", "✗": "x", "→": "->", "–": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "≥": ">="}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://headtohead.configs", config_name="config")
@@ -94,12 +102,13 @@ def reproduce_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce_command.__doc__)
     example = "outputs/digits/runs/head=softmax,seed=0"
     parser.add_argument("folder", type=Path, help=f"the folder of a run, such as {example}")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--allow-code", action="store_true", help="import the code of others that the record names")
+    options = parser.parse_args(arguments)
 
     from headtohead.runner.reproduce import print_reproduction, reproduce
 
-    reproduction = reproduce(folder)
-    print_reproduction(folder, reproduction)
+    reproduction = reproduce(options.folder, options.allow_code)
+    print_reproduction(options.folder, reproduction)
     if reproduction.different:
         sys.exit(BROKEN)
 
@@ -128,7 +137,7 @@ def with_home(argument: str) -> str:
 
 
 def main() -> None:
-    """Run the command line. Exit with 2 for a wrong request, and with 1 for any other error.
+    """Run the command line. Exit with 2 for a wrong request, with 130 if interrupted, and with 1 for any other error.
 
     HYDRA_FULL_ERROR=1 in the environment shows the traceback instead of a line.
     """
@@ -137,6 +146,17 @@ def main() -> None:
     Plugins.instance().register(PackSweeper)
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else partial(train_command, sys.argv[1:])
+    _hold_standard_streams()
+    with redirect_stdout(_lenient(sys.stdout, 1)), redirect_stderr(_lenient(sys.stderr, 2)), handled(interrupt):
+        try:
+            _run(command)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _run(command: Callable[[], None]) -> None:
+    """Run a command, and turn its errors into a line and an exit status."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return
@@ -146,12 +166,66 @@ def main() -> None:
         command()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_print_error(_describe(error), WRONG_REQUEST))
-    except KeyboardInterrupt as interrupt:
-        sys.exit(_print_error("; ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED))
+    except KeyboardInterrupt as interruption:
+        sys.exit(_print_error("; ".join(["interrupted", *map(str, interruption.args)]), INTERRUPTED))
+    except OSError as error:
+        # What the other commands read and write is named by the user.
+        if command is hydra_command or error.errno in BREAKDOWNS:
+            sys.exit(_print_error(one_line(error), BROKEN))
+        accepted = "accepted: a folder that can be read and written"
+        sys.exit(_print_error(f"{one_line(error)}; {accepted}", WRONG_REQUEST))
     except Exception as error:
-        sys.exit(_print_error(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
+        sys.exit(_print_error(f"{one_line(error)} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+class _Sink(io.FileIO):
+    """A descriptor whose reader may have gone, as in `| head -1`: what cannot be written is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
+
+
+def _lenient(stream: TextIO | None, descriptor: int) -> TextIO:
+    """Return a stream to the same place that takes what it can print and fails at nothing: the results are in files.
+
+    Args:
+        stream: a standard stream; None where it was closed when Python started.
+        descriptor: its number.
+    """
+    encoding, lines = "utf-8", False
+    if stream is not None:
+        try:
+            descriptor = stream.fileno()
+        except io.UnsupportedOperation:
+            return stream
+        encoding, lines = stream.encoding, isinstance(stream, io.TextIOWrapper) and stream.line_buffering
+    codecs.register_error("plain", _plain)
+    sink = io.BufferedWriter(_Sink(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(sink, encoding, errors="plain", line_buffering=lines)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return for what an encoding lacks the nearest ASCII, and where to go on."""
+    assert isinstance(error, UnicodeEncodeError)
+    letters = (_ascii(sign) or "?" for sign in error.object[error.start : error.end])
+    return "".join(letters), error.end
+
+
+def _ascii(sign: str) -> str:
+    return PLAIN.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+
+
+def _hold_standard_streams() -> None:
+    """Open the standard descriptors that are closed, so that no file of a study takes their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def _describe(error: Exception) -> str:

@@ -5,6 +5,7 @@ fields give the types; the values come from YAML, the command line or JSON. A re
 """
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -18,6 +19,8 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
 
+# What breaks in the system whatever the request: a full disk, a broken one, too many open files, too little memory.
+BREAKDOWNS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 MISSING_VALUE = "???"  # OmegaConf's mark in YAML of a value that the user must give
 
 
@@ -43,9 +46,15 @@ def printable(text: object) -> str:
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
-    """Describe an error by its kind, unless it is a ConfigError, and by the first line of its message."""
-    kind = "" if isinstance(error, ConfigError) else type(error).__name__
-    first = printable((str(error).strip().splitlines() or [""])[0])
+    """Describe an error in one line: what the system says of a file, else its kind and the first line of its message.
+
+    A ConfigError needs no kind.
+    """
+    kind = "" if isinstance(error, ConfigError | OSError) and str(error) else type(error).__name__
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.strerror}: '{error.filename}'" if error.filename is not None else error.strerror
+    first = printable((message.strip().splitlines() or [""])[0])
     text = ": ".join(filter(None, (kind, first)))
     # What was found may be long; what is accepted stands at the end.
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"

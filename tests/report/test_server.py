@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+from headtohead.options import ConfigError
+from headtohead.report import server
 from headtohead.report.server import only_local
 from headtohead.testing import make_study
 
@@ -293,3 +296,22 @@ def test_the_board_refuses_a_name_that_was_turned_to_this_machine(arms):
         statuses[host.partition(":")[0]] = connection.getresponse().status
         connection.close()
     assert statuses == {"localhost": 200, "evil.example": 403}
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((64, 4096), (163, 4096)), ((64, -1), (163, -1)), ((1024, 1024), None), ((-1, -1), None), ((163, 200), None)],
+)
+def test_the_limit_of_open_files_is_raised_to_what_the_event_files_need(tmp_path, monkeypatch, limits, raised):
+    assert resource.RLIM_INFINITY == -1
+    made = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, new: made.append(new))
+    server.allow_files(35, tmp_path)
+    assert made == ([raised] if raised else [])
+
+
+def test_more_event_files_than_a_process_may_open_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 100))
+    with pytest.raises(ConfigError, match=r"35 event files: .*ulimit -Hn=100, or the arms alone, without --runs"):
+        server.allow_files(35, tmp_path)

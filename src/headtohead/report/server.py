@@ -2,8 +2,9 @@
 
 import argparse
 import re
+import resource
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from tensorboard import program
 from tensorboard.data import server_ingester
 
 from headtohead.analysis.study import read_study
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, require
 from headtohead.report.dashboard import ARMS, write_dashboard
 from headtohead.report.render import write_report
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 6006
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
+# Files that TensorBoard opens beside those of events: its own, and a connection for each of a browser's requests.
+OWN_FILES = 128
 
 
 def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
@@ -36,6 +39,7 @@ def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
     Raises:
         ConfigError: there is nothing to show, or the port is not free.
     """
+    require(port is None or 0 < port < 65536, "--port", port, "accepted: 1 to 65535")
     study = read_study(folder)
     shown = folder if runs else folder / ARMS
     if not _has_events(shown) and not study.final.empty:
@@ -46,6 +50,7 @@ def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
         event = "begun" if runs else "ended"
         raise ConfigError(f"{folder}: nothing to show, no run has {event} yet{hint}")
 
+    allow_files(sum(1 for _ in _event_files(shown)), folder)
     board = program.TensorBoard(server_class=_local_server)
     board.configure(logdir=str(shown), host="localhost", port=port, load_fast=_load_fast())
     try:
@@ -91,7 +96,23 @@ def wait() -> None:
 
 
 def _has_events(folder: Path) -> bool:
-    return any(folder.glob("**/*tfevents*"))
+    return any(_event_files(folder))
+
+
+def _event_files(folder: Path) -> Iterator[Path]:
+    return folder.glob("**/*tfevents*")
+
+
+def allow_files(count: int, folder: Path) -> None:
+    """Raise this process's limit of open files, as far as it may, since TensorBoard keeps each event file open."""
+    needed = count + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = hard == resource.RLIM_INFINITY or needed <= hard
+    accepted = f"a higher limit than ulimit -Hn={hard}, or the arms alone, without --runs"
+    require(allowed, str(folder), f"{count} event files", accepted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _load_fast() -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, one_line
 from headtohead.record import events
 from headtohead.record.files import differences
 from headtohead.record.run import (
@@ -114,22 +114,24 @@ class StateFile:
     Args:
         pack: the pack.
         notes: the notes of the pack, which show that a checkpoint cannot be used or saved.
+        anew: whether to read no state.
 
     Attributes:
         training: the state that the training goes on from; None where it starts anew.
     """
 
-    def __init__(self, pack: ResolvedPack, notes: Notes):
+    def __init__(self, pack: ResolvedPack, notes: Notes, anew: bool):
         self._path, self._notes = pack.checkpoint, notes
         self._interval_s = pack.members[0].config.settings.checkpoint_s
         runs = [[member.name, member.values, pack.sources(member)] for member in pack.members]
         self._identity = json.dumps([pack.job.phase, runs, asdict(pack.environment)], default=str)
-        state, flaws = checkpoint.load(self._path, self._identity)
+        state, flaws = (None, []) if anew else checkpoint.load(self._path, self._identity)
         for flaw in flaws:
             notes.show(f"{flaw}; not used")
-        self.training = state["training"] if state else None
+        self.training = state.get("training") if state else None
+        seconds = state.get("seconds") if state else None
         self._saved = time.monotonic()
-        self._started = time.perf_counter() - (state["seconds"] if state else 0.0)
+        self._started = time.perf_counter() - (seconds if isinstance(seconds, float) else 0.0)
 
     @property
     def seconds(self) -> float:
@@ -140,6 +142,11 @@ class StateFile:
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for another one."""
         return time.monotonic() - self._saved >= self._interval_s
+
+    def discard(self, error: Exception) -> None:
+        """Remove the checkpoint, from which the training could not go on."""
+        self._notes.show(f"{self._path}: not used ({one_line(error)}); the training starts anew")
+        checkpoint.remove(self._path)
 
     def save(self, training: dict[str, Any]) -> None:
         """Save the state of the training, if there is room; the training goes on in any case."""
@@ -236,11 +243,14 @@ def _lacked_memory(error: Exception | None) -> bool:
     return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def _train_unfinished(pack: ResolvedPack) -> Exception | None:
+def _train_unfinished(pack: ResolvedPack, anew: bool = False) -> Exception | None:
     """Train all runs of a pack, record those that have not ended, and return the error that stopped the training.
 
     Runs that have ended are trained again beside the others, because a smaller pack rounds otherwise. Nothing is
     recorded of a pack that was interrupted or must be halved.
+
+    Args:
+        anew: whether to leave out its checkpoint.
     """
     unfinished = pack.unfinished()
     if not unfinished:
@@ -250,7 +260,7 @@ def _train_unfinished(pack: ResolvedPack) -> Exception | None:
         return Interrupted()
     for member in unfinished:
         shutil.rmtree(member.folder, ignore_errors=True)
-    state_file = StateFile(pack, notes)
+    state_file = StateFile(pack, notes, anew)
     writers = _start_events(pack, unfinished)
     error = None
     try:
@@ -259,6 +269,10 @@ def _train_unfinished(pack: ResolvedPack) -> Exception | None:
         return interrupted
     except Exception as stopped:
         error, outcomes, histories = stopped, [FAILED] * len(pack.members), [[]] * len(pack.members)
+    if error and state_file.training is not None and not isinstance(error, OSError) and not _lacked_memory(error):
+        # What the checkpoint holds may be the reason. Without it the pack fails for its own reasons alone.
+        state_file.discard(error.with_traceback(None))
+        return _train_unfinished(pack, anew=True)
     if error and _must_be_halved(pack, error):
         sizes = " and ".join(str(len(half.members)) for half in pack.halves())
         notes.show(f"{len(pack.members)} runs do not fit into memory at once: {sizes} instead")

@@ -102,6 +102,8 @@ class Settings:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be 0 or more and below 2**63")
+        # A file system takes no more.
+        require(len(self.name.encode()) <= 255, "name", self.name, "at most 255 bytes")
         require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
         require(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must not be below 0")

@@ -165,5 +165,6 @@ def _unchanged(images: Any) -> Any:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ignore interrupts: the main process decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ignore the signals that end a command, which come to all of its processes: the main one decides when to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

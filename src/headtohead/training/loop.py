@@ -199,8 +199,16 @@ class _Training:
         self.histograms: dict[str, tuple[Tensor, Tensor]] = {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the state of an interrupted training of the same runs."""
+        """Restore the state of an interrupted training of the same runs.
+
+        Raises:
+            Exception: of any type, for a state of something else.
+        """
         device = self.cohort.device
+        # Copying would broadcast tensors of other shapes.
+        for part, now in self.state(state["step"]).items():
+            if part not in ("histograms", "points") and _layout(state[part]) != _layout(now):
+                raise ValueError(f"{part}: of another training")
         self.start = state["step"]
         self.cohort.restore(state["models"])
         for name, saved in state["optimizer"].items():
@@ -326,6 +334,15 @@ def _to_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to_cpu(item) for key, item in value.items()}
     return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value
+
+
+def _layout(value: Any) -> Any:
+    """Return nested tensors with shapes and types in their places."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return {key: _layout(item) for key, item in value.items()}
+    return [*map(_layout, value)] if isinstance(value, list | tuple) else type(value)
 
 
 def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_RP: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.metadata import version
@@ -155,7 +155,7 @@ def main() -> None:
             sys.stderr.flush()
 
 
-def _run(command: Callable[[], None]) -> None:
+def _run(command: "partial[None]") -> None:
     """Run a command, and turn its errors into a line and an exit status."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
@@ -170,7 +170,7 @@ def _run(command: Callable[[], None]) -> None:
         sys.exit(_print_error("; ".join(["interrupted", *map(str, interruption.args)]), INTERRUPTED))
     except OSError as error:
         # What the other commands read and write is named by the user.
-        if command is hydra_command or error.errno in BREAKDOWNS:
+        if command.func is train_command or error.errno in BREAKDOWNS:
             sys.exit(_print_error(one_line(error), BROKEN))
         accepted = "accepted: a folder that can be read and written"
         sys.exit(_print_error(f"{one_line(error)}; {accepted}", WRONG_REQUEST))

@@ -20,7 +20,7 @@ def test_commands_that_mean_the_same_are_one_study(command, tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "difference"),
     [
-        ("dataset.val_fraction=0.2", "seed=1", "dataset.val_fraction: 0.2, now 0.1"),
+        ("dataset.val_fraction=0.3", "seed=1", "dataset.val_fraction: 0.3, now 0.2"),
         ("training.batch_size=16", "seed=1", "training.batch_size: 16, now 64"),
         ("seed=1", "training.batch_size=16", "training.batch_size: 64, now 16"),
         ("optimizer=adamw", "head=sigmoid", "optimizer.name: adamw, now sgd"),

@@ -19,7 +19,7 @@ from headtohead.record import files
 from headtohead.record.files import write_arrays
 from headtohead.report.dashboard import write_curves
 from headtohead.report.render import write_report
-from headtohead.testing import ACCURACY, make_study
+from headtohead.testing import ACCURACY, make_study, without_checksums
 
 CLASSES, EXAMPLES = 10, 20
 
@@ -32,7 +32,7 @@ def whole(tmp_path_factory) -> Path:
     for run in read_study(study).final.run:
         write_arrays(study / "runs" / run / "predictions.npz", predictions(rng))
     write_arrays(study / "examples.npz", {"index": np.arange(3), "inputs": rng.normal(size=(3, 5))})
-    return study
+    return without_checksums(study)
 
 
 @pytest.fixture

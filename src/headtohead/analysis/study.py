@@ -127,7 +127,7 @@ class Study:
 
     def _is_changed(self, run: str, file: str) -> bool:
         """Return whether a file of a run that has a record was changed since it was written."""
-        with suppress(OSError):  # a file that cannot be read is told when it is read
+        with suppress(OSError, ValueError):  # a file that cannot be read is told when it is read
             return run in self.records and is_changed(self.folder / "runs" / run, file, self.records[run])
         return False
 

@@ -232,14 +232,26 @@ def flaws_of_files(folder: Path, run: RunRecord) -> list[str]:
     for name, size in run.bytes.items():
         if (folder / name).exists() and (folder / name).stat().st_size < size:
             lines.append(f"{name} has lost bytes")
-        elif (folder / name).exists() and is_changed(folder, name, run):
+        elif (folder / name).exists() and _is_changed_or_unreadable(folder, name, run):
             lines.append(f"{name} has changed")
     return lines
 
 
+def _is_changed_or_unreadable(folder: Path, name: str, run: RunRecord) -> bool:
+    try:
+        return is_changed(folder, name, run)
+    except (OSError, ValueError):
+        return True
+
+
 def is_changed(folder: Path, name: str, run: RunRecord) -> bool:
-    """Return whether a file beside a `run.json` differs from what was written; False where no checksum tells."""
-    return name in run.checksums and sha256_of(folder / name) != run.checksums[name]
+    """Return whether a file beside a `run.json` differs from what was written; False where no checksum tells.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    expected = run.checksums.get(name)
+    return expected is not None and hashlib.sha256(read_bytes(folder / name)).hexdigest() != expected
 
 
 def read_history(folder: Path) -> pd.DataFrame:

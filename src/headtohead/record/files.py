@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def folder_name(text: str) -> str:
     """Return the folder name of a run or an arm that `text` tells from all others."""
-    name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"
+    name = re.sub(r"[^\w=,.+-]", "_", without_home(text)).lstrip(".") or "default"
     if len(name.encode()) <= 200:
         return name
     # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from headtohead.analysis.statistics import best_learning_rates
-from headtohead.record.files import folder_name, to_json, without_home
+from headtohead.record.files import folder_name, to_json
 from headtohead.record.run import Environment, PackInfo, Phase, RunRecord, Status, results, write_results, write_run
 from headtohead.record.study import Claim, StudyProtocol, StudyRecord, read_claims, write_study
 
@@ -218,7 +218,7 @@ class _Runs:
         delay = sum(shift.get("delay", 0.0) for shift in shifts)
         splits = ("val",) if phase == "search" else ("val", "test")
         run = RunRecord(
-            run=",".join([folder_name(without_home(",".join(self.arms[arm]))), f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            run=",".join([folder_name(",".join(self.arms[arm])), f"optimizer.lr={lr:g}", f"seed={seed}"]),
             phase=phase,
             arm=arm,
             head=head,

@@ -51,6 +51,7 @@ def folder_name(text: str) -> str:
     File systems differ in the characters that they take, and some take names for one that differ in case or in the
     form of an accent. A text of other characters than those that all keep apart carries its digest, as does a long one.
     """
+    text = without_home(text)
     if re.fullmatch(r"[a-z0-9_=,+-][a-z0-9_=,.+-]{0,159}", text):
         return text
     name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"

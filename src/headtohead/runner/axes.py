@@ -73,7 +73,7 @@ class Run:
         overrides = [*self.overrides, *filter(is_named, common)]
         numbers = [f"{LR}={_shortest(self.lr)}"] if self.lr is not None else []
         numbers += [f"{SEED}={self.seed}"] if self.seed is not None else []
-        named = [folder_name(without_home(",".join(overrides)))] if overrides or not numbers else []
+        named = [folder_name(",".join(overrides))] if overrides or not numbers else []
         return ",".join([*named, *numbers])
 
 

@@ -133,3 +133,11 @@ def test_tiny_classes_and_validation_splits_are_told(tmp_path):
     assert "Classes with 2 examples or fewer: 1 (2 in train, 1 in val), 0 (1 in val)" in text
     fine = warned(summarise(made(tmp_path / "fine", {split: [50] * CLASSES for split in counts})))
     assert "validation split" not in fine and "examples or fewer" not in fine
+
+
+def test_test_examples_that_are_no_new_ones_are_told(tmp_path):
+    study = made(tmp_path / "study", {"train": [9] * 10, "val": [9] * 10, "test": [5] * 10})
+    content = json.loads((study / "study.json").read_text())
+    content["data"][0]["seen"] = 4
+    (study / "study.json").write_text(json.dumps(content))
+    assert "Leak: 4 of 50 test examples also occur in training or validation." in warned(summarise(study))

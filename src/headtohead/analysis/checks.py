@@ -191,7 +191,7 @@ def _guesses(study: Study) -> Iterable[Check]:
 
 
 def _small_data(study: Study) -> Iterable[Check]:
-    """Warn of classes and of validation splits with hardly an example."""
+    """Warn of classes and of validation splits with hardly an example, and of test examples that are no new ones."""
     for data in study.record.data:
         where = f" of {listed(data.arms)}" if len(study.record.data) > 1 else ""
         few = {}
@@ -203,6 +203,10 @@ def _small_data(study: Study) -> Iterable[Check]:
         if few:
             each = listed(f"{name} ({', '.join(parts)})" for name, parts in few.items())
             yield Check("warning", f"Classes with {FEW_EXAMPLES} examples or fewer{where}: {each}.")
+        if data.seen:
+            tested = sum(data.counts.get("test", ()))
+            text = f"{data.seen} of {plural(tested, 'test example')}{where} also occur in training or validation."
+            yield Check("warning", f"Leak: {text}")
         validated = sum(data.counts.get("val", ()))
         if 0 < validated <= FEW_VALIDATED:
             text = (

@@ -66,6 +66,7 @@ class DataSummary:
         classes: Names of the classes.
         counts: Number of examples of each class, by split: "train", "val" and "test".
         skipped: Files that were taken for no data.
+        seen: Number of test examples that also occur outside the test split.
     """
 
     arms: tuple[str, ...]
@@ -73,6 +74,7 @@ class DataSummary:
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
     skipped: tuple[str, ...]
+    seen: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from headtohead.runner.process import environment
 from headtohead.runner.resolve import NAME_OF_A_GROUP, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
-from headtohead.training.class_counts import class_counts
+from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
@@ -262,6 +262,7 @@ def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
                 classes=counts.classes,
                 counts={"train": counts.train, "val": counts.val, "test": counts.test},
                 skipped=tuple(f"{part.count} {part.reason}, such as {part.example}" for part in pool.skipped),
+                seen=seen_test_examples(pool),
             )
         )
     return tuple(summaries)

@@ -228,10 +228,10 @@ def test_a_study_does_not_go_on_with_other_code_or_weights(command, tmp_path, fa
         write_weights(tmp_path / name, 1)
         refused = command(*factory, "seed=1")
         assert refused.status == 2 and f"({source}: changed)" in refused.err
-        refused = command("reproduce", str(path.parent))
+        refused = command("reproduce", "--allow-code", str(path.parent))
         assert refused.status == 2 and f"{source}: changed since the run" in refused.err
         write_weights(tmp_path / name, 0)
-    result = command("reproduce", str(path.parent))
+    result = command("reproduce", "--allow-code", str(path.parent))
     assert result.status == 0 and "bitwise equal" in result.out
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
-from headtohead.record.files import flat, sha256_of
+from headtohead.record.files import flat, sha256_of, without_home
 from headtohead.record.run import NOT_OF_A_RUN
 from headtohead.runner.environment_values import fingerprint
 from headtohead.runner.resolve import Member
@@ -93,7 +93,7 @@ def sources_of(
             found[f"{FILE}of model.options.{key}"] = contents.of(files)
     for file in opened if isinstance(model, Factory) else ():
         if os.path.realpath(file) not in named and os.path.isfile(file):
-            found[f"{FILE}{file}"] = contents.of([file])
+            found[f"{FILE}{without_home(str(file))}"] = contents.of([file])
     for key, value in ((key, hidden[key]) for key in hidden if key not in NOT_OF_A_RUN):
         found[f"{VARIABLE}{key}"] = fingerprint(value, f"{config.settings.name} {key}")
     return found
@@ -117,7 +117,7 @@ def sources_by_arm(
 def opened_files(sources: Mapping[str, str]) -> list[str]:
     """Return the files among sources that a network read and no option names."""
     names = [name.removeprefix(FILE) for name in sources if name.startswith(FILE)]
-    return [name for name in names if not name.startswith("of ")]
+    return [os.path.expanduser(name) for name in names if not name.startswith("of ")]
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str], code: bool = True) -> list[str]:

@@ -248,7 +248,7 @@ def test_a_place_that_cannot_be_is_a_wrong_request(command, tmp_path, arguments)
     (tmp_path / "file").touch()
     result = command(*arguments)
     (line,) = result.err.splitlines()
-    assert result.status == 2 and arguments[-1] in line and "accepted: " in line and "Error" not in line
+    assert result.status == 2 and arguments[-1][:100] in line and "accepted: " in line and "Error" not in line
 
 
 def test_confirm_seeds_can_be_left_out(command, tmp_path):

@@ -5,6 +5,7 @@ torch is imported only once there is something to train, so that `--help` and `-
 
 import argparse
 import codecs
+import errno
 import gc
 import io
 import os
@@ -76,8 +77,10 @@ def report_command(arguments: Sequence[str]) -> None:
         if options.to:
             publish(summary, figures, options.to)
     except OSError as error:
-        hint = "" if options.out else "; --out FOLDER writes the report elsewhere"
-        raise ConfigError(f"{error.filename or options.folder}: cannot be written ({error.strerror}){hint}") from error
+        if options.out or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        accepted = "accepted: a folder that can be written; --out FOLDER writes the report elsewhere"
+        raise ConfigError(f"{one_line(error)}; {accepted}") from error
     print_study(summary, to=options.out)
     if options.to:
         print(f"published:   {options.to / 'README.md'}, {options.to.parent / 'matrix.md'}")

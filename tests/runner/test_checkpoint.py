@@ -212,7 +212,11 @@ def test_an_interrupted_study_saves_its_state_and_says_how_to_go_on(tmp_path, mo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_program_that_ends_a_study_is_heeded_as_ctrl_c(tmp_path, monkeypatch, number):
     monkeypatch.chdir(tmp_path)
-    child = start("stopped", tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run under nohup
+    try:
+        child = start("stopped", tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     until(lambda: glob("outputs/stopped/checkpoints/*.pt"))
     os.kill(child, number)
     os.kill(child, number)  # programs such as `timeout` send it twice

@@ -82,7 +82,7 @@ def test_an_edited_record_runs_nothing(command, tmp_path, monkeypatch, model, na
     path = sorted(path.glob("*/run.json"))[0]
     run = json.loads(path.read_text())
     run["config"] |= {"model": model}
-    path.write_text(json.dumps(run))
+    path.write_text(json.dumps(run | {"checksum": ""}))
     refused = command("reproduce", str(path.parent))
     assert refused.status == 2 and f"would run code from elsewhere, {named}; " in refused.err
     assert not (tmp_path / "sprung").exists()

@@ -12,6 +12,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import headtohead.configs
 import pandas as pd
 import pytest
 from conftest import TINY
@@ -19,7 +20,6 @@ from data_files import DOWNLOADED, Made, pictures
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import headtohead.configs
 from headtohead import cli
 from headtohead.record.run import COLUMNS
 from headtohead.testing import make_study

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 
-import headtohead.configs
 from headtohead.options import ConfigError, nearest
 
 # The config groups; those that a configuration cannot do without, and those that take a list of options.
@@ -45,7 +45,7 @@ def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[
 
 def options_of(group: str, config_dir: str | None) -> list[str]:
     """List the options of a config group, with the user's own."""
-    folders = [*headtohead.configs.__path__, *([config_dir] if config_dir else [])]
+    folders = [str(files("headtohead.configs")), *([config_dir] if config_dir else [])]
     return sorted({path.stem for folder in folders for path in Path(folder, group).glob("*.yaml")})
 
 

@@ -28,7 +28,7 @@ from statsmodels.stats.power import TTestPower
 
 from headtohead import cli
 from headtohead.analysis.claims import Verdict, judge
-from headtohead.analysis.statistics import sign_flip_p, t_interval
+from headtohead.analysis.estimates import Crossed
 from headtohead.analysis.study import read_study
 from headtohead.record.run import read_history, read_runs, write_results, write_run
 from headtohead.record.study import read_study_record, write_study
@@ -46,6 +46,7 @@ NULL = (
     "hydra/launcher=basic",
 )
 SEEDS = 10
+BLOCKS = 20
 
 
 def main() -> None:
@@ -69,9 +70,16 @@ def synthetic(draws: int, studies: int) -> Iterator[tuple[str, str, str]]:
     for name, noise in {"normal": np.random.Generator.standard_normal, "accuracy": accuracies}.items():
         for pairs in (5, 10, 20):
             yield f"coverage, {name} noise, {pairs} seeds", f"{coverage(rng, noise, pairs, draws):.1%}", "95 % ± 1.5"
+    for examples in (100, 360, 3000):
+        for seeds in (5, 10, 40):
+            crossed, alone = coverage_of_new_examples(rng, seeds, examples, draws // 10)
+            measured = f"{crossed:.1%} (seeds alone {alone:.1%})"
+            yield f"coverage of new examples, {examples} examples, {seeds} seeds", measured, "95 %"
     for pairs in (8, 10, 20):
         for effect in (0.5, 1.0):
-            detected = np.mean([sign_flip_p(rng.normal(effect, 1, pairs)) < 0.05 for _ in range(draws // 10)])
+            detected = np.mean(
+                [Crossed.over_seeds(rng.normal(effect, 1, pairs)).p() < 0.05 for _ in range(draws // 10)]
+            )
             nominal = TTestPower().power(effect, pairs, 0.05)
             yield f"power, effect {effect:g} deviations, {pairs} seeds", f"{detected:.1%}", f"{nominal:.1%}"
     with tempfile.TemporaryDirectory() as folder:
@@ -87,9 +95,28 @@ def synthetic(draws: int, studies: int) -> Iterator[tuple[str, str, str]]:
 def coverage(
     rng: np.random.Generator, noise: Callable[[np.random.Generator, int], np.ndarray], pairs: int, draws: int
 ) -> float:
-    """Return the share of paired t intervals that contain the true difference, zero."""
-    intervals = (t_interval(noise(rng, pairs)) for _ in range(draws))
+    """Return the share of paired t intervals over seeds that contain the true difference, zero."""
+    intervals = (Crossed.over_seeds(noise(rng, pairs)).interval(0.95) for _ in range(draws))
     return float(np.mean([interval.lower <= 0 <= interval.upper for interval in intervals]))
+
+
+def coverage_of_new_examples(rng: np.random.Generator, seeds: int, examples: int, draws: int) -> tuple[float, float]:
+    """Return the share of 95 % intervals that contain the true difference on new examples, zero.
+
+    The first share is of intervals over seeds crossed with blocks, the second of those over seeds alone. A difference
+    on an example is owed to the example, to the seed and to both.
+    """
+    hits = np.zeros(2)
+    for _ in range(draws):
+        shares = (
+            rng.normal(0, 0.2, (1, examples)) + rng.normal(0, 0.02, (seeds, 1)) + rng.normal(0, 0.3, (seeds, examples))
+        )
+        blocks_SG = np.stack([part.mean(1) for part in np.array_split(shares, BLOCKS, axis=1)], axis=1)
+        means_S = shares.mean(1)
+        crossed = Crossed.over_seeds_and_blocks(float(means_S.mean()), blocks_SG).interval(0.95)
+        alone = Crossed.over_seeds(means_S).interval(0.95)
+        hits += [interval.lower <= 0 <= interval.upper for interval in (crossed, alone)]
+    return float(hits[0] / draws), float(hits[1] / draws)
 
 
 def accuracies(rng: np.random.Generator, pairs: int) -> np.ndarray:

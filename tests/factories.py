@@ -83,4 +83,25 @@ class Doomed(Linear):
         return super().forward(images_BCHW)
 
 
-modest, breaking, greedy, doomed = Linear, Breaking, Greedy, Doomed
+class Noisy(Linear):
+    """A network that draws random numbers in training and in evaluation, and replaces a buffer."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__(input_shape, num_classes)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, images_BCHW):
+        noisy = images_BCHW * torch.rand_like(images_BCHW)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * noisy.mean().detach()
+        return super().forward(noisy - self.mean)
+
+
+modest, breaking, greedy, doomed, noisy = Linear, Breaking, Greedy, Doomed, Noisy
+
+
+def tagged(input_shape, num_classes, tag):
+    """Return a linear network of a table; `tag` is any value of a sweep."""
+    model = nn.Sequential()
+    model.add_module("classifier", nn.Linear(input_shape[0], num_classes))
+    return model

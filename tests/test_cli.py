@@ -1,5 +1,6 @@
 """The command line: the files it writes, what it prints, and the requests it refuses."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,11 +16,13 @@ import headtohead.configs
 import pandas as pd
 import pytest
 from conftest import TINY
-from data_files import DOWNLOADED, Made
+from data_files import DOWNLOADED, Made, pictures
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from headtohead import cli
 from headtohead.record.run import COLUMNS
+from headtohead.testing import make_study
 
 EXPERIMENTS = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("experiment/*.yaml"))
 # What makes an experiment tiny, where 128 training examples do not.
@@ -140,7 +143,7 @@ def test_users_own_claims_are_yaml_files(command, tmp_path):
     assert "left" in refused.err and "higher" in refused.err
     assert not (tmp_path / "outputs").exists()
     assert command(*sweep, "claims=[softness,accuracy]").status == 0
-    (rows,) = json.loads((tmp_path / "outputs/x/verdicts.json").read_text()).values()
+    rows = json.loads((tmp_path / "outputs/x/verdicts.json").read_text())["claims"]
     assert [row["claim"] for row in rows] == ["softness", "accuracy"]
     assert all(row["seeds"] == 4 for row in rows)
 
@@ -164,6 +167,88 @@ def test_a_report_on_a_folder_that_is_no_study_is_refused(command, tmp_path):
         assert "study.json" in result.err
         assert len(result.err.strip().splitlines()) <= 2
     assert tree(tmp_path) == []
+
+
+IRIS = ["dataset=iris", "training.epochs=1", "claims=[accuracy]"]
+
+
+def test_a_study_of_several_models_or_datasets_has_one_folder_named_after_all(command, tmp_path):
+    for models in ("model=mlp,linear", "model=linear,mlp"):
+        result = command(models, "head=softmax,sigmoid", "seed=range(2)", *IRIS)
+        assert result.status == 0, result.err
+    (study, other) = sorted((tmp_path / "outputs").iterdir())
+    assert (study.name, other.name) == ("iris_linear_mlp", "iris_mlp_linear")
+    for folder in (study, other):
+        assert len(pd.read_csv(folder / "results.csv")) == 8
+        assert {run["config"]["name"] for run in records(folder).values()} == {folder.name}
+
+
+def test_swept_values_reach_the_workers_as_they_are(command, tmp_path):
+    """Also by way of processes, and as runs of their own whatever their names have in common."""
+    values = ["'a b'", "a_b", "a:b", r"'it\'s, [x]{y}=\\'", "'100% ü'", "''", "1", "'1'"]
+    result = command(
+        *IRIS, "name=x", "model=factory", "model.path=factories:tagged", f"+model.options.tag={','.join(values)}",
+        "hydra.launcher.n_jobs=2", "pack_size=4",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    tags = [run["config"]["model"]["options"]["tag"] for run in records(tmp_path / "outputs/x").values()]
+    expected = ["a b", "a_b", "a:b", "it's, [x]{y}=\\", "100% ü", "", 1, "1"]
+    assert sorted(map(repr, tags)) == sorted(map(repr, expected))
+    assert len(pd.read_csv(tmp_path / "outputs/x/results.csv")) == len(values)
+
+
+def test_a_value_that_refers_to_the_rate_follows_it_and_bounds_the_growth_of_the_grid(command, tmp_path):
+    rates = ["optimizer.lr=1e-7,0.2", "training.warmup=${optimizer.lr}"]
+    result = command(*IRIS, "model=linear", "name=x", *rates, "protocol.confirm_seeds=1")
+    assert result.status == 0, result.err
+    runs = records(tmp_path / "outputs/x").values()
+    assert {run["config"]["training"]["warmup"] == run["lr"] for run in runs} == {True}
+    assert "The grid does not grow to optimizer.lr=400000: training.warmup=400000.0" in result.err
+    assert {run["lr"] for run in runs} == {1e-7, 0.2}
+
+
+def is_full():
+    return open("/dev/full", "w", encoding="utf-8")
+
+
+def has_no_reader():
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", encoding="utf-8")
+
+
+@pytest.mark.parametrize("stream", [is_full, has_no_reader, lambda: None])
+def test_an_output_that_takes_nothing_stops_nothing(tmp_path, monkeypatch, stream):
+    study = make_study(tmp_path / "study", seeds=2)
+    with contextlib.ExitStack() as stack:
+        monkeypatch.setattr(sys, "stdout", (opened := stream()) and stack.enter_context(opened))
+        monkeypatch.setattr(sys, "argv", ["headtohead", "report", str(study)])
+        cli.main()
+    assert (study / "report.html").exists()
+
+
+@pytest.mark.parametrize(("encoding", "sign"), [("ascii", "+-"), ("latin-1", "±"), ("utf-16", "±")])
+def test_an_output_in_another_encoding_shows_what_it_can(tmp_path, monkeypatch, encoding, sign):
+    study = make_study(tmp_path / "study", seeds=2)
+    with (tmp_path / "out").open("w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "argv", ["headtohead", "report", str(study)])
+        cli.main()
+    assert f"mean {sign} half of the 95 % interval" in (tmp_path / "out").read_text(encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["report", "study", "--to", "file"], ["report", "study", "--to", "file/x"], ["report", "study", "--to", "a" * 300],
+     ["report", "a" * 300], ["board", "a" * 300], ["reproduce", "a" * 300], ["report", "file"], ["board", "file"],
+     ["reproduce", "file"], ["board", "study", "--port", "-1"], ["board", "study", "--port", "65536"]],
+)  # fmt: skip
+def test_a_place_that_cannot_be_is_a_wrong_request(command, tmp_path, arguments):
+    make_study(tmp_path / "study", seeds=2)
+    (tmp_path / "file").touch()
+    result = command(*arguments)
+    (line,) = result.err.splitlines()
+    assert result.status == 2 and arguments[-1][:100] in line and "accepted: " in line and "Error" not in line
 
 
 def test_confirm_seeds_can_be_left_out(command, tmp_path):
@@ -232,11 +317,11 @@ def test_a_study_does_not_go_on_as_another(command, tmp_path):
     assert command("name=d", "seed=0", *TINY).status == 0
     refused = command("name=d", "seed=0", *TINY, "training.batch_size=16")
     assert refused.status == 2
-    assert "now training.batch_size=16" in refused.err and "accept_drift=true" in refused.err
+    assert "training.batch_size: 64, now 16" in refused.err and "accept_drift=true" in refused.err
     (path,) = tmp_path.glob("outputs/d/runs/*/run.json")
     run = json.loads(path.read_text())
     torch_now = run["environment"]["versions"]["torch"]
-    run["environment"]["versions"]["torch"] = "1.0"
+    run["environment"]["versions"]["torch"], run["checksum"] = "1.0", ""
     path.write_text(json.dumps(run))
     refused = command("name=d", "seed=0", *TINY)
     assert refused.status == 2 and f"versions.torch: 1.0, now {torch_now}" in refused.err
@@ -384,8 +469,46 @@ def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
         (["dataset.ood=digit"], ["dataset.ood=digit", "did you mean digits"]),
         (["dataset=iris", "dataset.ood=wine"], ["dataset.ood=wine", "(4,)", "(13,)"]),
         (["name=../../etc"], ["name=../../etc"]),
+        (["name=" + "a" * 256], ["name=aa", "at most 255 bytes"]),
         (["model=factory", "model.path=x:y", "model.options.few=1"], ["model.options.few", "+model.options.few"]),
         (["-m", "name=a,b"], ["name", "cannot be swept"]),
+        (["name=${seed}", "seed=1,2"], ["name=${seed}", "differs between the runs"]),
+        (["name=${oc.env:NOT_SET}"], ["name=${oc.env:NOT_SET}", "'NOT_SET' not found", "accepted"]),
+        (["seed=9223372036854775808"], ["seed=9223372036854775808", "below 2**63"]),
+        (["seed=18446744073709551616,3"], ["seed=18446744073709551616", "below 2**63"]),
+        (["seed=9223372036854775807", "optimizer.lr=0.1,1"], ["seed=9223372036854775808", "below 2**63"]),
+        (["seed=-1,2"], ["seed=-1", "0 or more"]),
+        (["+seed=0,1"], ["seed", "leave the plus out"]),
+        (["+training.epochs=2"], ["training.epochs", "leave the plus out"]),
+        (["~optimizer.lr"], ["optimizer.lr: missing"]),
+        (["~training"], ["training: missing"]),
+        (["protocol.confirm_seeds=1000000000"], ["protocol.confirm_seeds=1000000000", "accepted"]),
+        (["claims=[accurcy]"], ["claims=accurcy", "did you mean accuracy"]),
+        (["claims.accurcy.margin=1"], ["claims.accurcy", "did you mean accuracy"]),
+        (
+            ["claims.accuracy.metric=test_acuracy"],
+            ["metric=test_acuracy", "did you mean test_accuracy"],
+        ),
+        (["claims.accuracy.metric=lr_sensitivity"], ["claims.accuracy.metric=lr_sensitivity", "phase confirm"]),
+        (
+            ["claims.speed.phase=search", "claims.speed.metric=test_nll"],
+            ["metric=test_nll", "phase search"],
+        ),
+        (["dataset=iris", "claims.speed.metric=shift_blur_accuracy"], ["claims.speed.metric=shift_blur_accuracy"]),
+        (["dataset.ood=null", "claims.speed.metric=ood_auroc"], ["claims.speed.metric=ood_auroc", "not recorded"]),
+        (["claims.accuracy.favours=sofmax"], ["claims.accuracy.favours=sofmax", "did you mean softmax"]),
+        (["claims.accuracy.margin=${optimizer.lr}", "optimizer.lr=0.1,1"], ["claims.accuracy.margin", "0.1, now 1.0"]),
+        (["protocol.confirm_seeds=${seed}", "seed=1,2"], ["protocol.confirm_seeds", "1, now 2"]),
+        (["optimizer.lr=${seed}", "seed=1,2"], ["optimizer.lr=[1.0, 2.0]", "seeds of an arm"]),
+        # At the fresh seed 3 alone it is out of its range.
+        (["training.evaluations=${seed}", "training.points=2", "seed=1,2", "optimizer.lr=0.1,1"], ["evaluations=3"]),
+        (
+            ["head=softmax,sigmoid", "head.reduction=sum"],
+            ["head.reduction", "head=softmax", "accepted: label"],
+        ),
+        (["model.dropout=0,0.0"], ["dropout=0.0: trains the same runs as dropout=0"]),
+        (["dataset.root=bü"], ["dataset.root=bü", "needs quotes", 'dataset.root="bü"']),
+        (["--config-dir", "nowhere"], ["nowhere", "not found"]),
         (["head=["], ["head=["]),
         (["device=cuda:99"], ["device=cuda:99", "auto"]),
     ],
@@ -511,3 +634,32 @@ def test_the_console_script_is_the_module():
     assert script, "headtohead is not installed beside this Python"
     result = subprocess.run([script, "--cfg", "job"], capture_output=True, text=True, check=True)
     assert result.stdout == headtohead_process("--cfg", "job").stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("dataset.root=~/pictures", "dataset.root='~/pictures'"),
+        ("dataset.root=~/with space,~other/b,/c", "dataset.root='~/with space','~other/b',/c"),
+        ("dataset.root=choice(~/a,~/b)", "dataset.root=choice('~/a','~/b')"),
+        ("dataset.root='~/a'", "dataset.root='~/a'"),
+        ('dataset.root="/a,~/b"', 'dataset.root="/a,~/b"'),
+        ("dataset.root=/a~b/c~", "dataset.root=/a~b/c~"),
+        ("~model", "~model"),
+        ("--config-dir=~/mine", "--config-dir=/home/me/mine"),
+        ("--to=experiments/x", "--to=experiments/x"),
+    ],
+)
+def test_paths_may_begin_with_a_tilde(argument, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.with_home(argument) == expected
+
+
+def test_a_study_of_pictures_below_the_home_folder(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    pictures(tmp_path / "home" / "pictures")
+    data = ["dataset=image_folder", "dataset.root=~/pictures", "dataset.size=8", "dataset.workers=0"]
+    result = command(*data, "model=linear", "training.epochs=1", "training.batch_size=4", "name=x")
+    assert result.status == 0, result.err
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "outputs" / "x").glob("runs/*/run.json"))
+    assert record["config"]["dataset"]["root"] == "~/pictures"

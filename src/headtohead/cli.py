@@ -4,31 +4,54 @@ torch is imported only once there is something to train, so that `--help` and `-
 """
 
 import argparse
+import codecs
+import errno
 import gc
+import io
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TextIO
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from headtohead.options import ConfigError, nearest
+from headtohead.options import BREAKDOWNS, ConfigError, nearest, one_line, unresolved
+from headtohead.runner import config_files
+from headtohead.runner.asked import missing_option, prepare_overrides
+from headtohead.runner.signals import INTERRUPTED, handled, interrupt
 from hydra_plugins.headtohead import PackSweeper
 
-# Exit statuses.
-BROKEN, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
+# Exit statuses, beside INTERRUPTED.
+BROKEN, WRONG_REQUEST = 1, 2
+# What stands for the signs of a report where the terminal's encoding lacks them; "?" for all others.
+PLAIN = {"±": "+-", "✓": "+", "✗": "x", "→": "->", "–": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "≥": ">="}
 
 
 @hydra.main(version_base="1.3", config_path="pkg://headtohead.configs", config_name="config")
 def hydra_command(config: DictConfig) -> None:
     """Run Hydra's command line, which hands it to `PackSweeper`; the body is reached if Hydra is told not to sweep."""
     raise ConfigError("hydra.mode=RUN: a single run is a sweep of one; accepted: MULTIRUN")
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Check the overrides of a command line, and hand it to Hydra."""
+    options = get_args_parser().parse_args(arguments)
+    prepared = dict(zip(options.overrides, prepare_overrides(options.overrides, options.config_dir), strict=True))
+    # Hydra reads the command line from there.
+    sys.argv[1:] = [prepared.get(argument, argument) for argument in arguments]
+    config_files.register()
+    hydra_command()
 
 
 def report_command(arguments: Sequence[str]) -> None:
@@ -39,18 +62,26 @@ def report_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="headtohead report", description=report_command.__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
+    parser.add_argument("--out", type=Path, help="write the report to this folder, and leave that of the study alone")
     options = parser.parse_args(arguments)
 
+    from headtohead.report.publish import publish, refuse_target
     from headtohead.report.render import print_study, write_report
 
     # statsmodels collects garbage at every correction, and would look through all that was imported.
     gc.freeze()
-    summary, figures = write_report(options.folder)
     if options.to:
-        from headtohead.report.publish import publish
-
-        publish(summary, figures, options.to)
-    print_study(summary)
+        refuse_target(options.folder, options.to)
+    try:
+        summary, figures = write_report(options.folder, options.out)
+        if options.to:
+            publish(summary, figures, options.to)
+    except OSError as error:
+        if options.out or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        accepted = "accepted: a folder that can be written; --out FOLDER writes the report elsewhere"
+        raise ConfigError(f"{one_line(error)}; {accepted}") from error
+    print_study(summary, to=options.out)
     if options.to:
         print(f"published:   {options.to / 'README.md'}, {options.to.parent / 'matrix.md'}")
 
@@ -74,12 +105,13 @@ def reproduce_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce_command.__doc__)
     example = "outputs/digits/runs/head=softmax,seed=0"
     parser.add_argument("folder", type=Path, help=f"the folder of a run, such as {example}")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--allow-code", action="store_true", help="import the code of others that the record names")
+    options = parser.parse_args(arguments)
 
     from headtohead.runner.reproduce import print_reproduction, reproduce
 
-    reproduction = reproduce(folder)
-    print_reproduction(folder, reproduction)
+    reproduction = reproduce(options.folder, options.allow_code)
+    print_reproduction(options.folder, reproduction)
     if reproduction.different:
         sys.exit(BROKEN)
 
@@ -97,15 +129,37 @@ COMMANDS = {
 }
 
 
+def with_home(argument: str) -> str:
+    """Quote paths that begin with `~` in an override, for whose grammar they are none, and expand them in a flag."""
+    if argument.startswith("-"):
+        flag, separator, value = argument.partition("=")
+        return f"{flag}{separator}{os.path.expanduser(value)}"
+    if "'" in argument or '"' in argument:
+        return argument
+    return re.sub(r"(?<=[=,(\[])~[^,()\[\]{}]*", r"'\g<0>'", argument)
+
+
 def main() -> None:
-    """Run the command line. Exit with 2 for a wrong request, and with 1 for any other error.
+    """Run the command line. Exit with 2 for a wrong request, with 130 if interrupted, and with 1 for any other error.
 
     HYDRA_FULL_ERROR=1 in the environment shows the traceback instead of a line.
     """
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     Plugins.instance().register(PackSweeper)
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else hydra_command
+    command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else partial(train_command, sys.argv[1:])
+    _hold_standard_streams()
+    with redirect_stdout(_lenient(sys.stdout, 1)), redirect_stderr(_lenient(sys.stderr, 2)), handled(interrupt):
+        try:
+            _run(command)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _run(command: "partial[None]") -> None:
+    """Run a command, and turn its errors into a line and an exit status."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         command()
         return
@@ -115,12 +169,66 @@ def main() -> None:
         command()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         sys.exit(_print_error(_describe(error), WRONG_REQUEST))
-    except KeyboardInterrupt as interrupt:
-        sys.exit(_print_error("; ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED))
+    except KeyboardInterrupt as interruption:
+        sys.exit(_print_error("; ".join(["interrupted", *map(str, interruption.args)]), INTERRUPTED))
+    except OSError as error:
+        # What the other commands read and write is named by the user.
+        if command.func is train_command or error.errno in BREAKDOWNS:
+            sys.exit(_print_error(one_line(error), BROKEN))
+        accepted = "accepted: a folder that can be read and written"
+        sys.exit(_print_error(f"{one_line(error)}; {accepted}", WRONG_REQUEST))
     except Exception as error:
-        sys.exit(_print_error(f"{type(error).__name__}: {error} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
+        sys.exit(_print_error(f"{one_line(error)} (HYDRA_FULL_ERROR=1 shows where)", BROKEN))
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
+
+
+class _Sink(io.FileIO):
+    """A descriptor whose reader may have gone, as in `| head -1`: what cannot be written is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return len(data) if written is None else written
+
+
+def _lenient(stream: TextIO | None, descriptor: int) -> TextIO:
+    """Return a stream to the same place that takes what it can print and fails at nothing: the results are in files.
+
+    Args:
+        stream: a standard stream; None where it was closed when Python started.
+        descriptor: its number.
+    """
+    encoding, lines = "utf-8", False
+    if stream is not None:
+        try:
+            descriptor = stream.fileno()
+        except io.UnsupportedOperation:
+            return stream
+        encoding, lines = stream.encoding, isinstance(stream, io.TextIOWrapper) and stream.line_buffering
+    codecs.register_error("plain", _plain)
+    sink = io.BufferedWriter(_Sink(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(sink, encoding, errors="plain", line_buffering=lines)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return for what an encoding lacks the nearest ASCII, and where to go on."""
+    assert isinstance(error, UnicodeEncodeError)
+    letters = (_ascii(sign) or "?" for sign in error.object[error.start : error.end])
+    return "".join(letters), error.end
+
+
+def _ascii(sign: str) -> str:
+    return PLAIN.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+
+
+def _hold_standard_streams() -> None:
+    """Open the standard descriptors that are closed, so that no file of a study takes their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def _describe(error: Exception) -> str:
@@ -130,13 +238,19 @@ def _describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {error.message.splitlines()[0]}"
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such {group}; {nearest(name, error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
+        return missing_option(error.missing_cfg_file, error.options, None)
+    if isinstance(error, InterpolationResolutionError):
+        return unresolved(error)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.parent_node is not None:
         names = [name for name in cause.parent_node if name != "hydra"]
         hint = nearest(cause.key, names) if names else f"to add it, write +{cause.full_key}=VALUE"
-        return f"{cause.full_key}: no such key; {hint}"
+        where = "".join(f" in {note}" for note in getattr(error, "__notes__", ()))
+        return f"{cause.full_key}: no such key{where}; {hint}"
+    if existing := re.match(r"Could not append to config. An item is already at '(.+)'", str(error)):
+        return f"+{existing[1]}: the key exists; leave the plus out: {existing[1]}=VALUE"
+    if composed := re.match(r"In '(.+)': \w+ raised while composing config:\n(.*)", str(error)):
+        return f"{composed[1]}.yaml: does not fit the other configs; {composed[2]}"
     lines = [*str(error).splitlines(), *str(cause or "").splitlines()]
     return " ".join(line.strip() for line in lines[:3] if line.strip())
 

@@ -5,6 +5,8 @@ fields give the types; the values come from YAML, the command line or JSON. A re
 """
 
 import difflib
+import errno
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -12,11 +14,20 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 
 T = TypeVar("T")
 Converter = Callable[[Any], Any]
 
+# What breaks in the system whatever the request: a full disk, a broken one, too many open files, too little memory.
+BREAKDOWNS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 MISSING_VALUE = "???"  # OmegaConf's mark in YAML of a value that the user must give
+
+
+# White space other than a blank, and what no page or terminal shows: control characters, marks that turn the direction
+# of writing, halves of surrogate pairs, and codes that are no characters.
+_BREAKS = re.compile("[\t\n\v\f\r\x85\u2028\u2029]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class ConfigError(Exception):
@@ -29,6 +40,26 @@ def require(holds: object, key: str, found: object, accepted: str) -> None:
         raise ConfigError(f"{key}={found}: {accepted}")
 
 
+def printable(text: object) -> str:
+    """Return a text on one line, with U+FFFD for each character that no page or terminal shows."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", str(text)))
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Describe an error in one line: what the system says of a file, else its kind and the first line of its message.
+
+    A ConfigError needs no kind.
+    """
+    kind = "" if isinstance(error, ConfigError | OSError) and str(error) else type(error).__name__
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.strerror}: '{error.filename}'" if error.filename is not None else error.strerror
+    first = printable((message.strip().splitlines() or [""])[0])
+    text = ": ".join(filter(None, (kind, first)))
+    # What was found may be long; what is accepted stands at the end.
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """Suggest the valid names nearest to a wrong one, and list all of them where they fit on a line."""
     names = sorted(names)
@@ -36,6 +67,21 @@ def nearest(name: object, names: Iterable[str]) -> str:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     known = names if len(names) <= 20 or not close else [*names[:3], "...", names[-1], f"{len(names)} names in all"]
     return f"{hint}accepted: {', '.join(known)}"
+
+
+def unresolved(error: InterpolationResolutionError, names: Iterable[str] = ()) -> str:
+    """Describe an interpolation that cannot be resolved: its key, its text and what is accepted.
+
+    Args:
+        names: the keys that it could refer to.
+    """
+    values = _plain_text(error.parent_node)
+    text = values.get(error.key, "...")
+    reason = str(error).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ").strip('"')
+    accepted = "accepted: a key as in ${optimizer.lr}, a variable as in ${oc.env:NAME,DEFAULT}"
+    if isinstance(error, InterpolationKeyError) and names:
+        accepted = nearest(text.strip("${}"), names)
+    return f"{error.full_key}={text}: {reason}; {accepted}"
 
 
 def build(cls: type[T], node: DictConfig | Mapping[str, Any], key: str) -> T:
@@ -74,6 +120,13 @@ class _Refusal(Exception):
     def message(self, key: str) -> str:
         """`key.path=found: accepted`; the reason brings its own separator."""
         return f"{'.'.join(filter(None, (key, *map(str, self.path))))}{self.reason}"
+
+
+def _plain_text(node: Any) -> dict[Any, str]:
+    """Return the values of a group or a list as text, interpolations as they are written."""
+    values = OmegaConf.to_container(node) if OmegaConf.is_config(node) else {}
+    items = enumerate(values) if isinstance(values, list) else values.items() if isinstance(values, dict) else ()
+    return {key: str(value) for key, value in items}
 
 
 def _plain(node: Any) -> Any:
@@ -206,11 +259,9 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if type(value) in (float, int):
-        return float(value)
     try:
-        return float(value) if isinstance(value, str) else _refuse(value, "a number")
-    except ValueError:
+        return float(value) if type(value) in (float, int, str) else _refuse(value, "a number")
+    except (ValueError, OverflowError):
         return _refuse(value, "a number")
 
 

@@ -1,5 +1,6 @@
 """Make synthetic studies for tests: complete on disk, with known effects, without training."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import yaml
 
 from headtohead.analysis.statistics import best_learning_rates
-from headtohead.record.files import write_atomically
+from headtohead.record.files import folder_name, to_json, write_atomically
 from headtohead.record.run import (
     Environment,
     PackInfo,
@@ -162,6 +163,13 @@ def make_study(
     return folder
 
 
+def without_checksums(study: Path) -> Path:
+    """Remove the checksums from the records of a study, so that a test may edit its files, and return the folder."""
+    for path in study.glob("runs/*/run.json"):
+        path.write_text(to_json(json.loads(path.read_text()) | {"checksum": "", "checksums": {}}))
+    return study
+
+
 def _study_record(
     name: str,
     arms: Mapping[str, Sequence[str]],
@@ -222,7 +230,7 @@ class _Runs:
         delay = sum(shift.get("delay", 0.0) for shift in shifts)
         splits = ("val",) if phase == "search" else ("val", "test")
         run = RunRecord(
-            run=",".join([*self.arms[arm], f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            run=",".join([folder_name(",".join(self.arms[arm])), f"optimizer.lr={lr:g}", f"seed={seed}"]),
             phase=phase,
             arm=arm,
             head=head,

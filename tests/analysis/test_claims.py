@@ -19,6 +19,7 @@ from headtohead.analysis import claims as claims_module
 from headtohead.analysis.claims import KEYS, Verdict
 from headtohead.analysis.pairing import DERIVED
 from headtohead.analysis.study import read_study
+from headtohead.analysis.summary import summarise, verdicts_json
 from headtohead.options import ConfigError
 from headtohead.record.run import read_results
 from headtohead.record.study import read_claims
@@ -290,11 +291,12 @@ def test_runs_of_an_earlier_command_do_not_count(tmp_path):
     assert judge(study) == before
 
 
-def test_verdicts_are_written_as_strict_json(tmp_path):
+def test_verdicts_and_the_answer_are_strict_json(tmp_path):
     study = table_of(tmp_path / "s", claims={"accuracy": ACCURACY} | claims("charm"))
-    verdicts = claims_module.write_verdicts(read_study(study))
-    written = json.loads((study / "verdicts.json").read_text(), parse_constant=pytest.fail)
-    assert list(written) == ["claims"]
+    summary = summarise(study)
+    verdicts = summary.verdicts
+    written = json.loads(verdicts_json(summary), parse_constant=pytest.fail)
+    assert written["answer"] == {"headline": summary.answer.headline, "sentences": [*summary.answer.sentences]}
     assert [list(row) for row in written["claims"]] == [[*KEYS]] * 2
     assert written["claims"][0]["difference"] == verdicts[0].difference
     assert written["claims"][1]["difference"] is None

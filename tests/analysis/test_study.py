@@ -1,13 +1,18 @@
 """Reading a study: all that its folder holds, also from the release that wrote no version."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from headtohead.analysis.checks import run_checks
 from headtohead.analysis.study import read_study
 from headtohead.record.run import read_history
 from headtohead.testing import make_study
+
+# The keys of run.json and study.json that release 0.1 did not write.
+LATER = {"version", "sources", "checksums", "checksum", "data", "settings", "contents"}
 
 
 @pytest.fixture
@@ -20,10 +25,11 @@ def test_a_study_of_the_first_release_is_read_without_loss(study):
     whole = read_study(study)
     for path in (study / "study.json", *study.glob("runs/*/run.json")):
         content = json.loads(path.read_text())
-        assert content.pop("version") == 1
-        path.write_text(json.dumps(content))
+        assert content["version"] == 1
+        path.write_text(json.dumps({key: value for key, value in content.items() if key not in LATER}))
     again = read_study(study)
-    assert (again.record, again.records, again.broken) == (whole.record, whole.records, {})
+    assert (again.record, again.broken) == (whole.record, {})
+    assert again.records == {name: replace(run, checksums={}, checksum="") for name, run in whole.records.items()}
     pd.testing.assert_frame_equal(again.results, whole.results)
 
 
@@ -49,3 +55,22 @@ def test_a_part_of_a_study_has_its_arms_alone_under_their_new_names(study):
     assert part.best == {"mine": whole.best["sigmoid"]}
     rows = whole.results[whole.results.arm == "sigmoid"]
     pd.testing.assert_frame_equal(part.results.drop(columns="arm"), rows.drop(columns="arm"))
+
+
+def test_a_history_that_was_changed_is_not_used(study):
+    run = read_study(study).final.run.iloc[0]
+    path = study / "runs" / run / "history.csv"
+    path.write_text(path.read_text().replace("0.9", "0.8"))
+    changed = read_study(study)
+    assert [*changed.unreadable_histories] == [run] and "checksum" in changed.unreadable_histories[run]
+    assert run not in {*changed.history.run}
+
+
+def test_code_that_changed_between_runs_is_a_warning(study):
+    names = [*read_study(study).records]
+    for name in names:
+        path = study / "runs" / name / "run.json"
+        content = json.loads(path.read_text()) | {"checksum": "", "sources": {"code of nets": f"{name == names[0]}"}}
+        path.write_text(json.dumps(content))
+    (check,) = [check for check in run_checks(read_study(study), []) if "Mixed" in check.text]
+    assert check.text == f"Mixed code of nets: False ({len(names) - 1}) and True (1) runs."

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,7 @@ def test_differences_name_dotted_keys():
 
 
 def test_folder_names_are_short_and_told_apart():
-    assert files.folder_name("head=softmax,a=[1, 2]/x") == "head=softmax,a=_1,_2__x"
+    assert files.folder_name("head=softmax,a=1.5") == "head=softmax,a=1.5"
+    assert re.fullmatch(r"head=softmax,a=_1,_2__x-[0-9a-f]{12}", files.folder_name("head=softmax,a=[1, 2]/x"))
     long = [files.folder_name("x" * 300 + end) for end in "ab"]
     assert long[0] != long[1] and all(len(name) < 256 for name in long)

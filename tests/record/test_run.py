@@ -1,5 +1,6 @@
 """Records of runs on disk and the tables made of them."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -44,9 +45,11 @@ def test_a_record_is_read_back_as_it_was(tmp_path):
     read, broken = runs.read_runs(tmp_path)
     assert not broken and list(read) == ["a"]
     curves = {"val": {"reliability": {"confidence": (0.5, None)}}}
-    size = (tmp_path / "runs" / "a" / "history.csv").stat().st_size
+    path = tmp_path / "runs" / "a" / "history.csv"
+    sums = {"history.csv": hashlib.sha256(path.read_bytes()).hexdigest()}
+    files = {"bytes": {"history.csv": path.stat().st_size}, "checksums": sums, "checksum": read["a"].checksum}
     metrics = {"val_accuracy": 1 / 3, "test_nll": None}
-    assert read["a"] == replace(RUN, metrics=metrics, curves=curves, bytes={"history.csv": size})
+    assert read["a"] == replace(RUN, metrics=metrics, curves=curves, **files)
     table = runs.read_history(tmp_path / "runs" / "a")
     assert list(table.columns) == ["step", "train_loss", "val_nll"]
     assert np.float32(table["train_loss"][1]) == np.float32(1 / 3)
@@ -112,10 +115,31 @@ def test_a_record_of_the_last_release_is_read(tmp_path):
     assert runs.read_run(tmp_path / "a").version == 1
 
 
+@pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 1'), ("0.3333333333333333", "0.9"), ("head=", "h=")])
+def test_a_changed_record_is_told_by_its_checksum(tmp_path, old, new):
+    runs.write_run(tmp_path / "a", RUN, [])
+    path = tmp_path / "a" / "run.json"
+    text = path.read_text()
+    path.write_text(json.dumps(dict(reversed(json.loads(text).items()))))
+    assert runs.read_run(tmp_path / "a") == runs.read_run(tmp_path / "a"), "layout and order do not matter"
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match="not that of the content"):
+        runs.read_run(tmp_path / "a")
+
+
+def test_a_changed_file_is_named(tmp_path):
+    runs.write_run(tmp_path / "a", RUN, [{"step": 0}], {"label": np.arange(3)})
+    run = runs.read_run(tmp_path / "a")
+    (tmp_path / "a" / "history.csv").write_text("step\n1\n")
+    runs.write_arrays(tmp_path / "a" / "predictions.npz", {"label": np.arange(1, 4)})
+    assert runs.flaws_of_files(tmp_path / "a", run) == ["history.csv has changed", "predictions.npz has changed"]
+
+
 def test_a_file_that_lost_bytes_is_named(tmp_path):
     runs.write_run(tmp_path / "a", RUN, [{"step": 0}], {"label": np.arange(3)})
     run = runs.read_run(tmp_path / "a")
-    assert runs.truncated_files(tmp_path / "a", run) == []
+    assert runs.flaws_of_files(tmp_path / "a", run) == []
     path = tmp_path / "a" / "predictions.npz"
     path.write_bytes(path.read_bytes()[:-1])
-    assert runs.truncated_files(tmp_path / "a", run) == ["predictions.npz"]
+    assert runs.flaws_of_files(tmp_path / "a", run) == ["predictions.npz has lost bytes"]

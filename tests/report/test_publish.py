@@ -3,12 +3,14 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
+from headtohead.record.files import without_home
 from headtohead.report.figures import FIGURES
 from headtohead.report.overview import COLUMN_WIDTH, LEFT, PAGE_WIDTH, draw_matrix, read_columns
 from headtohead.report.publish import PUBLISHED, publish, question, without_folders
@@ -73,14 +75,18 @@ def test_the_same_records_and_remarks_give_the_same_bytes(tmp_path):
     study = published(tmp_path / "outputs", "digits", tmp_path / "experiments")
     remarks = tmp_path / "experiments/digits/remarks.md"
     remarks.write_text("The test split is *small*: /see/this | that.\n")
-    (tmp_path / "experiments/digits/figures/old.svg").write_text("<svg/>")
+    for name in ("training", "mine"):
+        (tmp_path / f"experiments/digits/figures/{name}.svg").write_text("<svg/>")
     publish(*write_report(study), tmp_path / "experiments/digits")
     once = snapshot(tmp_path / "experiments")
     publish(*write_report(study), tmp_path / "experiments/digits")
     assert snapshot(tmp_path / "experiments") == once
     text = (tmp_path / "experiments/digits/README.md").read_text(encoding="utf-8")
     assert text.endswith("## Remarks\n\nThe test split is *small*: /see/this | that.\n")
-    assert remarks.read_text().startswith("The test split") and not list(tmp_path.glob("experiments/*/figures/old.svg"))
+    assert remarks.read_text().startswith("The test split") and not list(
+        tmp_path.glob("experiments/*/figures/training.svg")
+    )
+    assert list(tmp_path.glob("experiments/*/figures/mine.svg")), "a figure that is not ours stays"
 
 
 def test_no_path_of_the_machine_is_published(tmp_path):
@@ -90,7 +96,9 @@ def test_no_path_of_the_machine_is_published(tmp_path):
     (study / "study.json").write_text(json.dumps(content | {"command": command}))
     for path in study.glob("runs/*/run.json"):
         if '"failed"' in path.read_text():
-            path.write_text(path.read_text().replace("made up", f"no file {tmp_path}/runs/x.npz"))
+            run = json.loads(path.read_text())
+            run["error"] = run["error"].replace("made up", f"no file {tmp_path}/runs/x.npz")
+            path.write_text(json.dumps(run | {"checksum": ""}))
     publish(*write_report(study), tmp_path / "experiments/study")
     text = (tmp_path / "experiments/study/README.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in text and "/home" not in text and "~/" not in text
@@ -124,9 +132,10 @@ def test_a_study_is_not_published_onto_itself(tmp_path):
     assert (study / "results.csv").read_bytes() == before
 
 
-def test_a_broken_neighbour_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"claims": 3}', '{"claims": [{"verdict": "maybe"}]}'])
+def test_a_broken_neighbour_is_named(tmp_path, text):
     (tmp_path / "old").mkdir()
-    (tmp_path / "old/verdicts.json").write_text("{")
+    (tmp_path / "old/verdicts.json").write_text(text)
     with pytest.raises(ConfigError, match=r"old/verdicts\.json"):
         read_columns(tmp_path)
 
@@ -199,3 +208,76 @@ def test_a_report_publishes_on_request(command, tmp_path):
     assert (tmp_path / "experiments/matrix.md").is_file() and (tmp_path / "experiments/matrix.svg").is_file()
     refused = command("report", "outputs/digits", "--to", "outputs/digits")
     assert refused.status == 2 and "--to=outputs/digits: another folder" in refused.err
+
+
+# What must stay
+
+
+@pytest.mark.parametrize("name", ["README.md", "notes.txt", "verdicts.json", ".git"])
+def test_a_folder_that_is_no_published_study_is_left_alone(command, tmp_path, name):
+    make_study(tmp_path / "outputs/digits", seeds=2, claims={"accuracy": ACCURACY})
+    target = tmp_path / "experiments"
+    target.mkdir()
+    (target / name).write_text("by hand")
+    refused = command("report", "outputs/digits", "--to", "experiments")
+    assert refused.status == 2 and "--to=experiments: holds other files" in refused.err and name in refused.err
+    assert snapshot(target) == {Path(name): b"by hand"} and not (tmp_path / "matrix.md").exists()
+
+
+def test_a_file_and_a_hand_written_overview_are_left_alone(tmp_path):
+    study = make_study(tmp_path / "outputs/digits", seeds=2, claims={"accuracy": ACCURACY})
+    report = write_report(study)
+    (tmp_path / "file").write_text("by hand")
+    with pytest.raises(ConfigError, match="file: is no folder"):
+        publish(*report, tmp_path / "file")
+    for name in ("matrix.md", "matrix.svg"):
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir()
+        (folder / name).write_text("by hand")
+        with pytest.raises(ConfigError, match=f"beside it lies .*{name}"):
+            publish(*report, folder / "digits")
+        assert snapshot(folder) == {Path(name): b"by hand"}
+
+
+def test_remarks_may_come_before_the_study(tmp_path):
+    study = make_study(tmp_path / "outputs/digits", seeds=2, claims={"accuracy": ACCURACY})
+    (tmp_path / "experiments/digits").mkdir(parents=True)
+    (tmp_path / "experiments/digits/remarks.md").write_text("Mine.\n")
+    publish(*write_report(study), tmp_path / "experiments/digits")
+    assert "Mine." in (tmp_path / "experiments/digits/README.md").read_text()
+
+
+def test_no_file_names_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/data/jürgen")
+    roots = {f"root=/data/jürgen/{name},{head}": name for name in "ab" for head in ("softmax", "sigmoid")}
+    arms = {arm: [f"dataset.root=/data/jürgen/{name}", f"head={arm.split(',')[1]}"] for arm, name in roots.items()}
+    # As this release writes it, and as an older one did.
+    study = make_study(tmp_path / "outputs/digits", seeds=2, arms={without_home(arm): arms[arm] for arm in arms})
+    text = (study / "study.json").read_text().replace("~/", "/data/j\\u00fcrgen/")
+    assert text.count("j\\u00fcrgen") > 8
+    for content in (None, text):
+        if content:
+            (study / "study.json").write_text(content.replace('"root=/data/j\\u00fcrgen', '"root=~'))
+        publish(*write_report(study), tmp_path / "experiments/digits")
+        kept = [path for path in snapshot(tmp_path) if content is None or path.name != "study.json"]
+        assert len(kept) > 20
+        for path in kept:
+            written = (tmp_path / path).read_text(encoding="utf-8", errors="replace")
+            assert "jürgen" not in written and "u00fcrgen" not in written, path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("root=/data/me/x", "root=~/x"),
+        ("/data/me", "~"),
+        ("'/data/me/x','/data/me'", "'~/x','~'"),
+        ("file:///data/me/x", "file://~/x"),
+        ("/data/merlin /data/me.old /data/me-2 /srv/data/me ~/data/me", None),
+    ],
+)
+def test_a_home_folder_is_one_where_a_path_begins_with_it(monkeypatch, text, expected):
+    monkeypatch.setenv("HOME", "/data/me")
+    assert without_home(text) == (expected or text)
+    monkeypatch.setenv("HOME", "/")
+    assert without_home(text) == text

@@ -7,16 +7,21 @@ import shutil
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from headtohead.analysis.statistics import t_interval
+from headtohead.analysis.study import read_study
 from headtohead.analysis.summary import Summary, summarise
 from headtohead.analysis.text import against, rivals
 from headtohead.options import ConfigError
+from headtohead.record.files import write_arrays
 from headtohead.record.run import read_results
+from headtohead.report.dashboard import write_dashboard
 from headtohead.report.render import SYMBOLS, print_study, write_report
 from headtohead.testing import ACCURACY, make_study
 
@@ -83,7 +88,9 @@ def small(folder: Path, **options) -> Path:
 
 
 def change(path: Path, **fields) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    content = json.loads(path.read_text()) | fields
+    content.pop("checksum", None)
+    path.write_text(json.dumps(content))
 
 
 def run_file(study: Path, index: int = 0, phase: str = "confirm") -> Path:
@@ -592,3 +599,62 @@ def test_nothing_from_the_records_is_markup(tmp_path):
     console = Console(file=StringIO(), width=80)
     print_study(study, console)
     assert "<script>alert(1)</script>" in "".join(console.file.getvalue().split())
+
+
+EVIL = "a\x07b\x1b[31mc\x00d\re\nf\tg|h<i>\u202ej\ufffek"
+SEEN = "a?b?[31mc?d e f g|h<i>?j?k".replace("?", "\N{REPLACEMENT CHARACTER}")
+
+
+def test_names_with_characters_that_cannot_be_shown_break_no_page(tmp_path):
+    """Labels of arms, classes, the study and the command, in SVG, HTML, Markdown, CSV, TensorBoard and the terminal."""
+    study = small(tmp_path / "study", seeds=2, arms={"softmax": ["head=softmax"], EVIL: ["head=sigmoid"]})
+    change(study / "study.json", name=EVIL, classes=[EVIL] * 10, command=["headtohead", EVIL])
+    label = np.arange(20) % 10
+    arrays = {"label": label, "prediction": label, "activations": np.full((20, 10), 0.5, dtype=np.float32)}
+    for run in read_study(study).final.run:
+        write_arrays(study / "runs" / run / "predictions.npz", arrays)
+    write_arrays(study / "examples.npz", {"index": np.arange(2), "inputs": np.zeros((2, 3))})
+    summary, drawings = write_report(study)
+    assert not [check for check in summary.checks if "could not be drawn" in check.text]
+    assert {"confusion", "ambiguous_examples"} <= {drawing.name for drawing in drawings}
+    for path in study.glob("figures/*.svg"):
+        ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    console = Console(file=StringIO(), width=300)
+    print_study(summary, console)
+    texts = [(study / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")]
+    for text in (*texts, console.file.getvalue()):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\ufffe]", text)
+    assert any(SEEN in row[0] for row in page(study).tables["arms"])
+    rows = [line for line in texts[1].splitlines() if line.startswith("| a\N{REPLACEMENT CHARACTER}b")]
+    assert rows and all("g\\|h&lt;i&gt;" in row for row in rows)
+    assert {*read_results(study).arm} == {"softmax", EVIL}
+    write_dashboard(summary, drawings[:1])
+    assert len([*(study / "arms").iterdir()]) == 3
+
+
+def test_a_study_that_cannot_be_written_is_reported_elsewhere(command, tmp_path, monkeypatch):
+    study = small(tmp_path / "outputs/study", seeds=2)
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    written = Path.open
+
+    def refuse(path, mode="r", *arguments, **options):
+        if "w" in mode and "outputs" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return written(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    refused = command("report", "outputs/study")
+    assert refused.status == 2 and "Permission denied: " in refused.err and "; --out FOLDER" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    shutil.rmtree(study / "figures", ignore_errors=True)
+    for _ in range(2):
+        done = command("report", "outputs/study", "--out", "elsewhere/report")
+        assert done.status == 0 and "elsewhere/report/report.html" in done.out, done.err
+    names = {path.name for path in (tmp_path / "elsewhere/report").iterdir()}
+    assert names == {"report.html", "report.md", "verdicts.json", "figures"}
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/report.md").write_text("by hand")
+    kept = command("report", "outputs/study", "--out", "mine")
+    assert kept.status == 2 and "--out=mine: holds other files, such as report.md" in kept.err
+    assert (tmp_path / "mine/report.md").read_text() == "by hand"

@@ -1,8 +1,10 @@
 """TensorBoard on a real small study: its HTTP endpoints, and its page in a real browser."""
 
+import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -22,6 +24,9 @@ from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+from headtohead.options import ConfigError
+from headtohead.report import server
+from headtohead.report.server import only_local
 from headtohead.testing import make_study
 
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
@@ -253,3 +258,60 @@ def test_what_has_nothing_to_show_is_refused_in_a_line(tmp_path):
     (study / "results.csv").unlink()
     assert "no run has ended yet" in refusal(study)
     assert "no run has begun yet" in refusal(study, "--runs")
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        ("localhost", True),
+        ("LOCALHOST:6006", True),
+        ("127.0.0.1:1", True),
+        ("[::1]:6006", True),
+        ("[::1]", True),
+        ("evil.example", False),
+        ("evil.example:6006", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost, evil.example", False),
+        ("localhost:6006@evil.example", False),
+        ("0.0.0.0:6006", False),
+        ("[::]", False),
+        ("::1", False),
+        ("", False),
+    ],
+)
+def test_only_requests_for_this_machine_are_answered(host, answered):
+    started = []
+    app = only_local(lambda environ, start_response: start_response("200 OK", []) or [b"secret"])
+    body = b"".join(app({"HTTP_HOST": host} if host else {}, lambda status, headers: started.append(status)))
+    assert started == (["200 OK"] if answered else ["403 Forbidden"]) and (b"secret" in body) == answered
+
+
+def test_the_board_refuses_a_name_that_was_turned_to_this_machine(arms):
+    port = int(re.search(r":(\d+)/", arms.address)[1])
+    statuses = {}
+    for host in (f"localhost:{port}", f"evil.example:{port}"):
+        connection = http.client.HTTPConnection("localhost", port, timeout=60)
+        connection.request("GET", "/data/environment", headers={"Host": host})
+        statuses[host.partition(":")[0]] = connection.getresponse().status
+        connection.close()
+    assert statuses == {"localhost": 200, "evil.example": 403}
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [((64, 4096), (163, 4096)), ((64, -1), (163, -1)), ((1024, 1024), None), ((-1, -1), None), ((163, 200), None)],
+)
+def test_the_limit_of_open_files_is_raised_to_what_the_event_files_need(tmp_path, monkeypatch, limits, raised):
+    assert resource.RLIM_INFINITY == -1
+    made = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, new: made.append(new))
+    server.allow_files(35, tmp_path)
+    assert made == ([raised] if raised else [])
+
+
+def test_more_event_files_than_a_process_may_open_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 100))
+    with pytest.raises(ConfigError, match=r"35 event files: .*ulimit -Hn=100, or the arms alone, without --runs"):
+        server.allow_files(35, tmp_path)

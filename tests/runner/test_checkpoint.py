@@ -1,11 +1,14 @@
 """Whole checkpoints survive on disk, and so do studies whose process is killed."""
 
+import hashlib
 import os
+import pickle
 import random
 import signal
 import sys
 import time
 from glob import glob
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,12 +20,14 @@ from headtohead.runner import checkpoint
 from headtohead.training import data
 from headtohead.training.loop import train
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 SHORT = ["dataset.train_size=64", "training.batch_size=16", "training.epochs=3", "training.points=5"]
 FAMILIES = {
     "mlp": ["model=mlp", "model.widths=[8]", "optimizer=sgd"],
     "norm": ["model=mlp", "model.widths=[8]", "model.batch_norm=true", "model.dropout=0.3", "optimizer=adamw"],
     "alone": ["model=cnn", "model.widths=[4]", "optimizer=adamw", "dataset.crop_padding=1"],
     "vmap": ["model=cnn", "model.widths=[4]", "dataset.crop_padding=1"],
+    "loop": ["model=factory", "model.path=factories:noisy", "dataset.crop_padding=1"],
 }  # fmt: skip
 
 
@@ -74,9 +79,40 @@ def test_a_checkpoint_runs_no_code(tmp_path):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     checkpoint.save(tmp_path / "a.pt", {"identity": "x", "trap": Trap()})
-    with pytest.raises(Exception, match=r"[Ww]eights"):
-        checkpoint.load(tmp_path / "a.pt", "x")
+    state, (flaw,) = checkpoint.load(tmp_path / "a.pt", "x")
+    assert state is None and "a.pt: holds something else" in flaw
     assert not (tmp_path / "sprung").exists()
+
+
+def holds(content):
+    def make(path):
+        path.write_bytes(checkpoint.MAGIC + hashlib.sha256(content).digest() + content)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [holds(b""), holds(pickle.dumps({"identity": "x"})), holds(b"PK\3\4"), Path.mkdir, os.mkfifo,
+     lambda path: path.symlink_to(path), lambda path: checkpoint.save(path, ["x"])],
+    ids=["nothing", "pickle", "zip", "folder", "pipe", "loop", "list"],
+)  # fmt: skip
+def test_what_is_no_checkpoint_is_named_and_the_one_before_taken(tmp_path, make):
+    checkpoint.save(tmp_path / "good", {"identity": "x", "number": 1})
+    (tmp_path / "good").rename(tmp_path / "a.pt.before")
+    make(tmp_path / "a.pt")
+    state, (flaw,) = checkpoint.load(tmp_path / "a.pt", "x")
+    assert state["number"] == 1 and flaw.startswith(f"{tmp_path / 'a.pt'}: ")
+    checkpoint.remove(tmp_path / "a.pt")
+
+
+def test_a_state_of_another_training_is_refused(config):
+    """`copy_` would broadcast a state of one run to all."""
+    several = [vary(config(*FAMILIES["mlp"], *SHORT, "training.evaluations=4"), seed=seed) for seed in (0, 1)]
+    pool = data.load(several[0].dataset, torch.device("cpu"))
+    state = next(train(several[:1], pool, True)).state()
+    with pytest.raises(ValueError, match="models: of another training"):
+        next(train(several, pool, True, state))
 
 
 STUDY = [
@@ -109,8 +145,7 @@ def start(name, folder):
 
 def interrupted(child):
     """Send Ctrl-C once the study has its first checkpoint."""
-    while not glob("outputs/stopped/checkpoints/*.pt"):
-        time.sleep(0.01)
+    until(lambda: glob("outputs/stopped/checkpoints/*.pt"))
     os.kill(child, signal.SIGINT)
     return ended(child)
 
@@ -119,11 +154,18 @@ def ended(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def until(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def outcome(folder, name):
     return pd.read_csv(folder / "outputs" / name / "results.csv", dtype=str).drop(columns="wall_s")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_study_killed_at_random_points_ends_as_if_it_never_was(tmp_path):
     from headtohead.report import render  # noqa: F401
@@ -152,7 +194,7 @@ def test_a_study_killed_at_random_points_ends_as_if_it_never_was(tmp_path):
     assert kills >= 5
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_an_interrupted_study_saves_its_state_and_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -163,3 +205,36 @@ def test_an_interrupted_study_saves_its_state_and_says_how_to_go_on(tmp_path, mo
     assert ended(start("stopped", tmp_path)) == 0
     assert ended(start("whole", tmp_path)) == 0
     pd.testing.assert_frame_equal(outcome(tmp_path, "stopped"), outcome(tmp_path, "whole"))
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_ends_a_study_is_heeded_as_ctrl_c(tmp_path, monkeypatch, number):
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run under nohup
+    try:
+        child = start("stopped", tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    until(lambda: glob("outputs/stopped/checkpoints/*.pt"))
+    os.kill(child, number)
+    os.kill(child, number)  # programs such as `timeout` send it twice
+    assert ended(child) == 130
+    output = (tmp_path / "output").read_text()
+    assert "saving what is trained" in output and "the same command goes on where it stopped" in output
+    assert glob("outputs/stopped/checkpoints/*.pt")
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_study_that_ignores_the_end_of_its_terminal_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        child = start("stopped", tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    until(lambda: glob("outputs/stopped/checkpoints/*.pt"))
+    os.kill(child, signal.SIGHUP)
+    assert ended(child) == 0

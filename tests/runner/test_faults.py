@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY
 
 from headtohead import cli
@@ -89,6 +91,11 @@ def study_is_a_file():
     X.write_text("")
 
 
+def runs_are_a_file():
+    X.mkdir(parents=True)
+    (X / "runs").write_text("")
+
+
 def is_folder():
     X.parent.mkdir()
 
@@ -98,16 +105,30 @@ def is_read_only():
     X.parent.chmod(0o555)
 
 
+def study_is_read_only():
+    (X / "runs").mkdir(parents=True)
+    (X / "checkpoints").mkdir()
+    (X / ".lock").touch()
+    X.chmod(0o555)
+
+
 @needs_fork
 @pytest.mark.parametrize(
     ("before", "reason"),
-    [(is_a_file, "Not a directory"), (study_is_a_file, "File exists"), (is_read_only, "Permission denied")],
+    [
+        (is_a_file, "Not a directory"),
+        (study_is_a_file, "File exists"),
+        (runs_are_a_file, "File exists"),
+        (is_read_only, "Permission denied"),
+        (study_is_read_only, "Permission denied"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path, undisturbed, before, reason):
     status, output = in_a_copy(tmp_path, STUDY, before)
     (line,) = error_lines(output)
-    assert status == 1
-    assert f"outputs/x: cannot be made or written ({reason})" in line
+    assert status == 2
+    assert f"outputs/x: cannot be made or written ({reason}: '" in line and "accepted: another name=" in line
 
 
 def folder_goes():
@@ -199,10 +220,24 @@ def test_a_note_that_cannot_be_written_stops_no_training(command, tmp_path, monk
     assert result.status == 0, result.err
 
 
+def edit(path, **values):
+    """Replace parts of a checkpoint by others, with a checksum that fits."""
+    state = torch.load(io.BytesIO(path.read_bytes()[len(checkpoint.MAGIC) + 32 :]))
+    for name, value in values.items():
+        (state if name in state else state["training"])[name] = value
+    checkpoint.save(path, state)
+
+
 @pytest.mark.parametrize(
     ("damage", "flaw"),
-    [(lambda whole: whole[: len(whole) // 2], "damaged, or no checkpoint"), (None, "of other runs")],
-    ids=["truncated", "foreign"],
+    [
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "damaged, or no checkpoint"),
+        (lambda path: checkpoint.save(path, {"identity": "another"}), "of other runs"),
+        (lambda path: edit(path, training="a text"), "not used (TypeError: "),
+        (lambda path: edit(path, seconds=None, step=-1), "not used (ValueError: trace: of another training)"),
+        (lambda path: edit(path, alive=torch.tensor(True)), "not used (ValueError: alive: of another training)"),
+    ],
+    ids=["truncated", "foreign", "text", "step", "shape"],
 )
 def test_a_checkpoint_that_is_no_use_is_named_and_not_used(command, tmp_path, monkeypatch, undisturbed, damage, flaw):
     study = [*STUDY[:-1], "checkpoint_s=0"]
@@ -219,13 +254,11 @@ def test_a_checkpoint_that_is_no_use_is_named_and_not_used(command, tmp_path, mo
     assert result.status == 1 and "12 runs failed" in result.err and "No space left" in result.err
     saved = sorted((tmp_path / X / "checkpoints").glob("*.pt"))
     assert len(saved) == 6, "what a full disk has stopped goes on from its checkpoint"
-    if damage:
-        saved[0].write_bytes(damage(saved[0].read_bytes()))
-    else:
-        checkpoint.save(saved[0], {"identity": "another"})
+    damage(saved[0])
     result = command(*study)
     assert result.status == 0, result.err
-    assert f"{saved[0].name}: {flaw}" in result.err.replace("\n", "") and result.err.count("not used") == 1
+    told = result.err.replace("\n", "")
+    assert f"{saved[0].name}: {flaw}" in told and told.count("not used") == 1
     pd.testing.assert_frame_equal(table(tmp_path / X), undisturbed)
 
 
@@ -282,13 +315,24 @@ def test_a_run_whose_files_are_truncated_is_trained_again_and_no_other(command, 
     pd.testing.assert_frame_equal(table(tmp_path / X), results)
 
 
+def test_no_rate_is_chosen_and_nothing_is_tested_after_a_part_of_a_search(command, tmp_path):
+    study = ["-m", "name=x", "model=factory", "model.path=factories:breaking", "pack_size=1", "seed=0,1"]
+    result = command(*study, "optimizer.lr=0.03,0.1,0.3", *TINY[:3], TINY[-1])
+    assert result.status == 1
+    assert "The search lacks 3 runs: no learning rate was chosen, and no test set was read" in result.err
+    results = pd.read_csv(tmp_path / X / "results.csv")
+    assert set(results.phase) == {"search"} and (results.status == "failed").sum() == 3
+    assert not [*(tmp_path / X).glob("**/predictions.npz")] and not (tmp_path / X / "examples.npz").exists()
+    assert "the confirm phase has not begun" in (tmp_path / X / "report.md").read_text()
+
+
 MENDED = """
 from pathlib import Path
 from factories import Linear
 
 class make(Linear):
     def forward(self, images_BCHW):
-        if self.seed % 2 and not Path("mended").exists():
+        if self.seed in (1, 3) and not Path("mended").exists():
             raise RuntimeError(f"seed '{self.seed}'")
         return super().forward(images_BCHW)
 """
@@ -346,7 +390,7 @@ def test_values_of_a_config_are_no_markup_in_the_report(tmp_path):
     for path in study.glob("runs/*/run.json"):
         run = json.loads(path.read_text())
         run["config"] |= {"note": evil, evil: 1, "own": evil + run["arm"]}
-        run["environment"]["versions"][evil] = evil
+        run["environment"]["versions"][evil], run["checksum"] = evil, ""
         path.write_text(json.dumps(run))
     record = json.loads((study / "study.json").read_text())
     record |= {"name": evil, "command": ["headtohead", evil], "classes": [evil] * 10}

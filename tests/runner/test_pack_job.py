@@ -21,6 +21,7 @@ runs = st.builds(
 )
 jobs = st.builds(
     PackJob,
+    study=texts,
     common=st.lists(texts, max_size=3).map(tuple),
     phase=st.sampled_from(["search", "confirm", "run"]),
     chosen_by=st.sampled_from(["user", "planner", "memory"]),
@@ -38,11 +39,11 @@ def through_hydra():
 
 @settings(max_examples=60, deadline=None)
 @given(job=jobs)
-@example(job=PackJob((AWKWARD, "a\\", "'", "name=${dataset.name}"), "run", "user", None, (Run("", (), None, None),)))
+@example(job=PackJob("s", (AWKWARD, "a\\", "'", "name=${model.name}"), "run", "user", None, (Run("", (), None, None),)))
 def test_a_pack_comes_back_as_it_was(through_hydra, job):
     assert through_hydra(job) == job
 
 
 def test_a_pack_that_is_none_is_refused():
     with pytest.raises(ConfigError, match=r"pack\.phase=sleep"):
-        PackJob.parse('{"common": [], "phase": "sleep", "chosen_by": "user", "threads": null, "runs": []}')
+        PackJob.parse('{"study": "", "common": [], "phase": "sleep", "chosen_by": "user", "threads": null, "runs": []}')

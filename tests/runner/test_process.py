@@ -1,10 +1,13 @@
 """Set-up of a launcher's process before it trains."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
+
+from headtohead.runner.process import cores
 
 FAULTS = """
 import resource, sys, torch
@@ -36,3 +39,10 @@ def test_numbers_below_the_normal_range_become_zero():
     code += "; print(float(torch.ones(100_000).mul(1e-40).sum()))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert float(printed) == 0
+
+
+def test_no_more_cores_are_used_than_are_allowed(monkeypatch):
+    for allowed in (1, 2):
+        monkeypatch.setattr(os, "cpu_count", lambda: 64)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=range(allowed): {*cores}, raising=False)
+        assert cores() == allowed

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 from conftest import TINY
+
+from headtohead.testing import make_study
 
 
 def runs_of(study):
@@ -27,7 +30,7 @@ def test_a_run_of_a_pack_is_equal_within_the_bound_or_the_difference_is_named(co
     path = folder / "run.json"
     run = json.loads(path.read_text())
     run["metrics"]["val_accuracy"] += 0.01
-    run["environment"]["versions"]["torch"] = "1.0"
+    run["environment"]["versions"]["torch"], run["checksum"] = "1.0", ""
     path.write_text(json.dumps(run))
     result = command("reproduce", str(folder))
     assert result.status == 1
@@ -42,3 +45,44 @@ def test_a_folder_without_a_record_is_refused(command, tmp_path):
     (tmp_path / "broken/run.json").write_text("{")
     result = command("reproduce", "broken")
     assert result.status == 2 and "broken: its record is broken (JSONDecodeError: " in result.err
+
+
+def test_code_from_elsewhere_runs_only_where_it_is_allowed(command, tmp_path):
+    study = ["name=x", "model=factory", "model.path=factories:modest"]
+    assert command(*study, *TINY[:3], TINY[-1]).status == 0
+    (folder,) = runs_of(tmp_path / "outputs/x")
+    refused = command("reproduce", str(folder))
+    assert refused.status == 2 and "would run code from elsewhere, model.path=factories:modest" in refused.err
+    assert "accepted: --allow-code" in refused.err and len(refused.err.splitlines()) == 1
+    assert command("reproduce", "--allow-code", str(folder)).status == 0
+
+
+EVIL = """
+from pathlib import Path
+Path("sprung").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"name": "factory", "path": "evil:make", "options": {}}, "model.path=evil:make"),
+        ("${oc.decode:'{name: factory, path: evil:make, options: {}}'}", "model.path=evil:make"),
+        ({"name": "linear", "_target_": "evil.make"}, "model._target_=evil.make"),
+        ({"name": "torchvision", "architecture": "resnet18", "options": {"weights": "/evil.pt"}, "resize": None},
+         "model.options.weights=/evil.pt"),
+        ({"name": "torchvision", "architecture": "resnet18", "options": {"layers": [{"file": "/evil.pt"}]}},
+         "model.options.layers.file=/evil.pt"),
+    ],
+)  # fmt: skip
+def test_an_edited_record_runs_nothing(command, tmp_path, monkeypatch, model, named):
+    (tmp_path / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = make_study(tmp_path / "study", seeds=1) / "runs"
+    path = sorted(path.glob("*/run.json"))[0]
+    run = json.loads(path.read_text())
+    run["config"] |= {"model": model}
+    path.write_text(json.dumps(run | {"checksum": ""}))
+    refused = command("reproduce", str(path.parent))
+    assert refused.status == 2 and f"would run code from elsewhere, {named}; " in refused.err
+    assert not (tmp_path / "sprung").exists()

@@ -32,7 +32,8 @@ def test_every_choice_trains(config, choice, tmp_path, monkeypatch):
         Made(monkeypatch, name).write(tmp_path)
     elif choice == "dataset/image_folder":
         pictures(tmp_path, count=20)
-    made = config(*TINY, f"dataset.root={tmp_path}", f"{group}={name}", *NEEDS.get(choice, []))
+    root = [f"dataset.root={tmp_path}"] if choice == "dataset/image_folder" or name in DOWNLOADED else []
+    made = config(*TINY, *root, f"{group}={name}", *NEEDS.get(choice, []))
     assert type(getattr(made, group)) in REGISTRIES[group].values()
     points, (outcome,) = run([made])
     assert outcome.steps >= 2

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_files import pictures
 from omegaconf import OmegaConf
 
 from headtohead.options import ConfigError, build_named
@@ -56,7 +57,6 @@ class Given(Dataset):
 
 def given(inputs, labels, **options):
     defaults = {
-        "root": "data",
         "train_size": None,
         "val_fraction": 0.25,
         "label_noise": 0.0,
@@ -480,12 +480,26 @@ def test_a_pool_is_read_once_whatever_the_views_are():
 
 
 def test_a_relative_root_is_another_place_in_another_folder(tmp_path, monkeypatch):
-    dataset = configured("iris")
-    first = load(dataset, CPU)
-    monkeypatch.chdir(tmp_path)
-    second = load(dataset, CPU)
-    assert second is not first
-    assert torch.equal(second.test, first.test)
+    pools = []
+    for place, count in (("here", 4), ("there", 5)):
+        pictures(tmp_path / place / "root", count=count)
+        monkeypatch.chdir(tmp_path / place)
+        pools.append(load(configured("image_folder", root="root"), CPU))
+    assert [len(pool.labels) for pool in pools] == [12, 15]
+
+
+def test_a_root_may_be_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pictures(tmp_path / "pictures")
+    assert len(load(configured("image_folder", root="~/pictures"), CPU).labels) == 12
+    with pytest.raises(ConfigError, match=r"^dataset\.root=.*~missing-user/pictures: an existing folder"):
+        load(configured("image_folder", root="~missing-user/pictures"), CPU)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "mnist", "composite"])
+def test_a_root_has_a_name(name):
+    with pytest.raises(ConfigError, match=r"^dataset\.root=' ': a folder"):
+        configured(name, root=" ")
 
 
 def test_the_test_split_is_stratified_and_leaves_the_rest():
@@ -545,7 +559,6 @@ def test_examples_that_cannot_be_trained_on_are_refused(inputs, labels, message)
             "dataset.train_size=80: at most 42 with dataset.imbalance=10.0",
         ),
         ({"crop_padding": -1}, "dataset.crop_padding=-1: "),
-        ({"root": " "}, "dataset.root=' ': a folder"),
         ({"train_size": "many"}, "dataset.train_size=many: "),
         ({"colour": 1}, "dataset.colour: no such key"),
     ],

@@ -3,6 +3,7 @@ import io
 import shutil
 import urllib.error
 import urllib.request
+from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 from headtohead.options import ConfigError, build_named
 from headtohead.training.data import load, view
 from headtohead.training.datasets import DATASETS
+from headtohead.training.image_files import ImageFiles
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dataset"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -282,10 +284,9 @@ def test_grayscale_has_one_channel_and_pixels_keep_their_place(tmp_path):
     np.testing.assert_array_equal(pool.inputs[0, 0].numpy(), pixels)
 
 
-@pytest.mark.parametrize("held_out", ["test", "val"])
-def test_train_and_test_folders_are_the_official_split(tmp_path, held_out):
+def test_train_and_test_folders_are_the_official_split(tmp_path):
     pictures(tmp_path / "train", count=5)
-    pictures(tmp_path / held_out, count=2)
+    pictures(tmp_path / "test", count=2)
     pool = pooled("image_folder", root=str(tmp_path))
     assert pool.classes == ("blue", "green", "red")
     assert pool.test.tolist() == list(range(15, 21))
@@ -433,6 +434,13 @@ def test_composites_of_a_downloaded_base_keep_its_official_split(tmp_path, monke
         ("composite", {"test_examples": 0}, "dataset.test_examples=0: "),
         ("composite", {"test_fraction": 0.003}, "dataset.base=digits: "),
         ("composite", {"problem_seed": -1}, "dataset.problem_seed=-1: "),
+        ("image_folder", {"size": 2**32, "root": "data"}, "dataset.size=4294967296: "),
+        ("image_folder", {"workers": 2**32, "root": "data"}, "dataset.workers=4294967296: "),
+        ("image_folder", {"workers": -1, "root": "data"}, "dataset.workers=-1: "),
+        ("image_folder", {"max_megapixels": 0, "root": "data"}, "dataset.max_megapixels=0: "),
+        ("gaussians", {"examples": 10**12}, "dataset.examples=1000000000000 dataset.dimensions=20: "),
+        ("gaussians", {"dimensions": 10**12}, "dataset.examples=5000 dataset.dimensions=1000000000000: "),
+        ("composite", {"train_examples": 10**12}, "dataset.train_examples=1000000000000: "),
         ("image_folder", {"size": 0, "root": "data"}, "dataset.size=0: "),
         ("image_folder", {}, "dataset.root.*[Mm]issing"),
         ("digits", {"test_fraction": 0.0}, "dataset.test_fraction=0.0: "),
@@ -448,3 +456,45 @@ def test_datasets_with_equal_options_are_different():
     tables = [configured(name, val_fraction=0.2, test_fraction=0.2) for name in ("iris", "wine", "breast_cancer")]
     for first, second in combinations(tables, 2):
         assert first != second
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, [{}]) for name in sorted(DATASETS) if name != "composite"), ("composite", [{}, {"base": "cifar10"}])],
+)
+def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, monkeypatch):
+    """A key that changes nothing would let its user believe that it does."""
+    downloaded = "cifar10" if name == "composite" else name
+    if downloaded in DOWNLOADED:
+        Made(monkeypatch, downloaded).write(tmp_path)
+    pictures(tmp_path)
+    read, keys = set(), {field.name for field in fields(DATASETS[name])}
+
+    class Traced(DATASETS[name]):
+        reading = False
+
+        def __getattribute__(self, key):
+            if type(self).reading:
+                read.add(key)
+            return super().__getattribute__(key)
+
+    for more in options:
+        root = {"root": str(tmp_path)} if "root" in keys else {}
+        Traced.reading = False  # the checks of the options read all
+        dataset = Traced(**vars(configured(name, **root)) | more)
+        Traced.reading = True
+        inputs = dataset.read().inputs
+        if isinstance(inputs, ImageFiles):
+            inputs[torch.arange(2)]
+    # These say how the examples are used.
+    used = {"train_size", "val_fraction", "label_noise", "imbalance", "crop_padding", "flip", "ood"}
+    assert keys - used <= read
+
+
+def test_a_key_that_a_dataset_does_not_read_is_refused():
+    for name in ("iris", "wine", "breast_cancer", "digits", "gaussians"):
+        with pytest.raises(ConfigError, match=r"^dataset\.root: no such key; "):
+            configured(name, root="mine.csv")

@@ -1,5 +1,7 @@
 """Images that are read from files during training give bitwise the same results as images in memory."""
 
+import multiprocessing
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +14,7 @@ from conftest import run, vary
 from PIL import Image
 
 from headtohead.options import ConfigError
-from headtohead.training import data
+from headtohead.training import data, memory
 from headtohead.training import image_files as files
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.loop import train
@@ -108,8 +110,8 @@ def test_a_batch_has_the_images_of_its_index_and_reads_each_once(workers):
 
 def test_images_that_do_not_fit_into_memory_stay_on_disk(config, pictures, monkeypatch):
     size = 60 * 3 * 8 * 8
-    for memory, kind in ((size / files.MEMORY_SHARE, torch.Tensor), (size / files.MEMORY_SHARE - 1, ImageFiles)):
-        monkeypatch.setattr(files, "_memory", lambda device, memory=memory: memory)
+    for most, kind in ((size / files.MEMORY_SHARE, torch.Tensor), (size / files.MEMORY_SHARE - 1, ImageFiles)):
+        monkeypatch.setattr(files, "memory", lambda device, most=most: most)
         data._load.cache_clear()
         assert isinstance(data.load(config(*folder(pictures)).dataset, CPU).inputs, kind)
     data._load.cache_clear()
@@ -137,3 +139,43 @@ def test_a_study_reads_files_in_the_processes_of_its_launcher(pictures, tmp_path
         assert set(table.status) == {"finished"}
         tables.append(table.drop(columns=["run", "wall_s"]))
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+# A mount of its own in place of /dev/shm, as small as in a container or smaller.
+STARVED = """
+import subprocess, sys, torch
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size={size}", "tmpfs", "/dev/shm"], check=True)
+from headtohead.training.image_files import ImageFiles
+paths = [str(number) for number in range(64)]
+source = ImageFiles(paths, (3, 64, 64), lambda path: torch.full((3, 64, 64), int(path)).byte(), False, 2)
+for images in source.stream(torch.arange(64).repeat(20).view(20, 64)):
+    assert images[:, 0, 0, 0].tolist() == list(range(64))
+print("read")
+"""
+
+
+@pytest.mark.parametrize("size", ["64k", "4k"])
+def test_reading_ahead_needs_no_shared_memory(size):
+    command = ["unshare", "--mount", "--map-root-user", sys.executable, "-c", STARVED.format(size=size)]
+    if shutil.which("unshare") is None or subprocess.run([*command[:3], "true"], capture_output=True).returncode:
+        pytest.skip("mounts need a namespace of their own")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.returncode) == ("read\n", 0), done.stderr
+
+
+def test_without_processes_files_are_read_in_this_one(monkeypatch):
+    def no_process(self):
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    paths = [str(number) for number in range(9)]
+    source = ImageFiles(paths, (1, 2, 2), lambda path: torch.full((1, 2, 2), int(path)).byte(), False, 2)
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", no_process)
+    indices = [torch.tensor([3, 1, 3]), torch.tensor([[8], [0]])]
+    read = [images[..., 0, 0, 0].tolist() for images in source.stream(indices)]
+    assert read == [[3, 1, 3], [[8], [0]]]
+
+
+def test_images_that_are_to_be_kept_must_fit(config, pictures, monkeypatch):
+    monkeypatch.setattr(memory, "memory", lambda device: 1000)
+    with pytest.raises(ConfigError, match=r"^dataset\.stream=false: 0\.0 GiB needed, "):
+        data.load(config(*folder(pictures, "dataset.stream=false", "dataset.size=9")).dataset, CPU)

@@ -13,7 +13,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from headtohead.options import ConfigError
 from headtohead.training import data
 from headtohead.training.config import parse
-from headtohead.training.loop import logged_steps, may_share_a_pack, schedule_factors, train
+from headtohead.training.loop import logged_steps, may_share_a_pack, recorded_metrics, schedule_factors, train
 from headtohead.training.models import initialise
 
 SHORT = ["dataset=digits", "model.widths=[16]", "training.epochs=2", "dataset.train_size=200"]
@@ -251,3 +251,12 @@ def test_parse_names_a_missing_group(config):
 
     with pytest.raises(ConfigError, match="dataset: missing"):
         parse(OmegaConf.create({"name": "x"}))
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize("overrides", [["dataset=iris"], ["dataset=iris", "dataset.ood=null"], ["dataset=digits"]])
+def test_the_metrics_that_are_listed_without_training_are_those_of_a_run(config, overrides, test):
+    ours = config(*overrides, "model=linear", "training.epochs=1")
+    pool = data.load(ours.dataset, CPU)
+    _, (outcome,) = run([ours], test)
+    assert recorded_metrics(pool.is_image, ours.dataset.ood is not None, test) == [*outcome.metrics]

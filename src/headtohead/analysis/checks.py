@@ -1,5 +1,6 @@
 """Checks of a study: what could be wrong with it."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Literal
 import pandas as pd
 
 from headtohead.analysis.claims import Verdict
+from headtohead.analysis.guess import beats_a_guess, beats_by_accuracy, final_interval, guess
 from headtohead.analysis.study import Study, arm_config
-from headtohead.analysis.text import capitalised, listed, plural
+from headtohead.analysis.text import capitalised, decimal, listed, plural, plus_minus
+from headtohead.record.files import flat
 from headtohead.record.run import RunRecord
 
 # Intervals cover with any number of seeds, but few seeds make them wide. Fewer than FEW_SEEDS are a warning, fewer
@@ -17,6 +20,8 @@ from headtohead.record.run import RunRecord
 FEW_SEEDS, MODEST_SEEDS = 10, 20
 # Fewer blocks of test examples say little about other examples.
 FEW_BLOCKS = 5
+# Numbers of examples of a class, and of a validation split, up to which there is a warning.
+FEW_EXAMPLES, FEW_VALIDATED = 2, 10
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def run_checks(study: Study, verdicts: Sequence[Verdict]) -> list[Check]:
         checks = [*_tuning(study), *checks, *_seeds(study), *_test_examples(study)]
     if not study.record.claims:
         checks.append(Check("remark", "study.json names no claims, so there are no verdicts."))
-    checks += _unjudged(study, verdicts)
+    checks += [*_unjudged(study, verdicts), *_guesses(study), *_small_data(study)]
     return sorted(checks, key=lambda check: check.kind == "remark")
 
 
@@ -95,6 +100,8 @@ def _unreadable_files(study: Study) -> Iterable[Check]:
         yield Check("warning", f"Broken history: runs/{run}/history.csv ({reason}). No curve shows this run.")
     for run, reason in study.unreadable_predictions.items():
         yield Check("warning", f"Broken predictions: runs/{run}/predictions.npz ({reason}). No figure counts them.")
+    if study.unreadable_examples:
+        yield Check("warning", f"Broken examples: examples.npz ({study.unreadable_examples}). No figure shows them.")
 
 
 def _unfinished_runs(study: Study) -> Iterable[Check]:
@@ -157,6 +164,54 @@ def _unjudged(study: Study, verdicts: Sequence[Verdict]) -> Iterable[Check]:
         yield Check("warning", f"{'Claim' if len(unique) == 1 else 'Claims'} {listed(unique, most=20)}: {note}.")
 
 
+def _guesses(study: Study) -> Iterable[Check]:
+    """Warn of arms that are no better than a guess, or whose probabilities are worse than one."""
+    for arm, _ in study.by_arm(study.final):
+        level = guess(study, arm)
+        accuracy = final_interval(study, arm, f"{level.split}_accuracy")
+        if not math.isnan(accuracy.mean) and not beats_by_accuracy(study, arm):
+            reached, which = plus_minus(accuracy, 100, 2), "the largest class" if level.known else "one class"
+            alone = ", but beats a guess by balanced accuracy" if beats_a_guess(study, arm) else ""
+            yield Check(
+                "warning",
+                f"{arm} is not shown to beat a guess by accuracy{alone}: it is right for {reached} % of the "
+                f"{level.split_name} examples, always naming {which} for {decimal(100 * level.accuracy, 2)} %.",
+            )
+        nll = final_interval(study, arm, f"{level.split}_nll")
+        if nll.mean > level.nll + 1e-6:
+            which = "the shares of the classes" if level.known else "equal probabilities"
+            yield Check(
+                "warning",
+                f"The probabilities of {arm} are worse than a guess: their {level.split_name} NLL is "
+                f"{plus_minus(nll, 1, 3)}, that of {which} {level.nll:.3f}.",
+            )
+
+
+def _small_data(study: Study) -> Iterable[Check]:
+    """Warn of classes and of validation splits with hardly an example, and of test examples that are no new ones."""
+    for data in study.record.data:
+        where = f" of {listed(data.arms)}" if len(study.record.data) > 1 else ""
+        few = {}
+        for split, counts in data.counts.items():
+            for place, count in enumerate(counts):
+                if count <= FEW_EXAMPLES:
+                    name = data.classes[place] if place < len(data.classes) else str(place)
+                    few.setdefault(name, []).append(f"{count} in {split}")
+        if few:
+            each = listed(f"{name} ({', '.join(parts)})" for name, parts in few.items())
+            yield Check("warning", f"Classes with {FEW_EXAMPLES} examples or fewer{where}: {each}.")
+        if data.seen:
+            tested = sum(data.counts.get("test", ()))
+            text = f"{data.seen} of {plural(tested, 'test example')}{where} also occur in training or validation."
+            yield Check("warning", f"Leak: {text}")
+        validated = sum(data.counts.get("val", ()))
+        if 0 < validated <= FEW_VALIDATED:
+            text = (
+                f"The validation split{where} has {plural(validated, 'example')}. What it chooses is chosen by chance."
+            )
+            yield Check("warning", text)
+
+
 def _mixtures(study: Study) -> Iterable[Check]:
     """Warn of differences between runs that are no part of the comparison."""
     records = study.records.values()
@@ -169,6 +224,8 @@ def _mixtures(study: Study) -> Iterable[Check]:
     }
     for package in sorted({package for environment in environments for package in environment.versions}):
         mixed[f"versions of {package}"] = [environment.versions.get(package) for environment in environments]
+    for code in sorted({name for run in records for name in run.sources if name.startswith("code of ")}):
+        mixed[code] = [run.sources[code][:8] if code in run.sources else None for run in records]
     for what, values in mixed.items():
         counts = Counter(value for value in values if value is not None)
         if len(counts) > 1:
@@ -196,8 +253,8 @@ def _strays(study: Study) -> Iterable[Check]:
                 f"{strays.idxmax()}, differ from the rest in {listed(keys)}.",
             )
     for name, run in study.records.items():
-        optimizer = run.config.get("optimizer", {})
-        if (run.config.get("seed", run.seed), optimizer.get("lr", run.lr)) != (run.seed, run.lr):
+        config = flat(run.config)
+        if (config.get("seed", run.seed), config.get("optimizer.lr", run.lr)) != (run.seed, run.lr):
             yield Check("warning", f"The record of {name} does not fit its config: the seed or learning rate differs.")
 
 

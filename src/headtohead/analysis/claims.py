@@ -5,7 +5,6 @@ from typing import Literal
 
 from headtohead.analysis.study import Study
 from headtohead.analysis.verdicts import Comparison, Decision, decide
-from headtohead.record.files import to_json, write_atomically
 from headtohead.record.study import Claim
 
 Word = Literal["supported", "refuted", "equivalent", "inconclusive"]
@@ -62,14 +61,6 @@ def judge(study: Study) -> list[Verdict]:
             families.setdefault(pair, []).append(_open_verdict(study, name, claim, *pair))
     verdicts = [verdict for family in families.values() for verdict in decide(study, family)]
     return sorted(verdicts, key=lambda verdict: [*claims].index(verdict.claim))
-
-
-def write_verdicts(study: Study) -> list[Verdict]:
-    """Judge a study, write its verdicts.json, and return the verdicts."""
-    verdicts = judge(study)
-    rows = [{key: getattr(verdict, key) for key in KEYS} for verdict in verdicts]
-    write_atomically(study.folder / "verdicts.json", to_json({"claims": rows}))
-    return verdicts
 
 
 def _open_verdict(study: Study, name: str, claim: Claim, arm: str, versus: str) -> Verdict:

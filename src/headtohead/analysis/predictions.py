@@ -38,11 +38,17 @@ class Predictions:
         if lacking:
             raise ValueError(f"holds no {lacking[0]}")
         label, prediction, activations = (arrays[name] for name in names)
+        _require_kinds("label", label, "iu")
+        _require_kinds("prediction", prediction, "iu")
+        _require_kinds("activations", activations, "f")
         if activations.ndim != 2 or not label.shape == prediction.shape == activations.shape[:1]:
             raise ValueError("the shapes of its arrays do not match")
+        if not len(label) or activations.shape[1] < 2:
+            raise ValueError("holds no example, or a single class")
         if min(label.min(), prediction.min()) < 0 or max(label.max(), prediction.max()) >= activations.shape[1]:
             raise ValueError("it has classes beyond those of its activations")
-        return cls(label, prediction, activations)
+        # Counts of pairs of classes would overflow in short integers.
+        return cls(label.astype(np.int64), prediction.astype(np.int64), activations)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,33 @@ class ShownExamples:
 
     index: np.ndarray
     inputs: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> "ShownExamples":
+        """Build examples from the arrays of examples.npz.
+
+        Raises:
+            ValueError: the arrays are no examples.
+        """
+        lacking = [name for name in ("index", "inputs") if name not in arrays]
+        if lacking:
+            raise ValueError(f"holds no {lacking[0]}")
+        index, inputs = arrays["index"], arrays["inputs"]
+        _require_kinds("index", index, "iu")
+        _require_kinds("inputs", inputs, "iuf")
+        if index.ndim != 1 or inputs.ndim not in (2, 4) or len(inputs) != len(index) or not inputs.size:
+            raise ValueError("the shapes of its arrays do not match")
+        if index.min() < 0:
+            raise ValueError("index: has positions below 0")
+        return cls(index, inputs)
+
+
+def _require_kinds(name: str, array: np.ndarray, kinds: str) -> None:
+    """Refuse an array of another kind of numbers, or with one that is not finite."""
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name}: holds {array.dtype}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: holds numbers that are not finite")
 
 
 def same_examples(runs: Iterable[Predictions]) -> bool:

@@ -5,25 +5,30 @@ S steps, R runs.
 
 import json
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
 from headtohead.analysis.predictions import Predictions, ShownExamples
 from headtohead.analysis.statistics import best_learning_rates, target_accuracy
 from headtohead.analysis.text import listed
-from headtohead.options import ConfigError
-from headtohead.record.files import flat, read_arrays, write_atomically
+from headtohead.options import ConfigError, one_line, printable
+from headtohead.record.files import flat, read_arrays, read_bytes, write_atomically
 from headtohead.record.run import (
     COLUMNS,
     NOT_OF_A_RUN,
+    Phase,
     RunRecord,
+    Status,
     blocks,
+    is_changed,
     read_history,
     read_results,
     read_runs,
@@ -33,6 +38,7 @@ from headtohead.record.study import StudyRecord, read_study_record
 
 # Keys of a run's config that differ between the runs of one arm by design.
 NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "optimizer.lr", "pack_size"}
+CHANGED = "its checksum differs: it was changed after it had been written"
 REMEDY = "delete it: the report writes it again from the records of the runs"
 
 
@@ -116,7 +122,15 @@ class Study:
 
     @cached_property
     def _histories(self) -> tuple[pd.DataFrame, dict[str, str]]:
-        return read_histories(self.folder, self.final.run)
+        changed = {run: CHANGED for run in self.final.run if self._is_changed(run, "history.csv")}
+        histories, unreadable = read_histories(self.folder, [run for run in self.final.run if run not in changed])
+        return histories, changed | unreadable
+
+    def _is_changed(self, run: str, file: str) -> bool:
+        """Return whether a file of a run that has a record was changed since it was written."""
+        with suppress(OSError, ValueError):  # a file that cannot be read is told when it is read
+            return run in self.records and is_changed(self.folder / "runs" / run, file, self.records[run])
+        return False
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
@@ -139,23 +153,43 @@ class Study:
     @cached_property
     def _predictions(self) -> tuple[dict[str, Predictions], dict[str, str]]:
         predictions, unreadable = {}, {}
-        for run in self.final.run:
+        for run, arm in zip(self.final.run, self.final.arm, strict=True):
             path = self.folder / "runs" / run / "predictions.npz"
-            if not path.is_file():
+            if not os.path.lexists(path):
                 continue  # not tested, or diverged
+            if self._is_changed(run, path.name):
+                unreadable[run] = CHANGED
+                continue
             try:
-                predictions[run] = Predictions.of(read_arrays(path))
+                read = Predictions.of(read_arrays(path))
+                classes, planned = read.activations.shape[1], self.record.num_classes[arm]
+                if classes != planned:
+                    raise ValueError(f"has {classes} classes, and not {planned} as study.json")
             except (OSError, ValueError) as error:
-                unreadable[run] = _first_line(error)
+                unreadable[run] = one_line(error)
+            else:
+                predictions[run] = read
         return predictions, unreadable
 
     @cached_property
     def examples(self) -> ShownExamples | None:
         """The test examples that the report shows; None where the study has chosen none."""
-        with suppress(OSError, ValueError, KeyError):
-            arrays = read_arrays(self.folder / "examples.npz")
-            return ShownExamples(arrays["index"], arrays["inputs"])
-        return None
+        return self._examples[0]
+
+    @cached_property
+    def unreadable_examples(self) -> str | None:
+        """The reason why these examples cannot be read; None where they can, or there are none."""
+        return self._examples[1]
+
+    @cached_property
+    def _examples(self) -> tuple[ShownExamples | None, str | None]:
+        path = self.folder / "examples.npz"
+        if not os.path.lexists(path):
+            return None, None
+        try:
+            return ShownExamples.of(read_arrays(path)), None
+        except (OSError, ValueError) as error:
+            return None, one_line(error)
 
     @cached_property
     def target(self) -> float | None:
@@ -187,6 +221,18 @@ class Study:
         others = [arm for arm in self.arms if self.head_of(arm) != head]
         return [(arm, other) for arm in favoured for other in others if self.context(arm) == self.context(other)]
 
+    def class_counts(self, arm: str, split: str) -> list[int] | None:
+        """Return the number of examples of each class in an arm's split "train", "val" or "test"; None if unknown.
+
+        Without them in study.json, the labels beside an arm's predictions are counted.
+        """
+        for data in self.record.data:
+            if arm in data.arms and sum(data.counts.get(split, ())) > 0:
+                return [*data.counts[split]]
+        names = self.final.run[self.final.arm == arm]
+        labels = [self.predictions[run].label for run in names if run in self.predictions]
+        return np.bincount(labels[0]).tolist() if split == "test" and labels else None
+
     def is_measured(self, metric: str) -> bool:
         """Return whether a final run has the metric."""
         return metric in self.final and not self.final[metric].isna().to_numpy().all()
@@ -206,6 +252,9 @@ class Study:
             arms={name: self.record.arms[arm] for arm, name in names.items()},
             num_classes={name: self.record.num_classes[arm] for arm, name in names.items()},
             protocol=replace(self.record.protocol, ladder=()),
+            data=tuple(
+                replace(data, arms=tuple(names[arm] for arm in data.arms if arm in names)) for data in self.record.data
+            ),
         )
         rows = self.results.loc[self.results.arm.isin([*names])]
         return replace(self, record=record, results=rows.assign(arm=rows.arm.map(dict(names))))
@@ -221,6 +270,10 @@ def read_study(folder: Path) -> Study:
     """
     record = read_study_record(folder)
     records, broken = read_runs(folder)
+    for name, run in [*records.items()]:
+        if run.arm not in record.arms and any(name in runs for runs in record.runs.values()):
+            broken[name] = f"arm={printable(run.arm)}: no arm of the study"
+            del records[name]
     table = _results(folder, records.values())
     names = {run for runs in record.runs.values() for run in runs}
     return Study(
@@ -238,15 +291,9 @@ def read_histories(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, dic
     histories, unreadable = [], {}
     for run in runs:
         try:
-            history = read_history(folder / "runs" / run)
+            histories.append(read_history(folder / "runs" / run).assign(run=run))
         except (OSError, ValueError) as error:
-            unreadable[run] = _first_line(error)
-            continue
-        words = list(history.select_dtypes(exclude="number"))
-        if "step" not in history or words:
-            unreadable[run] = f"{listed(words)}: no numbers" if words else "no column step"
-        else:
-            histories.append(history.assign(run=run))
+            unreadable[run] = one_line(error)
     columns = pd.DataFrame(columns=pd.Index(["run", "step"]))
     return pd.concat(histories, ignore_index=True) if histories else columns, unreadable
 
@@ -302,9 +349,11 @@ def _results(folder: Path, records: Collection[RunRecord]) -> pd.DataFrame:
         parts = [part for part in (table, kept) if len(part)]
         table = pd.concat(parts, ignore_index=True) if parts else written
         # Kept rows alone are no reason to write: reading and writing may change a number's last digit.
-        if {*table.run} == {*written.run} and (len(kept) or table.to_csv(index=False) == path.read_text("utf-8")):
+        same_runs = {*table.run} == {*written.run}
+        if same_runs and (len(kept) or table.to_csv(index=False) == read_bytes(path).decode("utf-8", "replace")):
             return table
-    write_atomically(path, table.to_csv(index=False))
+    with suppress(OSError):  # a study that cannot be written can still be read
+        write_atomically(path, table.to_csv(index=False))
     return table
 
 
@@ -317,19 +366,30 @@ def _read_results(path: Path) -> pd.DataFrame:
     try:
         table = read_results(path.parent)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: broken ({str(error).splitlines()[0]}); {REMEDY}") from error
-    lacking = [column for column in COLUMNS if column not in table]
-    if lacking:
-        raise ConfigError(f"{path}: broken (no column {listed(lacking)}); {REMEDY}")
-    numbers: Sequence[str] = [*(column for column in table if column not in COLUMNS), "seed", "lr"]
-    words = [column for column in numbers if not pd.api.types.is_numeric_dtype(table[column])]
-    if (len(table) and words) or table[["run", "phase", "arm", "status"]].isna().to_numpy().any():
-        raise ConfigError(f"{path}: broken (cells that are empty or hold no number); {REMEDY}")
-    repeated = table.run[table.run.duplicated()]
-    if len(repeated):
-        raise ConfigError(f"{path}: broken (more than one row of {listed(repeated)}); {REMEDY}")
+        raise ConfigError(f"{path}: broken ({one_line(error)}); {REMEDY}") from error
+    flaw = _flaw(table)
+    if flaw:
+        raise ConfigError(f"{path}: broken ({printable(flaw)}); {REMEDY}")
     return table
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _flaw(table: pd.DataFrame) -> str | None:
+    """Return what is wrong with a table of results; None where nothing is."""
+    lacking = [column for column in COLUMNS if column not in table]
+    if lacking:
+        return f"no column {listed(lacking)}"
+    if table.empty:
+        return None
+    words: Sequence[str] = ["run", "phase", "arm", "head", "status"]
+    numbers = [column for column in table if column not in words]
+    kinds = [table[column].dtype.kind for column in numbers]
+    if any(kind not in "iuf" for kind in kinds) or table[["run", "phase", "arm", "status"]].isna().to_numpy().any():
+        return "cells that are empty or hold no number"
+    if not np.isfinite(table[["seed", "lr"]].to_numpy(float)).all() or (table.seed % 1 != 0).any():
+        return "seeds that are no integers, or learning rates that are not finite"
+    for column, accepted in (("phase", get_args(Phase)), ("status", get_args(Status))):
+        others = [value for value in table[column] if value not in accepted]
+        if others:
+            return f"{column}={others[0]}; accepted: {listed(accepted, last='or')}"
+    repeated = table.run[table.run.duplicated()]
+    return f"more than one row of {listed(repeated)}" if len(repeated) else None

@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from headtohead.analysis.checks import Check, run_checks
-from headtohead.analysis.claims import Verdict, write_verdicts
+from headtohead.analysis.claims import KEYS, Verdict, judge
+from headtohead.analysis.guess import nothing_to_recommend
 from headtohead.analysis.ladder import LadderRow, ladder_rows
 from headtohead.analysis.statistics import Interval, t_interval
 from headtohead.analysis.study import Study, read_study
 from headtohead.analysis.text import listed, plural, plus_minus, split_shared
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
+from headtohead.record.files import to_json
 
 # Outcomes in the order in which the answer tells them.
 DECISIONS: tuple[Decision, ...] = ("better", "worse", "equivalent", "undecided")
@@ -56,11 +58,13 @@ class Answer:
         headline: The arm to use, in one sentence.
         sentences: What this rests on.
         comparisons: The recommended arm against each other one.
+        is_vain: Whether no arm is shown to beat a guess, so that none is recommended.
     """
 
     headline: str
     sentences: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
+    is_vain: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,13 @@ class Summary:
 def summarise(folder: Path) -> Summary:
     """Read a study, bring its results.csv up to date with its records, judge its claims and answer its question.
 
+    Nothing else is written: see `verdicts_json`.
+
     Raises:
         ConfigError: the folder holds no study, or study.json or results.csv is broken.
     """
     study = read_study(folder)
-    verdicts = write_verdicts(study)
+    verdicts = judge(study)
     return Summary(
         study=study,
         verdicts=verdicts,
@@ -100,6 +106,13 @@ def summarise(folder: Path) -> Summary:
         checks=run_checks(study, verdicts),
         ladder=ladder_rows(study),
     )
+
+
+def verdicts_json(summary: Summary) -> str:
+    """Return the text of verdicts.json: the answer, and a row per claim and pair of arms."""
+    rows = [{key: getattr(verdict, key) for key in KEYS} for verdict in summary.verdicts]
+    answer = {"headline": summary.answer.headline, "sentences": summary.answer.sentences}
+    return to_json({"answer": answer, "claims": rows})
 
 
 def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
@@ -112,14 +125,20 @@ def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
         contexts.setdefault(study.context(arm), []).append(arm)
     if len(contexts) == 1 or max(map(len, contexts.values())) == 1:
         return _answer(study, verdicts)
-    headlines, comparisons = [], []
+    headlines, comparisons, vain = [], [], 0
     for context, arms in contexts.items():
         # Within its context an arm goes by what tells it from the others there.
         names = dict(zip(arms, split_shared(arms)[1], strict=True))
         part = _answer(study.part(names), _renamed(verdicts, names))
         headlines.append(f"{', '.join(context) or 'otherwise'}: {part.headline}")
+        vain += part.is_vain
         comparisons += _renamed(part.comparisons, {name: arm for arm, name in names.items()})
-    return Answer(f"An answer for each of {len(contexts)} settings.", tuple(headlines), tuple(comparisons))
+    headline = f"An answer for each of {len(contexts)} settings"
+    if vain == len(contexts):
+        headline = f"Use none of the arms: no arm is shown to beat a guess in any of {vain} settings"
+    elif vain:
+        headline += f"; in {vain} of them no arm is shown to beat a guess"
+    return Answer(f"{headline}.", tuple(headlines), tuple(comparisons), vain == len(contexts))
 
 
 def compare(study: Study, verdicts: Sequence[Verdict], arm: str, metric: str) -> list[Comparison]:
@@ -194,7 +213,9 @@ def _answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
     surest = _better_probabilities(study, verdicts, leader, means)
     if surest is not None:
         sentences.append(f"The probabilities of {surest} are better (lower NLL): prefer it where they matter.")
-    return Answer(_headline(study, leader, comparisons), tuple(sentences), tuple(comparisons))
+    vain = nothing_to_recommend(study, leader, [str(arm) for arm in ranked.index])
+    headline = vain or _headline(study, leader, comparisons)
+    return Answer(headline, tuple(sentences), tuple(comparisons), vain is not None)
 
 
 def _margin(study: Study, metric: str) -> float | None:

@@ -1,12 +1,14 @@
 """Files of a study: written by rename, so that a reader sees the old one or the new one, never a part."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, one_line
+
+# A folder may come from somebody else. Files of a study are far smaller than this, and their JSON is nested less.
+MOST_BYTES, MOST_LEVELS = 2**30, 50
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -41,17 +46,58 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def folder_name(text: str) -> str:
-    """Return the folder name of a run or an arm that `text` tells from all others."""
+    """Return the folder name of a run or an arm that `text` tells from all others.
+
+    File systems differ in the characters that they take, and some take names for one that differ in case or in the
+    form of an accent. A text of other characters than those that all keep apart carries its digest, as does a long one.
+    """
+    text = without_home(text)
+    if re.fullmatch(r"[a-z0-9_=,+-][a-z0-9_=,.+-]{0,159}", text):
+        return text
     name = re.sub(r"[^\w=,.+-]", "_", text).lstrip(".") or "default"
-    if len(name.encode()) <= 200:
-        return name
-    # File systems take 255 bytes; the digest keeps names apart that differ in what is cut off.
-    return f"{name.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{name.encode()[:140].decode(errors='ignore')}-{digest}" if text else name
+
+
+def without_home(text: str) -> str:
+    """Return a text with `~` where a path begins with the home folder: it is the machine's, not the study's."""
+    for home in {os.path.expanduser("~"), os.path.realpath(os.path.expanduser("~"))}:
+        if home in text and home.strip("~/"):
+            text = re.sub(rf"(?<![\w.~-]){re.escape(home.rstrip('/'))}(?![\w.-])", "~", text)
+    return text
+
+
+def with_home(value: Any) -> Any:
+    """Return a nested value from JSON with the home folder where a text begins with `~/`; undoes `without_home`."""
+    if isinstance(value, dict):
+        return {key: with_home(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def to_json(value: Any) -> str:
-    """Encode nested dataclasses, mappings and lists as strict JSON; numbers that are not finite become null."""
+    """Encode nested dataclasses, mappings and lists as strict JSON.
+
+    Numbers that are not finite become null, and texts lose the home folder.
+    """
     return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that may be anything.
+
+    Raises:
+        OSError, ValueError: there is none, it is a folder, a pipe or a device, or it is too large.
+    """
+    # Opening a pipe that nobody writes to would block for good.
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        if status.st_size > MOST_BYTES:
+            raise ValueError(f"has {status.st_size} bytes, more than {MOST_BYTES}")
+        return file.read()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -61,12 +107,40 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = read_bytes(path).decode("utf-8-sig")  # editors of some systems begin a file with a mark
+        content = json.loads(text, object_pairs_hook=_with_distinct_keys, parse_constant=_refuse_constant)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        if not isinstance(content, dict):
+            raise ConfigError("no JSON object")
+        _refuse_deep(content)
+    except RecursionError as error:
+        raise ConfigError(f"nested in more than {MOST_LEVELS} levels") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
-    if not isinstance(content, dict):
-        raise ConfigError("no JSON object")
+        raise ConfigError(one_line(error)) from error
     return content
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)}: more than one value")
+    return values
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _refuse_deep(content: Any) -> None:
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > MOST_LEVELS:
+            raise RecursionError
+        nodes = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [item for node in nodes for item in node if isinstance(item, dict | list)]
 
 
 def to_csv(lines: Iterable[Sequence[str]]) -> str:
@@ -89,14 +163,25 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         OSError, ValueError: there is no such file, or it holds something else.
     """
+    content = io.BytesIO(read_bytes(path))
     try:
-        arrays = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("holds no named arrays")
-        with arrays:
-            return dict(arrays)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(str(error)) from error
+        with zipfile.ZipFile(content) as file:
+            unpacked = sum(member.file_size for member in file.infolist())
+        if unpacked > MOST_BYTES:
+            raise ValueError(f"unpacks to {unpacked} bytes, more than {MOST_BYTES}")
+        with np.load(content, allow_pickle=False) as file:
+            arrays = dict(file)
+    except Exception as error:  # the readers of archives and arrays raise errors of a dozen kinds
+        raise ValueError(f"no named arrays ({one_line(error)})") from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ValueError("holds something else than arrays")
+    return arrays
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -129,6 +214,8 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
+    if isinstance(value, str):
+        return without_home(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

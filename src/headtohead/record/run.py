@@ -4,6 +4,9 @@
 reads; everything else, TensorBoard included, is a view of it.
 """
 
+import hashlib
+import io
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +16,16 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
-from headtohead.options import ConfigError, build, require
-from headtohead.record.files import read_json, to_csv, to_json, write_arrays, write_atomically
+from headtohead.options import ConfigError, build, one_line, require
+from headtohead.record.files import (
+    read_bytes,
+    read_json,
+    sha256_of,
+    to_csv,
+    to_json,
+    write_arrays,
+    write_atomically,
+)
 from headtohead.record.tags import metric_of, tag_of
 
 T = TypeVar("T")
@@ -68,7 +79,7 @@ class PackInfo:
 
     Attributes:
         size: Number of runs.
-        mode: Way of the forward: "plain", "stacked" or "vmap"; None where the pack failed.
+        mode: Way of the forward: "plain", "stacked", "vmap" or "loop"; None where the pack failed.
         chosen_by: Who chose the size: "user" or "planner"; "memory" where their choice did not fit into it.
         threads: Number of CPU threads.
     """
@@ -100,11 +111,15 @@ class RunRecord:
         curves: Data of figures, by split, and `histograms`; None where the run diverged or failed.
         pack: Pack that the run was trained in.
         overrides: Overrides of the command line.
-        config: Resolved configuration.
+        config: Resolved configuration; values from environment variables are there as expressions.
         environment: Versions, device and commit.
+        sources: Checksum, or version, of each thing beside the configuration that the result depends on: data, code,
+            files, environment variables. Empty in records of older releases.
         bytes: Sizes of the files beside this one when it was written.
         blocks: Test metrics by name for each block of test examples, and the `size` of each block. Empty where the test
             split was not read, or is too small for blocks.
+        checksums: SHA-256 of the files beside this one that do not grow.
+        checksum: SHA-256 of all that stands beside it here; empty in records of older releases.
     """
 
     version: int = VERSION
@@ -125,8 +140,18 @@ class RunRecord:
     overrides: tuple[str, ...]
     config: dict[str, Any]
     environment: Environment
+    sources: dict[str, str] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     blocks: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    checksum: str = ""
+
+    def __post_init__(self):
+        for key, count in (("seed", self.seed), ("steps", self.steps)):
+            require(abs(count) < 2**63, key, count, "must be below 2**63")
+        require(math.isfinite(self.lr), "lr", self.lr, "must be finite")
+        for metric in self.metrics:
+            require(metric not in COLUMNS, "metrics", metric, "is the name of another column of results.csv")
 
 
 class OtherReleaseError(ConfigError):
@@ -145,7 +170,12 @@ def build_record(cls: type[T], path: Path) -> T:
     # Before all else: a later layout may have other keys.
     if version != VERSION:
         raise OtherReleaseError(f"version={version}: another release of headtohead wrote this; accepted: {VERSION}")
-    return build(cls, content, "")
+    if content.get("checksum") and content["checksum"] != _checksum(content):
+        raise ConfigError("checksum: not that of the content, which was changed after it had been written")
+    try:
+        return build(cls, content, "")
+    except ConfigError as error:
+        raise ConfigError(one_line(error)) from error  # a value may be long, or of many lines
 
 
 def write_run(
@@ -158,7 +188,7 @@ def write_run(
 
     Args:
         folder: Folder of the run, made if missing.
-        run: Record of the run; `bytes` is filled in.
+        run: Record of the run; sizes and checksums are filled in.
         history: A row per logged step: `step`, `epoch` and metrics by name. A metric that a row lacks stays empty.
         predictions: For test examples in order `label` and `prediction`, (N,) each, and `activations`, (N, K).
     """
@@ -169,7 +199,9 @@ def write_run(
     if predictions is not None:
         write_arrays(folder / "predictions.npz", predictions)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "run.json"}
-    write_atomically(folder / "run.json", to_json(replace(run, bytes=sizes)))
+    checksums = {name: sha256_of(folder / name) for name in ("history.csv", "predictions.npz") if name in sizes}
+    content = json.loads(to_json(replace(run, bytes=sizes, checksums=checksums)))
+    write_atomically(folder / "run.json", to_json(content | {"checksum": _checksum(content)}))
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -194,18 +226,68 @@ def read_runs(study: Path) -> tuple[dict[str, RunRecord], dict[str, str]]:
     return runs, broken
 
 
-def truncated_files(folder: Path, run: RunRecord) -> list[str]:
-    """List the files beside a `run.json` that have lost bytes since it was written. Event files may have grown."""
-    return [name for name, size in run.bytes.items() if (path := folder / name).exists() and path.stat().st_size < size]
+def flaws_of_files(folder: Path, run: RunRecord) -> list[str]:
+    """List, a line each, the files beside a `run.json` that have lost bytes or changed since it was written.
+
+    Event files may have grown.
+    """
+    lines = []
+    for name, size in run.bytes.items():
+        if (folder / name).exists() and (folder / name).stat().st_size < size:
+            lines.append(f"{name} has lost bytes")
+        elif (folder / name).exists() and _is_changed_or_unreadable(folder, name, run):
+            lines.append(f"{name} has changed")
+    return lines
+
+
+def _is_changed_or_unreadable(folder: Path, name: str, run: RunRecord) -> bool:
+    try:
+        return is_changed(folder, name, run)
+    except (OSError, ValueError):
+        return True
+
+
+def is_changed(folder: Path, name: str, run: RunRecord) -> bool:
+    """Return whether a file beside a `run.json` differs from what was written; False where no checksum tells.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    expected = run.checksums.get(name)
+    return expected is not None and hashlib.sha256(read_bytes(folder / name)).hexdigest() != expected
 
 
 def read_history(folder: Path) -> pd.DataFrame:
-    """Read the logged steps of one run: `step`, `epoch` and a column per metric, NaN where not measured.
+    """Read the logged steps of one run: `step`, `epoch` and a column per metric, NaN where not measured or not finite.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is no table of numbers over steps.
+    """
+    table = read_table(folder / "history.csv").rename(columns=metric_of)
+    words, repeated = list(table.select_dtypes(exclude="number")), list(table.columns[table.columns.duplicated()])
+    if "step" not in table:
+        raise ValueError(f"no column step: {', '.join(map(str, table))}")
+    if words or repeated:
+        raise ValueError(", ".join(map(str, words or repeated)) + (": no numbers" if words else ": more than once"))
+    table = table.replace([math.inf, -math.inf], math.nan)
+    if not (table.step.between(0, 2**53) & (table.step % 1 == 0)).all():
+        raise ValueError("step: must be integers from 0 on")
+    return table
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file, with its columns of COLUMNS that hold words as they stand there.
 
     Raises:
         OSError, ValueError: there is no such file, or it is no table.
     """
-    return pd.read_csv(folder / "history.csv").rename(columns=metric_of)
+    # An arm may be called 1, None or true.
+    words: Any = dict.fromkeys(("run", "phase", "arm", "head", "status"), str)
+    content = io.BytesIO(read_bytes(path))
+    try:
+        return pd.read_csv(content, dtype=words, keep_default_na=False, na_values=[""], low_memory=False)
+    except (MemoryError, OverflowError, RecursionError) as error:
+        raise ValueError(one_line(error)) from error
 
 
 def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
@@ -237,7 +319,13 @@ def write_results(study: Path) -> pd.DataFrame:
 
 def read_results(study: Path) -> pd.DataFrame:
     """Read results.csv as it was written."""
-    return pd.read_csv(study / "results.csv")
+    return read_table(study / "results.csv")
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record, as JSON holds it, without its own checksum; layout and order do not matter."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _cell(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,27 @@ class StudyProtocol:
     looks: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class DataSummary:
+    """Data of some arms of a study.
+
+    Attributes:
+        arms: Labels of the arms that have these data.
+        name: Name of the dataset.
+        classes: Names of the classes.
+        counts: Number of examples of each class, by split: "train", "val" and "test".
+        skipped: Files that were taken for no data.
+        seen: Number of test examples that also occur outside the test split.
+    """
+
+    arms: tuple[str, ...]
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    skipped: tuple[str, ...]
+    seen: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """Contents of `study.json`.
@@ -85,6 +106,11 @@ class StudyRecord:
         hparams: Columns of TensorBoard's HParams page, each with all values that occur.
         claims: Claims that the study tests, by id.
         environment: Versions, device and commit of the command.
+        data: Data of the arms; empty in records of older releases, as are the attributes below.
+        settings: Resolved settings that all runs share, by dotted key, but for seed and learning rate.
+        sources: For each arm the sources of its runs, as in `run.json`.
+        contents: Checksum of the contents of files, by that of their names, sizes and times: while these stay, the
+            files need not be read.
     """
 
     version: int = VERSION
@@ -101,12 +127,26 @@ class StudyRecord:
     hparams: dict[str, tuple[int | float | str, ...]]
     claims: dict[str, Claim]
     environment: Environment
+    data: tuple[DataSummary, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         require(self.arms, "arms", "{}", "a study has one arm or more")
         for arm in self.protocol.ladder:
             require(arm in self.arms, "protocol.ladder", arm, f"no arm of the study; {nearest(arm, self.arms)}")
         missing = [arm for arm in self.arms if arm not in self.num_classes]
+        for arm, count in self.num_classes.items():
+            require(2 <= count < 2**31, f"num_classes.{arm}", count, "must be 2 or more")
+        for key, values in self.grid.items():
+            require(all(map(math.isfinite, values)), f"grid.{key}", values, "must be finite")
+        for key, values in self.hparams.items():
+            require(values, f"hparams.{key}", "[]", "must name a value or more")
+        for phase, runs in self.runs.items():
+            for run in runs:
+                is_name = run not in ("", ".", "..") and not {"/", "\\", "\0"} & {*run}
+                require(is_name, f"runs.{phase}", run, "must be names of folders in runs/")
         require(not missing, "num_classes", ", ".join(self.num_classes), f"must name every arm, also {missing}")
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 from headtohead.analysis.predictions import above_thresholds, pooled
 from headtohead.analysis.study import Study, over_steps, read_histories, read_study
 from headtohead.analysis.summary import Summary
-from headtohead.options import ConfigError
+from headtohead.options import one_line, printable
 from headtohead.record import events
 from headtohead.record.files import folder_name
 from headtohead.record.tags import final_tag, tag_of
@@ -155,8 +155,8 @@ class Live:
         pause = PAUSE
         while not self._left.wait(pause):
             started = time.perf_counter()
-            # An error must not stop the study. The report at the end meets the same error and reports it.
-            with suppress(OSError, ConfigError):
+            # No error may stop the study. The report at the end meets the same error and reports it.
+            with suppress(Exception):
                 write_curves(read_study(self._study))
             pause = max(PAUSE, (time.perf_counter() - started) / SHARE)
 
@@ -179,10 +179,19 @@ def write_dashboard(summary: Summary, drawings: Iterable[Drawing]) -> None:
     for arm in arms:
         for step, values in _distributions(study, arm):
             arms[arm].setdefault(step, []).extend(values)
-    pictures = [events.picture(f"figure/{drawing.name}", drawing.png) for drawing in drawings]
+    pictures = [_picture(drawing) for drawing in drawings]
     verdicts = events.text("verdicts", verdicts_in_markdown(summary))
     _write(study, arms, [_layout(study, arms), verdicts, *pictures])
     _write_columns(study)
+
+
+def _picture(drawing: Drawing) -> events.Value:
+    """Return a figure as a picture, or as a text that says why there is none."""
+    tag = f"figure/{drawing.name}"
+    try:
+        return events.picture(tag, drawing.png)
+    except Exception as error:  # whatever it is, it never costs the rest of the page
+        return events.text(tag, f"This figure could not be drawn ({one_line(error)}).")
 
 
 def _write(study: Study, arms: Mapping[str, Steps], comparison: Sequence[events.Value]) -> None:
@@ -194,7 +203,9 @@ def _write(study: Study, arms: Mapping[str, Steps], comparison: Sequence[events.
             for step in sorted(steps):
                 file.add(step, steps[step])
     for stale in set((study.folder / ARMS).glob("*/")) - set(folders):
-        shutil.rmtree(stale)
+        # What a person has put there stays.
+        if not stale.is_symlink() and all("tfevents" in path.name for path in stale.iterdir()):
+            shutil.rmtree(stale)
 
 
 def _layout(study: Study, arms: Mapping[str, Steps]) -> events.Value:
@@ -238,11 +249,13 @@ def _distributions(study: Study, arm: str) -> Iterator[tuple[int, list[events.Va
     # A run whose record is broken still has its row of results.
     for run in [study.records[name] for name in rows.run if name in study.records]:
         for name, histogram in (run.curves or {}).get("histograms", {}).items():
-            pools.setdefault(name, []).append((histogram["edges"], histogram["counts"]))
+            pools.setdefault(name, []).append((histogram.get("edges", ()), histogram.get("counts", ())))
     for name, histograms in pools.items():
         values, _, step = name.partition("@")
-        edges, counts = pooled(histograms)
-        yield int(step), [events.histogram(f"distribution/{values}", edges.tolist(), counts.tolist())]
+        # A histogram that is none, in a record from elsewhere, costs the page nothing else.
+        with suppress(ValueError, IndexError, OverflowError):
+            edges, counts = pooled(histograms)
+            yield int(step), [events.histogram(f"distribution/{values}", edges.tolist(), counts.tolist())]
 
     predictions = [study.predictions[run] for run in rows.run if run in study.predictions]
     if predictions:
@@ -253,7 +266,7 @@ def _distributions(study: Study, arm: str) -> Iterator[tuple[int, list[events.Va
             classes = study.record.classes
             names = classes if len(classes) == num_classes else range(num_classes)
             curves += [
-                events.precision_recall(f"class/{name}", positives_T, negatives_T)
+                events.precision_recall(f"class/{printable(name)}", positives_T, negatives_T)
                 for name, positives_T, negatives_T in zip(names, positives_KT, negatives_KT, strict=True)
             ]
         yield int(rows.steps.to_numpy().max()), curves

@@ -16,7 +16,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
 from headtohead.analysis.text import short_override
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, one_line
 from headtohead.record.files import read_json
 from headtohead.report.figures.style import Drawing, draw_figure
 from headtohead.report.render import SYMBOLS
@@ -79,10 +79,13 @@ def read_columns(experiments: Path) -> tuple[list[Column], dict[str, str]]:
     for path in sorted(experiments.glob("*/verdicts.json")):
         try:
             rows = read_json(path)["claims"]
+            strange = {str(row["verdict"]) for row in rows} - {*VERDICT_COLOURS}
+            if strange:
+                raise TypeError(f"no verdict: {min(strange)}")
             columns += _columns(path.parent.name, rows)
             sentences |= {row["claim"]: row["sentence"] for row in rows}
-        except (ConfigError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: broken ({type(error).__name__}: {error}); publish its study again") from error
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: broken ({one_line(error)}); publish its study again") from error
     return columns, sentences
 
 

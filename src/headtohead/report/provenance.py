@@ -8,6 +8,10 @@ import pandas as pd
 from headtohead.analysis.study import Study, arm_config
 from headtohead.analysis.text import listed, plural, ranges
 from headtohead.record.run import RunRecord
+from headtohead.record.study import StudyRecord
+
+# The most classes whose numbers of examples are listed.
+SHOWN_CLASSES = 20
 
 
 def differing_keys(study: Study) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -36,6 +40,7 @@ def facts(study: Study) -> dict[str, str]:
     learning_rates = study.grid or sorted(set(study.results.lr.dropna()))
     lines = {
         "started": study.record.started,
+        "data": "; ".join(data(study.record)),
         "arms": listed(study.arms, most=20),
         "learning rates": ", ".join(f"{lr:g}" for lr in learning_rates),
         "search seeds" if study.tuned else "seeds": ranges(protocol.search_seeds),
@@ -50,6 +55,23 @@ def facts(study: Study) -> dict[str, str]:
         "commit": environment.commit or "",
     }
     return {name: text for name, text in lines.items() if text}
+
+
+def data(record: StudyRecord) -> list[str]:
+    """Return a line on each dataset of a study: its classes, and how many examples each has in each split."""
+    lines = []
+    for part in record.data:
+        named = f"{part.name} of {listed(part.arms, most=3)}" if len(record.data) > 1 else part.name
+        splits = ", ".join(f"{sum(counts):,} {split}" for split, counts in part.counts.items())
+        if len(part.classes) <= SHOWN_CLASSES:
+            each = zip(part.classes, zip(*part.counts.values(), strict=True), strict=True)
+            classes = ", ".join(f"{name} ({' + '.join(f'{count:,}' for count in counts)})" for name, counts in each)
+        else:
+            ranges_of_splits = (f"{min(counts):,} to {max(counts):,}" for counts in part.counts.values())
+            classes = f"{listed(part.classes, most=SHOWN_CLASSES)} ({' + '.join(ranges_of_splits)} each)"
+        skipped = f"; skipped: {'; '.join(part.skipped)}" if part.skipped else ""
+        lines.append(f"{named}: {splits} examples in {len(part.classes):,} classes: {classes}{skipped}")
+    return lines
 
 
 def versions(study: Study) -> dict[str, str]:

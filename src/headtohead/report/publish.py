@@ -1,5 +1,6 @@
 """Publish what is committed of a study: README.md, tables, verdicts.json and a few figures; and the overview."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,18 +11,20 @@ import pandas as pd
 
 from headtohead.analysis.claims import Verdict
 from headtohead.analysis.study import Study
-from headtohead.analysis.summary import Summary
+from headtohead.analysis.summary import Summary, verdicts_json
 from headtohead.analysis.text import rivals
 from headtohead.options import require
-from headtohead.record.files import write_atomically
+from headtohead.record.files import read_bytes, without_home, write_atomically
 from headtohead.report.figures.style import Drawing
 from headtohead.report.overview import NAIVE, PROPER, draw_matrix, read_columns
-from headtohead.report.render import SYMBOLS, WORDS, content, markdown, write_figures
+from headtohead.report.render import SYMBOLS, WORDS, content, markdown, refuse_foreign_folder, write_figures
 
 # The figures that answer a study's question, in the order of its page.
 PUBLISHED = ("seeds", "settings", "ladder", "learning_rates", "shared_rate")
 # A file that a person writes; its text goes into the page as it is.
 REMARKS = "remarks.md"
+# The first line of matrix.md.
+MATRIX_HEADING = b"# Claims by studies\n"
 # The folders of an absolute path, up to its last part.
 FOLDERS = re.compile(r"""(?<![\w.…/)\]<;])~?/(?:[^\s/,;'"`)\]|]+/)*(?=[^\s/,;'"`)\]|])""")
 
@@ -35,13 +38,13 @@ def publish(summary: Summary, drawings: Sequence[Drawing], to: Path) -> None:
         ConfigError: `to` is the study's own folder, or a study beside it is broken.
     """
     study = summary.study
-    require(to.resolve() != study.folder.resolve(), "--to", to, "another folder, such as experiments/digits")
+    refuse_target(study.folder, to)
     published = [drawing for name in PUBLISHED for drawing in drawings if drawing.name == name]
     write_figures(to / "figures", published)
     # Metrics are in single precision.
-    write_atomically(to / "results.csv", study.results.to_csv(index=False, float_format="%.7g"))
-    write_atomically(to / "blocks.csv", _judged_blocks(study).to_csv(index=False, float_format="%.7g"))
-    write_atomically(to / "verdicts.json", (study.folder / "verdicts.json").read_bytes())
+    write_atomically(to / "results.csv", without_home(study.results.to_csv(index=False, float_format="%.7g")))
+    write_atomically(to / "blocks.csv", without_home(_judged_blocks(study).to_csv(index=False, float_format="%.7g")))
+    write_atomically(to / "verdicts.json", verdicts_json(summary))
     text = without_folders(
         markdown()
         .get_template("publication.md.j2")
@@ -56,6 +59,23 @@ def publish(summary: Summary, drawings: Sequence[Drawing], to: Path) -> None:
         text += f"\n## Remarks\n\n{(to / REMARKS).read_text(encoding='utf-8')}"
     write_atomically(to / "README.md", text)
     write_matrix(to.parent)
+
+
+def refuse_target(study: Path, to: Path) -> None:
+    """Refuse to publish a study to its own folder, or over what a person has written.
+
+    Raises:
+        ConfigError: naming what stands in the way.
+    """
+    require(to.resolve() != study.resolve(), "--to", to, "another folder, such as experiments/digits")
+    if not to.is_dir() or {path.name for path in to.iterdir()} != {REMARKS}:
+        refuse_foreign_folder("--to", to, {"README.md", "results.csv", "verdicts.json"}, "a published study")
+    overview, picture = to.parent / "matrix.md", to.parent / "matrix.svg"
+    accepted = "which headtohead did not write; accepted: a folder without one beside it"
+    if os.path.lexists(overview):
+        require(read_bytes(overview).startswith(MATRIX_HEADING), "--to", to, f"beside it lies {overview}, {accepted}")
+    else:
+        require(not os.path.lexists(picture), "--to", to, f"beside it lies {picture}, {accepted}")
 
 
 def write_matrix(experiments: Path) -> None:

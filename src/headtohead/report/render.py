@@ -1,8 +1,10 @@
 """Render what a person reads about a study: report.html, report.md and figures, and a short form in the terminal."""
 
 import math
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from headtohead.analysis.checks import Check
 from headtohead.analysis.claims import VERDICTS, Verdict
 from headtohead.analysis.ladder import LadderRow
 from headtohead.analysis.statistics import Interval
-from headtohead.analysis.summary import ArmSummary, Summary, summarise
+from headtohead.analysis.summary import ArmSummary, Summary, summarise, verdicts_json
 from headtohead.analysis.text import against, decimal, difference, in_percent, num_decimals, plus_minus, rivals
 from headtohead.analysis.verdicts import Comparison, level_of_look
-from headtohead.record.files import write_atomically
+from headtohead.options import ConfigError, printable, require
+from headtohead.record.files import without_home, write_atomically
 from headtohead.report import provenance
-from headtohead.report.figures import draw
+from headtohead.report.figures import FIGURES, draw
 from headtohead.report.figures.style import Drawing
 
 # A verdict is shown by its word and its symbol; colour only repeats them.
@@ -38,37 +42,58 @@ SYMBOLS = {
 WORDS = tuple(VERDICTS.values())
 
 
-def write_report(study: Path) -> tuple[Summary, list[Drawing]]:
+def write_report(study: Path, to: Path | None = None) -> tuple[Summary, list[Drawing]]:
     """Judge a study and write its verdicts.json, report.html, report.md and figures/.
 
     The same records give the same bytes.
 
     Args:
         study: Folder of the study.
+        to: Folder to write to, made if missing; None takes the study's own.
 
     Returns:
         The summary and the figures.
 
     Raises:
-        ConfigError: the folder holds no study, or study.json or results.csv is broken.
+        ConfigError: the folder holds no study, study.json or results.csv is broken, or `to` holds something else.
+        OSError: the report cannot be written.
     """
+    if to is not None and to.resolve() != study.resolve():
+        refuse_foreign_folder("--out", to, {"report.html", "report.md", "verdicts.json"}, "a report")
     summary = summarise(study)
-    drawings = draw(summary.study)
-    write_figures(study / "figures", drawings)
+    to = to or study
+    drawings, failures = draw(summary.study)
+    undrawn = [Check("warning", f"The figure {name} could not be drawn ({why}).") for name, why in failures.items()]
+    summary = replace(summary, checks=sorted([*summary.checks, *undrawn], key=lambda check: check.kind == "remark"))
+    write_figures(to / "figures", drawings)
+    write_atomically(to / "verdicts.json", verdicts_json(summary))
     shown = content(summary, drawings)
     for name, environment in (("report.html", _html()), ("report.md", markdown())):
-        write_atomically(study / name, environment.get_template(f"{name}.j2").render(shown))
+        write_atomically(to / name, without_home(environment.get_template(f"{name}.j2").render(shown)))
     return summary, drawings
 
 
+def refuse_foreign_folder(key: str, folder: Path, ours: Set[str], what: str) -> None:
+    """Refuse to write to a folder that holds something else than `what`, which has all the files `ours`.
+
+    Raises:
+        ConfigError: naming the option `key`.
+    """
+    accepted = f"a new or empty folder, or one that holds {what}"
+    require(folder.is_dir() or not os.path.lexists(folder), key, folder, f"is no folder; accepted: {accepted}")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held and not ours <= held:
+        raise ConfigError(f"{key}={folder}: holds other files, such as {printable(min(held))}; accepted: {accepted}")
+
+
 def write_figures(folder: Path, drawings: Sequence[Drawing]) -> None:
-    """Write the figures to a folder, and remove the SVG files of other figures from it."""
+    """Write the figures to a folder, and remove those of our figures from it that there are no more."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {folder / f"{drawing.name}.svg": drawing.svg for drawing in drawings}
     for path, svg in paths.items():
-        write_atomically(path, svg)
-    for stale in {*folder.glob("*.svg")} - {*paths}:
-        stale.unlink()
+        write_atomically(path, without_home(svg))
+    for stale in {folder / f"{name}.svg" for name in FIGURES} - {*paths}:
+        stale.unlink(missing_ok=True)
 
 
 def verdicts_in_markdown(summary: Summary) -> str:
@@ -76,17 +101,21 @@ def verdicts_in_markdown(summary: Summary) -> str:
     return markdown().get_template("verdicts.md.j2").render(content(summary, []))
 
 
-def print_study(study: Path | Summary, console: Console | None = None) -> None:
-    """Print the short form of a report: the answer, the arms, the verdicts, the warnings and where files are."""
+def print_study(study: Path | Summary, console: Console | None = None, to: Path | None = None) -> None:
+    """Print the short form of a report: the answer, the arms, the verdicts, the warnings and where files are.
+
+    Args:
+        to: Folder that the report was written to; None where it is the study's own.
+    """
     summary = study if isinstance(study, Summary) else summarise(study)
     folder = summary.study.folder
     console = console or Console()
     console.print()
-    console.print(f"[bold]{escape(summary.answer.headline)}[/bold]", highlight=False)
+    console.print(f"[bold]{_shown(summary.answer.headline)}[/bold]", highlight=False)
     for sentence in summary.answer.sentences:
-        console.print(escape(sentence), highlight=False)
+        console.print(_shown(sentence), highlight=False)
     console.print()
-    console.print(f"[i]{escape(folder.name)}: mean ± half of the 95 % interval over seeds[/i]", highlight=False)
+    console.print(f"[i]{_shown(folder.name)}: mean ± half of the 95 % interval over seeds[/i]", highlight=False)
     console.print(_arms_table(summary.arms))
     if any(arm.on_edge for arm in summary.arms):
         console.print("* on the edge of the grid of learning rates: the arm may not be tuned", highlight=False)
@@ -97,16 +126,16 @@ def print_study(study: Path | Summary, console: Console | None = None) -> None:
         console.print()
     warnings = [check.text for check in summary.checks if check.kind == "warning"]
     for warning in warnings:
-        console.print(f"[bold]! [/bold]{escape(warning)}", highlight=False)
+        console.print(f"[bold]! [/bold]{_shown(warning)}", highlight=False)
     if warnings:
         console.print()
     places = {
         "results": folder / "results.csv",
-        "report": folder / "report.html",
+        "report": (to or folder) / "report.html",
         "TensorBoard": f"headtohead board {folder}",
     }
     for name, place in places.items():
-        console.print(f"{name + ':':<13}{escape(str(place))}", soft_wrap=True, highlight=False)
+        console.print(f"{name + ':':<13}{_shown(str(place))}", soft_wrap=True, highlight=False)
 
 
 def _arms_table(arms: Sequence[ArmSummary]) -> Table:
@@ -116,7 +145,7 @@ def _arms_table(arms: Sequence[ArmSummary]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for row in map(_arm_row, arms):
         cells = (row["lr"], row["val_accuracy"], row["test_accuracy"], row["test_nll"], row["diverged"])
-        table.add_row(escape(row["arm"]), *cells)
+        table.add_row(_shown(row["arm"]), *cells)
     return table
 
 
@@ -130,7 +159,7 @@ def _verdicts_table(verdicts: Sequence[Verdict]) -> Table:
             named = rivals((row.arm, row.versus) for row in rows if row.verdict == word)
             if named:
                 parts.append(f"{SYMBOLS[word]} {word}: {named}")
-        table.add_row(escape(claim), escape("\n".join(parts)))
+        table.add_row(_shown(claim), "\n".join(map(_shown, parts)))
     return table
 
 
@@ -261,8 +290,13 @@ def _p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _shown(text: object) -> str:
+    """Return a text for the terminal, in which nothing is taken for markup or control."""
+    return escape(printable(text))
+
+
 def _html() -> Environment:
-    environment = _environment(autoescape=True)
+    environment = _environment(autoescape=True, finalize=_printable_value)
     environment.filters["svg"] = Markup  # our own drawing: the one thing that is not escaped
     return environment
 
@@ -270,7 +304,9 @@ def _html() -> Environment:
 def markdown() -> Environment:
     """Return the environment of Markdown templates, in which every value passes through `_escape_markdown`."""
     environment = _environment(autoescape=False, finalize=_escape_markdown)
-    environment.filters["code"] = lambda text: Markup("\n".join(f"    {line}" for line in str(text).splitlines()))
+    environment.filters["code"] = lambda text: Markup(
+        "\n".join(f"    {printable(line)}" for line in str(text).splitlines())
+    )
     return environment
 
 
@@ -279,10 +315,14 @@ def _environment(**options: Any) -> Environment:
     return Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, **options)
 
 
+def _printable_value(value: Any) -> Any:
+    return value if isinstance(value, Markup) else printable(value)
+
+
 def _escape_markdown(value: Any) -> str:
     if isinstance(value, Markup):
         return value
-    text = str(value).replace("\n", " ")
+    text = printable(value)
     for special in ("\\", "|", "*", "`", "#", "]("):
         text = text.replace(special, f"\\{special}")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

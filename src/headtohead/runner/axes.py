@@ -4,20 +4,31 @@ An arm is every swept setting but the seed and the learning rate, which are its 
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import TypeVar
+from itertools import islice, product
+from math import prod
+from typing import Any, TypeVar
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 
 from headtohead.options import ConfigError, require
-from headtohead.record.files import folder_name
+from headtohead.record.files import folder_name, without_home
 from headtohead.record.run import NOT_OF_A_RUN
+from headtohead.runner.asked import check_choice
 
 SEED, LR = "seed", "optimizer.lr"
 # Keys that say where and how to run, or what to report, not what runs: they are no part of a run's name.
-UNNAMED = NOT_OF_A_RUN | {"experiment", "pack_size"}
+UNNAMED = NOT_OF_A_RUN | {"pack_size"}
+# Groups that belong to the study as a whole.
+OF_THE_STUDY = {"claims", "protocol", "experiment"}
+# The most runs of a study: more would only fill the memory.
+MOST_RUNS = 1_000_000
+# Texts that Hydra's grammar reads as themselves without quotes, but for the words of other types.
+PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./-]*", re.ASCII | re.IGNORECASE)
 # How often the grid of learning rates may grow on either side.
 EXTENSIONS = 2
 
@@ -59,51 +70,120 @@ class Run:
 
     def name(self, common: Sequence[str]) -> str:
         """Return the name of the run's folder: the arm's overrides, the common ones, the learning rate, the seed."""
-        parts = [*self.overrides, *filter(is_named, common)]
-        parts += [f"{LR}={_shortest(self.lr)}"] if self.lr is not None else []
-        parts += [f"{SEED}={self.seed}"] if self.seed is not None else []
-        return folder_name(",".join(parts))
+        overrides = [*self.overrides, *filter(is_named, common)]
+        numbers = [f"{LR}={_shortest(self.lr)}"] if self.lr is not None else []
+        numbers += [f"{SEED}={self.seed}"] if self.seed is not None else []
+        named = [folder_name(",".join(overrides))] if overrides or not numbers else []
+        return ",".join([*named, *numbers])
 
 
 def is_named(override: str) -> bool:
     """Return whether an override says what is trained, and so belongs to the names of the runs."""
-    return re.split("[=@]", override.lstrip("+~"))[0] not in UNNAMED
+    key = re.split("[=@]", override.lstrip("+~"))[0]
+    return key not in UNNAMED and key.partition(".")[0] not in OF_THE_STUDY
 
 
-def read_axes(arguments: Sequence[str], params: Mapping[str, object] | None) -> Axes:
+def read_axes(
+    arguments: Sequence[str], params: Mapping[str, object] | None, loader: ConfigLoader | None = None
+) -> Axes:
     """Read the axes of a command line.
 
     Args:
         arguments: the overrides of the command line.
         params: the axes of an experiment; the command line has precedence over them.
+        loader: lists the options of a config group, for `glob(...)`.
 
     Raises:
-        ConfigError: a learning rate or a seed is no number or occurs twice, or a key cannot be swept.
+        ConfigError: a learning rate or a seed is no number, a key or a value occurs twice, or a key cannot be swept.
     """
-    parser = OverridesParser.create()
+    parser = OverridesParser.create(loader)
     given = parser.parse_overrides(list(arguments))
-    keys = {override.get_key_element().lstrip("+") for override in given}
-    defaults = [f"{key}={value}" for key, value in (params or {}).items() if key not in keys]
+    keys = [_bare_key(override) for override in given]
+    for key, count in Counter(keys).items():
+        require(count == 1, key, ", ".join(_value(o) for o in given if _bare_key(o) == key), "given twice; give one")
+    require(params is None or isinstance(params, Mapping), "hydra.sweeper.params", params, "must be keys with values")
+    defaults = parser.parse_overrides([f"{key}={value}" for key, value in (params or {}).items() if key not in keys])
+    for override in defaults:
+        check_choice(override, None)
 
     common: list[str] = []
     swept: dict[str, list[str]] = {}
-    lrs: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = ()
-    for override in [*parser.parse_overrides(defaults), *given]:
+    numbers: dict[str, list[str]] = {LR: [], SEED: []}
+    for override in [*defaults, *given]:
         key, line = override.get_key_element(), override.input_line or ""
-        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else []
-        if key == LR:
-            lrs = _numbers(LR, values or [line.partition("=")[2]], float, "a number")
-        elif key == SEED:
-            seeds = _numbers(SEED, values or [line.partition("=")[2]], int, "an integer")
+        values = _values(override) if override.is_sweep_override() else []
+        if _sets_a_number(override):
+            numbers[_bare_key(override)] = [_unquoted(value) for value in values or [_value(override)]]
         elif not values:
             common.append(line)
-        elif key in UNNAMED:
-            raise ConfigError(f"{line}: {key} cannot be swept; give one value")
+        elif len(values) == 1:
+            common.append(f"{key}={values[0]}")
         else:
+            _refuse_unswept(override)
             swept[key] = [f"{key}={value}" for value in values]
+    lrs = _numbers(LR, numbers[LR], float, "a number")
+    seeds = _numbers(SEED, numbers[SEED], int, "an integer")
+    count = prod(map(len, swept.values())) * max(1, len(lrs)) * max(1, len(seeds))
+    require(count <= MOST_RUNS, "the sweep", f"{count} runs", f"accepted: at most {MOST_RUNS}")
     arms = {_label(overrides): overrides for overrides in product(*swept.values())}
     return Axes(tuple(common), arms, lrs, seeds)
+
+
+def _bare_key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _value(override: Override) -> str:
+    return (override.input_line or "").partition("=")[2]
+
+
+def _sets_a_number(override: Override) -> bool:
+    """Return whether an override gives learning rates or seeds as numbers, not by reference to another key."""
+    is_value = override.get_key_element().removeprefix("++") in (LR, SEED)
+    return is_value and (override.is_sweep_override() or "${" not in _value(override))
+
+
+def _refuse_unswept(override: Override) -> None:
+    """Refuse to sweep what belongs to the study, or says where and how it runs."""
+    key, line = _bare_key(override), override.input_line
+    group = re.split("[.@]", key)[0]
+    if group in OF_THE_STUDY or key in UNNAMED - {"dataset.root"}:
+        raise ConfigError(f"{line}: {key} cannot be swept, as it is no setting of a run; give one value")
+
+
+def _values(override: Override) -> list[str]:
+    """Return the values of a sweep in Hydra's grammar, such that each is read back as itself."""
+    line = override.input_line
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{line}: an interval has no values to sweep; accepted: such as 0.1,0.3 or range(3)")
+    try:
+        values = [_text(value) for value in islice(override.sweep_iterator(), MOST_RUNS + 1)]
+    except ValueError as error:
+        raise ConfigError(f"{line}: {error}; accepted: such as range(3) or range(1,10,2)") from None
+    require(values, _bare_key(override), _value(override), "sweeps no value")
+    require(len(values) <= MOST_RUNS, _bare_key(override), _value(override), f"more than {MOST_RUNS} values")
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    require(not repeated, _bare_key(override), ",".join(repeated), "names a value twice")
+    return values
+
+
+def _text(value: Any) -> str:
+    """Return a parsed value in Hydra's grammar. Text has quotes where characters or the type need them."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        # The grammar has no quotes in keys.
+        return (
+            f"{{{','.join(f'{Override._get_value_element_as_str(key)}:{_text(item)}' for key, item in value.items())}}}"
+        )
+    text = value.text if isinstance(value, QuotedString) else value
+    if not isinstance(text, str):
+        return Override._get_value_element_as_str(value)
+    return text if PLAIN.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def search(axes: Axes) -> list[Run]:
@@ -155,7 +235,7 @@ def _label(overrides: tuple[str, ...]) -> str:
         key, _, value = override.partition("=")
         group = key.lstrip("+").split("@")[0]
         parts.append(value if "." not in group else f"{group.rpartition('.')[2]}={value}")
-    return ",".join(parts)
+    return without_home(",".join(parts))
 
 
 def _numbers(key: str, values: Sequence[str], kind: Callable[[str], Number], accepted: str) -> tuple[Number, ...]:

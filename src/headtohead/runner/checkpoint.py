@@ -5,6 +5,7 @@ A file is a line that names the format, the SHA-256 of what follows, and what `t
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def load(path: Path, identity: object) -> tuple[dict[str, Any] | None, list[str]
     flaws = []
     for candidate in (path, _before(path)):
         try:
+            if candidate.exists() and not candidate.is_file():  # reading a pipe would wait for ever
+                flaws.append(f"{candidate}: no file")
+                continue
             content = candidate.read_bytes()
         except FileNotFoundError:
             continue
@@ -59,8 +63,13 @@ def load(path: Path, identity: object) -> tuple[dict[str, Any] | None, list[str]
         if content[:start] != MAGIC + hashlib.sha256(content[start:]).digest():
             flaws.append(f"{candidate}: damaged, or no checkpoint")
             continue
-        state = torch.load(io.BytesIO(content[start:]), weights_only=True)
-        if state.get("identity") == identity:
+        try:
+            # It makes tensors, numbers and texts alone, and refuses all that would run code.
+            state = torch.load(io.BytesIO(content[start:]), weights_only=True)
+        except Exception as error:  # of any type, by what the file holds
+            flaws.append(f"{candidate}: holds something else ({type(error).__name__})")
+            continue
+        if isinstance(state, dict) and state.get("identity") == identity:
             return state, flaws
         flaws.append(f"{candidate}: of other runs, or of another version")
     return None, flaws
@@ -69,7 +78,8 @@ def load(path: Path, identity: object) -> tuple[dict[str, Any] | None, list[str]
 def remove(path: Path) -> None:
     """Remove a checkpoint and the one before it."""
     for candidate in (path, _before(path)):
-        candidate.unlink(missing_ok=True)
+        with suppress(OSError):  # no training fails for it
+            candidate.unlink()
 
 
 def _before(path: Path) -> Path:

@@ -14,6 +14,7 @@ class PackJob:
     """A pack as the sweep hands it to a launcher.
 
     Attributes:
+        study: the name of the study.
         common: the overrides that all runs of the study share.
         phase: the phase of the study.
         chosen_by: who chose the size of the pack; "memory" where their choice did not fit into it.
@@ -21,6 +22,7 @@ class PackJob:
         runs: the runs of the pack.
     """
 
+    study: str
     common: tuple[str, ...]
     phase: Phase
     chosen_by: ChosenBy

@@ -1,33 +1,39 @@
 """The plan of a study: its runs and how they are trained, checked before anything is written."""
 
+import copy
 import os
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from headtohead.options import ConfigError, require
+from headtohead.analysis.pairing import DERIVED
+from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import differences
-from headtohead.record.run import NOT_OF_A_RUN, OtherReleaseError, Phase, read_run
-from headtohead.record.study import StudyProtocol, StudyRecord, read_claims, read_study_record
-from headtohead.runner.axes import LR, Axes, Run, is_named, read_axes, search
+from headtohead.record.run import Phase
+from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
+from headtohead.runner.axes import LR, Axes, Run, confirm, read_axes, search
+from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment
-from headtohead.runner.resolve import Member, compose
+from headtohead.runner.resolve import NAME_OF_A_GROUP, Member, compose
+from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
-from headtohead.training.config import architecture_key, resolve_device
+from headtohead.training.class_counts import class_counts, seen_test_examples
+from headtohead.training.config import Config, architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
-from headtohead.training.models import checked_build
+from headtohead.training.loop import recorded_metrics
+from headtohead.training.models import checked_build, require_batches
 from headtohead.training.packing import is_stackable
-
-# The most differences that a refusal shows.
-SHOWN_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class StudyPlan:
 
     def compose(self, runs: Sequence[Run]) -> tuple[Member, ...]:
         """Compose runs of the study with their configurations."""
-        return _compose(self.config, self.axes, runs)
+        return tuple(member.of_study(self.record.name) for member in _compose(self.config, self.axes, runs))
 
 
 def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
@@ -73,13 +79,23 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     Raises:
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
-    axes = read_axes(arguments, config.hydra.sweeper.params)
+    axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
     members = _compose(config, axes, search(axes))
+    config = copy.deepcopy(config)
+    OmegaConf.update(config, "name", _study_name(config, members))
+    members = tuple(member.of_study(config.name) for member in members)
+    _refuse_differences_within_the_study(axes, members)
     _check_places(config, members[0])
-    packings = _choose_packings(members)
-    record = _initial_record(axes, members, config)
+    opened: set[str] = set()
+    packings = _choose_packings(members, opened)
+    before = previous_record(members[0].study)
+    record = _initial_record(axes, members, config, before)
+    for lr in axes.lrs:
+        # A value may refer to the seed, and leave its range at a fresh one.
+        _compose(config, axes, confirm(axes.arms, dict.fromkeys(axes.arms, lr), record.protocol.confirm_seeds))
+    record = _with_sources(record, members, opened, before)
     if not members[0].config.settings.accept_drift:
-        _refuse_drift(axes, members, record)
+        refuse_drift(members, before, record)
     return StudyPlan(members[0].study, axes, members, packings, record, config, context)
 
 
@@ -91,6 +107,43 @@ def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run]) -> tuple[Membe
     return tuple(compose(config.hydra.job.config_name, axes.common, run) for run in runs)
 
 
+def _study_name(config: DictConfig, members: Sequence[Member]) -> str:
+    """Return the name of the study; where it is made of names in swept groups, such as the model, of all of them.
+
+    It is resolved here alone: to a worker the time, the environment or a swept key may give another name.
+    """
+    names = {member.config.settings.name for member in members}
+    if len(names) == 1:
+        return names.pop()
+    expression = str(cast(dict[str, Any], OmegaConf.to_container(config))["name"])
+
+    def join(interpolation: re.Match[str]) -> str:
+        return "_".join(dict.fromkeys(str(member.values[interpolation[1]]["name"]) for member in members))
+
+    name = NAME_OF_A_GROUP.sub(join, expression)
+    require("${" not in name, "name", expression, "differs between the runs; give one name for the study")
+    return name
+
+
+def _refuse_differences_within_the_study(axes: Axes, members: Sequence[Member]) -> None:
+    """Refuse values of a study, or of an arm, that differ between its runs; and arms of equal runs."""
+    of_study = [{"claims": member.claims, "protocol": member.values["protocol"]} for member in members]
+    for values in of_study:
+        for line in differences(of_study[0], values) if values != of_study[0] else []:
+            raise ConfigError(f"{line} in another run: one value holds for a study, so it may not refer to a swept key")
+    arms: dict[str, list[Config]] = {}
+    for member in members:
+        arms.setdefault(member.run.arm, []).append(member.config)
+    known: dict[str, str] = {}
+    for arm, configs in arms.items():
+        rates = {config.optimizer.lr for config in configs}
+        require(axes.lrs or len(rates) == 1, LR, sorted(rates), "differs between the seeds of an arm; sweep it instead")
+        # As text 1 and 1.0 differ, which they may be to a factory.
+        same = known.setdefault(repr(configs), arm)
+        if same != arm:
+            raise ConfigError(f"{arm}: trains the same runs as {same}; leave one of them out")
+
+
 def _check_places(config: DictConfig, member: Member) -> None:
     """Refuse other folders than that of the study: Hydra would make them."""
     places = {"sweep.dir": [str(member.study)], "sweep.subdir": [".", os.getcwd()], "output_subdir": [None]}
@@ -99,21 +152,30 @@ def _check_places(config: DictConfig, member: Member) -> None:
         require(place in accepted, f"hydra.{key}", place, "cannot be chosen; name= names the folder in outputs/")
 
 
-def _choose_packings(members: Sequence[Member]) -> dict[str, Packing]:
-    """Choose the packing of each arm; refuse data and networks that the loop could not train."""
-    stackable: dict[str, bool] = {}
+def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, Packing]:
+    """Choose the packing of each arm; refuse data and networks that the loop could not train.
+
+    Args:
+        opened: is extended by the files that networks read while they are built.
+    """
+    stackable: dict[tuple[str, int], bool] = {}
     packings: dict[str, Packing] = {}
-    checked: set[Dataset] = set()
+    views: dict[Dataset, data.View] = {}
     for member in members:
         config = member.config
         pool = data.load(config.dataset, resolve_device(config.settings.device))
-        if config.dataset not in checked:
-            data.view(pool, config.dataset, config.settings.seed)
+        if config.dataset not in views:
+            views[config.dataset] = data.view(pool, config.dataset, config.settings.seed)
             _check_ood(config.dataset, pool)
-            checked.add(config.dataset)
-        key = architecture_key(config)
+            data.verify(pool)
+        view = views[config.dataset]
+        batch = min(config.training.batch_size, len(view.train))
+        key = architecture_key(config), batch
         if key not in stackable:
-            module = checked_build(config.model, config.head, pool.input_shape, pool.num_classes)
+            shape = pool.input_shape, pool.num_classes
+            with watched_files(opened):
+                module = checked_build(config.model, config.head, *shape)
+            require_batches(config.model, module, *shape, batch, min(len(view.val), len(pool.test)))
             stackable[key] = is_stackable(module)
         packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
     return packings
@@ -127,8 +189,10 @@ def _check_ood(dataset: Dataset, pool: data.Pool) -> None:
         require(shape == pool.input_shape, "dataset.ood", dataset.ood, accepted)
 
 
-def _initial_record(axes: Axes, members: Sequence[Member], config: DictConfig) -> StudyRecord:
-    """Return study.json as it will be before the first run."""
+def _initial_record(
+    axes: Axes, members: Sequence[Member], config: DictConfig, before: StudyRecord | None
+) -> StudyRecord:
+    """Return study.json as it will be before the first run; `before` is that of an earlier command."""
     first = members[0].config
     device = resolve_device(first.settings.device)
     seeds = sorted({member.config.settings.seed for member in members})
@@ -152,64 +216,88 @@ def _initial_record(axes: Axes, members: Sequence[Member], config: DictConfig) -
             selected_by="val_accuracy",
             extended={"below": 0, "above": 0},
             ladder=first.protocol.ladder or (),
-            looks=_looks(members[0].study, len(fresh or seeds)),
+            looks=_looks(before, len(fresh or seeds)),
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
-        claims=read_claims({str(claim): node for claim, node in (config.get("claims") or {}).items()}),
+        claims=_read_claims(config, members),
         environment=environment(str(device)),
     )
 
 
-def _looks(study: Path, seeds: int) -> tuple[int, ...]:
+def _looks(before: StudyRecord | None, seeds: int) -> tuple[int, ...]:
     """Return the looks of a study, also those of its earlier commands; there is a new one where seeds were added."""
-    try:
-        before = read_study_record(study).protocol.looks
-    except ConfigError:
-        before = ()
-    return before if before and seeds <= before[-1] else (*before, seeds)
+    looks = before.protocol.looks if before else ()
+    return looks if looks and seeds <= looks[-1] else (*looks, seeds)
+
+
+def _with_sources(
+    record: StudyRecord, members: Sequence[Member], opened: Set[str], before: StudyRecord | None
+) -> StudyRecord:
+    """Return study.json with what the results depend on beside the configuration.
+
+    Args:
+        opened: the files that the networks read while they were built.
+        before: the study.json of an earlier command.
+    """
+    contents = Contents(before.contents if before else {})
+    if before:
+        # A network that was built before may keep what it has read.
+        opened = opened | {file for sources in before.sources.values() for file in opened_files(sources)}
+    sources = sources_by_arm(members, contents, opened)
+    return replace(
+        record,
+        data=_data(members),
+        settings=shared_settings(members),
+        sources=sources,
+        contents=contents.used,
+    )
+
+
+def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
+    """Return what each dataset of a study holds, with the arms that are trained on it."""
+    arms: dict[Dataset, dict[str, Member]] = {}
+    for member in members:
+        arms.setdefault(member.config.dataset, {})[member.run.arm] = member
+    summaries = []
+    for dataset, of_dataset in arms.items():
+        first = next(iter(of_dataset.values()))
+        pool = data.load(dataset, resolve_device(first.config.settings.device))
+        counts = class_counts(pool, dataset)
+        summaries.append(
+            DataSummary(
+                arms=tuple(of_dataset),
+                name=first.values["dataset"]["name"],
+                classes=counts.classes,
+                counts={"train": counts.train, "val": counts.val, "test": counts.test},
+                skipped=tuple(f"{part.count} {part.reason}, such as {part.example}" for part in pool.skipped),
+                seen=seen_test_examples(pool),
+            )
+        )
+    return tuple(summaries)
+
+
+def _read_claims(config: DictConfig, members: Sequence[Member]) -> dict[str, Claim]:
+    """Check the claims of a study; refuse one about a metric that no run records or a head that does not exist."""
+    claims = read_claims(members[0].claims)
+    loader = GlobalHydra.instance().config_loader()
+    heads = {*loader.get_group_options("head"), *(member.head for member in members)}
+    device = resolve_device(members[0].config.settings.device)
+    datasets = {member.config.dataset for member in members}
+    pools = [(dataset, data.load(dataset, device)) for dataset in datasets]
+    for name, claim in claims.items():
+        known = {
+            metric
+            for dataset, pool in pools
+            for metric in recorded_metrics(pool.is_image, dataset.ood is not None, claim.phase == "confirm")
+        }
+        known |= DERIVED.keys() - ({"lr_sensitivity"} if claim.phase == "confirm" else set())
+        recorded = f"not recorded by a run of this study in the phase {claim.phase}; {nearest(claim.metric, known)}"
+        require(claim.metric in known, f"claims.{name}.metric", claim.metric, recorded)
+        require(claim.favours in heads, f"claims.{name}.favours", claim.favours, nearest(claim.favours, heads))
+    return claims
 
 
 def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
     """Return the seeds that follow those of the search: `count`, or as many where it is None."""
     return [seeds[-1] + 1 + index for index in range(len(seeds) if count is None else count)]
-
-
-def _refuse_drift(axes: Axes, members: Sequence[Member], record: StudyRecord) -> None:
-    """Refuse to go on with a study whose configuration, claims, code or libraries were others."""
-    folder = members[0].study
-    lines = _study_drift(folder, axes, record) or next(filter(None, (_run_drift(m, record) for m in members)), [])
-    if lines:
-        more = f" and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
-        raise ConfigError(
-            f"{folder} was made otherwise ({'; '.join(lines[:SHOWN_DIFFERENCES])}{more})\n"
-            "accepted: another name=, or accept_drift=true to keep its runs of the same configuration"
-        )
-
-
-def _study_drift(folder: Path, axes: Axes, record: StudyRecord) -> list[str]:
-    """List, a line each, how the study.json of the folder differs from the command."""
-    try:
-        before = read_study_record(folder)
-    except OtherReleaseError:
-        raise
-    except ConfigError:
-        return []  # a study.json that is broken is written anew; the runs have records of their own
-    lines = [f"{item}, now not" for item in before.common if item not in axes.common and is_named(item)]
-    lines += [f"now {item}" for item in axes.common if item not in before.common and is_named(item)]
-    return lines + differences({"claims": before.claims}, {"claims": record.claims})
-
-
-def _run_drift(member: Member, record: StudyRecord) -> list[str]:
-    """List, a line each, how the record of a run differs from the command."""
-    try:
-        run = read_run(member.folder)
-    except OtherReleaseError as error:
-        raise OtherReleaseError(f"{member.folder / 'run.json'}: {error}") from error
-    except ConfigError:
-        return []  # a run without a record, or with a broken one, is trained
-    before, now = (
-        {"python": where.python, "versions": where.versions, "commit": where.commit}
-        for where in (run.environment, record.environment)
-    )
-    return differences(run.config, member.values, NOT_OF_A_RUN) + differences(before, now)

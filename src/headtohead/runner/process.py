@@ -8,16 +8,24 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import torch
 
 from headtohead.record.run import Environment
 
 # The packages whose versions a record holds.
 PACKAGES = ("headtohead", "torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "scikit-learn")
-THREADS = torch.get_num_threads()
 # Options of glibc's malloc.h with their values: freed memory goes back to the system above 2 GiB only, large tensors
 # come from the heap too, and the heap grows by 64 MiB.
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 64 * 2**20)}
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use: of its affinity and of its container's quota."""
+    return joblib.cpu_count()
+
+
+THREADS = min(torch.get_num_threads(), cores())
 
 
 def prepare_process(threads: int | None) -> None:

@@ -15,10 +15,11 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from headtohead.runner.signals import RESUME_HINT, exit_soon, handled
+
 FOLDER = ".progress"
 MESSAGE = ".message"
 STOP = ".stop"
-RESUME_HINT = "the same command goes on where it stopped"
 
 
 class Notes:
@@ -83,7 +84,9 @@ class Bar:
         self._left.set()
         self._thread.join()
         self._progress.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # Jobs on other machines may still have to see that they are told to stop.
+        if kind is not KeyboardInterrupt:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def print(self, line: str) -> None:
         """Show a line above the bar."""
@@ -91,8 +94,9 @@ class Bar:
 
     def request_stop(self) -> None:
         """Tell the workers to save their state and stop."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / STOP).touch()
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / STOP).touch()
 
     def _follow(self) -> None:
         left = False
@@ -102,45 +106,53 @@ class Bar:
             with suppress(OSError):
                 self._read()
 
-    def _read(self) -> None:
+    def trained(self) -> float:
+        """Return the number of runs that are trained, with the parts of those in training."""
         done = float(self._done)
         for path in self._folder.glob("[!.]*"):
-            text = path.read_text(encoding="utf-8")  # empty between being opened and being written
             if not path.name.endswith(MESSAGE):
-                done += float(text or 0)
-            elif text and path not in self._shown:
+                with suppress(OSError):
+                    done += float(path.read_text() or 0)  # empty between being opened and being written
+        return done
+
+    def _read(self) -> None:
+        for path in self._folder.glob(f"[!.]*{MESSAGE}"):
+            text = path.read_text(encoding="utf-8")
+            if text and path not in self._shown:
                 self._shown.add(path)
                 self.print(text)
-        self._progress.update(self._task, completed=round(done, 2))
+        self._progress.update(self._task, completed=round(self.trained(), 2))
 
 
 class Stop:
-    """A context in which Ctrl-C tells the workers to save their state and stop; a second Ctrl-C interrupts at once.
+    """A context in which a signal to end tells the workers to save their state and stop.
+
+    A second Ctrl-C interrupts at once. The other signals come from programs, which may repeat them, and kill a process
+    that takes too long: it exits before that.
 
     Attributes:
-        requested: whether Ctrl-C was pressed.
+        requested: whether there was such a signal.
     """
 
     def __init__(self, bar: Bar):
         self._bar = bar
+        self._handled = handled(self._on_signal)
         self.requested = False
 
     def __enter__(self) -> Self:
-        # Signals reach the main thread alone.
-        self._before = (
-            signal.signal(signal.SIGINT, self._on_interrupt)
-            if threading.current_thread() is threading.main_thread()
-            else None
-        )
+        self._handled.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        self._handled.__exit__(None, None, None)
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            exit_soon()
+        elif self.requested:
             raise KeyboardInterrupt(RESUME_HINT)
-        self.requested = True
-        self._bar.request_stop()
-        self._bar.print("saving what is trained; Ctrl-C again stops at once")
+        if not self.requested:
+            self.requested = True
+            self._bar.request_stop()
+            again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+            self._bar.print(f"saving what is trained{again}")

@@ -5,22 +5,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from headtohead.options import ConfigError
-from headtohead.record.files import differences
-from headtohead.record.run import RunRecord, read_run
+from headtohead.record.files import differences, with_home
+from headtohead.record.run import RunRecord, flaws_of_files, read_run
+from headtohead.runner.environment_values import recorded_values
 from headtohead.runner.process import environment, prepare_process
+from headtohead.runner.sources import Contents, changes, opened_files, sources_of
 from headtohead.training import data
-from headtohead.training.config import parse, resolve_device
+from headtohead.training.config import Config, parse, resolve_device
 from headtohead.training.loop import Outcome, train
 
 # How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
 BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 5e-2}
+# Keys of a configuration whose value is imported, or loaded as weights.
+CODE = {"path", "_target_", "weights"}
 # The most metrics that are printed.
 SHOWN_METRICS = 12
 ACCEPTED = "accepted: the folder of a run that ended, such as outputs/digits/runs/head=softmax,seed=0"
@@ -56,24 +61,57 @@ class Reproduction:
         return [metric for metric, distance in self.unequal.items() if distance > self.bound]
 
 
-def reproduce(folder: Path) -> Reproduction:
+def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
     """Train the run of a folder again, alone and on the device that its configuration names.
 
+    Args:
+        folder: the folder of the run.
+        allow_code: whether to run code that is not this package's, where the record names any.
+
     Raises:
-        ConfigError: the folder holds no record of a run that ended.
+        ConfigError: the folder holds no record of a run that ended, or one that names code that is not allowed.
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    config = parse(cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, run.config)))
+    node = cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, with_home(run.config)))
+    if not allow_code and (named := named_code(_resolved(node, folder))):
+        accepted = "accepted: --allow-code, for a record that you trust"
+        raise ConfigError(f"{folder}: would run code from elsewhere, {', '.join(named)}; {accepted}")
+    config = parse(node)
     device = resolve_device(config.settings.device)
+    changed = _changed_sources(run, config, node)
     prepare_process(run.pack.threads)
     *_, outcomes = train([config], data.load(config.dataset, device), run.phase != "search")
     assert isinstance(outcomes, list)
     return Reproduction(
         _side_by_side(run.metrics, outcomes[0]),
         BOUNDS[config.settings.precision],
-        differences(run.environment, environment(str(device))),
+        [*changed, *differences(run.environment, environment(str(device)))],
     )
+
+
+def named_code(value: Any, key: str = "") -> list[str]:
+    """List, as `key=value`, what a resolved configuration names that may run code from outside this package.
+
+    That is whatever stands at a key of CODE, and all text among a network's options, which could name a file.
+    """
+    if isinstance(value, Mapping):
+        items = [(f"{key}.{part}".lstrip("."), item) for part, item in value.items()]
+    elif isinstance(value, list):
+        items = [(key, item) for item in value]
+    else:
+        parts = key.split(".")
+        is_named = value is not None and (parts[-1] in CODE or ("options" in parts and isinstance(value, str)))
+        return [f"{key}={value}"] if is_named else []
+    return [line for part, item in items for line in named_code(item, part)]
+
+
+def _resolved(node: DictConfig, folder: Path) -> Any:
+    """Return a configuration without interpolations, which could hide what it names."""
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{folder}: its record is broken ({str(error).splitlines()[0]}); {ACCEPTED}") from error
 
 
 def print_reproduction(folder: Path, reproduction: Reproduction) -> None:
@@ -106,7 +144,22 @@ def _read_ended_run(folder: Path) -> RunRecord:
         raise ConfigError(f"{folder}: its record is broken ({error}); {ACCEPTED}") from error
     if run.status == "failed":
         raise ConfigError(f"{folder}: its run failed; {ACCEPTED}")
+    for flaw in flaws_of_files(folder, run):
+        raise ConfigError(f"{folder}: {flaw} since it was written; {ACCEPTED}")
     return run
+
+
+def _changed_sources(run: RunRecord, config: Config, node: DictConfig) -> list[str]:
+    """List, a line each, the code that differs from that of a recorded run.
+
+    Raises:
+        ConfigError: the data, or files or environment variables that the run depends on, are others.
+    """
+    now = sources_of(config, recorded_values(node)[1], Contents({}), opened_files(run.sources))
+    others = changes(run.sources, now, code=False)
+    if others:
+        raise ConfigError(f"{run.run}: cannot be trained again as it was ({'; '.join(others)} since the run)")
+    return changes(run.sources, now)
 
 
 def _side_by_side(recorded: Mapping[str, float | None], outcome: Outcome) -> dict[str, tuple[float, float]]:

@@ -1,17 +1,25 @@
 """Compose and check the configuration of a run from its overrides, in the sweep and in its workers alike."""
 
 import copy
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from headtohead.runner.axes import Run
+from headtohead.options import require
+from headtohead.runner.axes import LR, SEED, Run
+from headtohead.runner.environment_values import recorded_values
 from headtohead.training.config import Config, parse
+
+# Interpolations of the names in groups, as in the default `name`: they depend neither on the rate nor on the seed.
+NAME_OF_A_GROUP = re.compile(r"\$\{(dataset|model|head|optimizer)\.name\}")
 
 
 @dataclass(frozen=True)
@@ -22,15 +30,19 @@ class Member:
         run: its place among the axes, with the label of its arm.
         name: the name of the run and of its folder.
         config: the configuration, checked.
-        values: the configuration as plain values, for the record.
+        values: the configuration as plain values, for the record; what comes from the environment is an expression.
+        claims: the claims as plain values, with its interpolations resolved for this run.
         head: the option chosen in the config group `head`.
+        hidden: the values that come from environment variables, by dotted key.
     """
 
     run: Run
     name: str
     config: Config
     values: dict[str, Any]
+    claims: dict[str, Any]
     head: str
+    hidden: dict[str, Any]
 
     @property
     def study(self) -> Path:
@@ -42,6 +54,11 @@ class Member:
         """The folder of the run, relative to the working directory."""
         return self.study / "runs" / self.name
 
+    def of_study(self, name: str) -> "Member":
+        """Return the run as one of the study with this name."""
+        config = replace(self.config, settings=replace(self.config.settings, name=name))
+        return replace(self, config=config, values={**self.values, "name": name})
+
 
 def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
     """Compose the configuration of a run with Hydra and check it.
@@ -49,25 +66,75 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
     Raises:
         ConfigError: the configuration is not valid.
     """
-    config, values, head = _compose_arm(config_name, common, run.overrides)
-    values = copy.deepcopy(values)
-    if run.lr is not None:
-        config = replace(config, optimizer=replace(config.optimizer, lr=run.lr))
-        values["optimizer"]["lr"] = run.lr
-    if run.seed is not None:
-        config = replace(config, settings=replace(config.settings, seed=run.seed))
-        values["seed"] = run.seed
-    return Member(replace(run, arm=run.arm or head), run.name(common), config, values, head)
-
-
-# Composing takes Hydra tens of milliseconds; the runs of an arm differ in two numbers.
-@cache
-def _compose_arm(
-    config_name: str, common: tuple[str, ...], overrides: tuple[str, ...]
-) -> tuple[Config, dict[str, Any], str]:
     loader = GlobalHydra.instance().config_loader()
-    node = loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
-    # The claims are the study's, not the run's.
-    app = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("hydra", "pack", "claims")])
-    values = cast(dict[str, Any], OmegaConf.to_container(app, resolve=True))
-    return parse(app), values, node.hydra.runtime.choices["head"]
+    arm = _compose_arm(loader, config_name, common, run.overrides)
+    if arm.interpolates:
+        config, values, claims, hidden = _resolve(_at(arm.node, run))
+    else:
+        # Resolving takes milliseconds, and the runs of the arm differ in two numbers.
+        config, values, claims, hidden = _resolve_arm(loader, config_name, common, run.overrides)
+        values = copy.deepcopy(values)
+        if run.lr is not None:
+            config = replace(config, optimizer=replace(config.optimizer, lr=run.lr))
+            values["optimizer"]["lr"] = run.lr
+        if run.seed is not None:
+            config = replace(config, settings=replace(config.settings, seed=run.seed))
+            values["seed"] = run.seed
+    return Member(replace(run, arm=run.arm or arm.head), run.name(common), config, values, claims, arm.head, hidden)
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """A composed arm before its interpolations are resolved.
+
+    Attributes:
+        node: the configuration.
+        head: the option chosen in the config group `head`.
+        interpolates: whether a value refers to another one, which may differ between the runs of the arm.
+    """
+
+    node: DictConfig
+    head: str
+    interpolates: bool
+
+
+# Composing takes Hydra tens of milliseconds. Another loader may read other files.
+@cache
+def _compose_arm(loader: ConfigLoader, config_name: str, common: tuple[str, ...], overrides: tuple[str, ...]) -> _Arm:
+    try:
+        node = loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
+    except HydraException as error:
+        if overrides:
+            error.add_note(f"the arm {','.join(overrides)}")
+        raise
+    app = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("hydra", "pack")])
+    interpolates = "${" in NAME_OF_A_GROUP.sub("", repr(OmegaConf.to_container(app)))
+    return _Arm(app, node.hydra.runtime.choices["head"], interpolates)
+
+
+Resolved = tuple[Config, dict[str, Any], dict[str, Any], dict[str, Any]]
+
+
+@cache
+def _resolve_arm(
+    loader: ConfigLoader, config_name: str, common: tuple[str, ...], overrides: tuple[str, ...]
+) -> Resolved:
+    return _resolve(_compose_arm(loader, config_name, common, overrides).node)
+
+
+def _at(node: DictConfig, run: Run) -> DictConfig:
+    """Return the configuration of an arm at the learning rate and the seed of a run."""
+    node = copy.deepcopy(node)
+    for key, value in {LR: run.lr, SEED: run.seed}.items():
+        if value is not None:
+            OmegaConf.update(node, key, value)
+    return node
+
+
+def _resolve(node: DictConfig) -> Resolved:
+    """Check a configuration; return it, its plain values, those of the study's claims, and the hidden ones."""
+    config = parse(node)
+    values, hidden = recorded_values(node)
+    claims = values.pop("claims", None) or {}
+    require(isinstance(claims, dict), "claims", claims, "must be a group of named values")
+    return config, values, claims, {key: value for key, value in hidden.items() if not key.startswith("claims.")}

@@ -1,12 +1,15 @@
 """A study in progress: hands its packs to Hydra's launcher, and follows the protocol of search and confirm."""
 
 import copy
+import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
@@ -16,22 +19,25 @@ from hydra.plugins.launcher import Launcher
 from headtohead.analysis.predictions import most_ambiguous, same_examples
 from headtohead.analysis.statistics import best_learning_rates
 from headtohead.analysis.study import read_study
-from headtohead.options import ConfigError
+from headtohead.options import BREAKDOWNS, ConfigError, one_line
 from headtohead.record.files import write_arrays
-from headtohead.record.run import Phase, read_results, write_results
+from headtohead.record.run import Phase, flaws_of_files, read_results, read_run, write_results
 from headtohead.record.study import write_study
 from headtohead.runner.axes import LR, confirm, rates_beyond, search
 from headtohead.runner.pack_job import PackJob
 from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan
-from headtohead.runner.progress import RESUME_HINT, Bar, Stop
+from headtohead.runner.process import cores
+from headtohead.runner.progress import Bar, Stop
 from headtohead.runner.resolve import Member
+from headtohead.runner.signals import RESUME_HINT, follow
+from headtohead.runner.sources import DATA
 from headtohead.runner.worker import CHECKPOINTS, has_ended, run_pack
 from headtohead.training import data
 from headtohead.training.config import resolve_device
 from headtohead.training.loop import may_share_a_pack
 
-# How often a pack is handed to the launcher where a killed process leaves it unfinished.
+# How often in a row packs are handed to the launcher where killed processes leave them as they were.
 ATTEMPTS = 2
 # The number of test examples that a report shows.
 EXAMPLES = 8
@@ -51,17 +57,24 @@ def run_study(plan: StudyPlan, live: LivePage = nullcontext) -> dict[str, str]:
         For each failed run, by name, the reason.
 
     Raises:
-        ConfigError: another process is at work on the study.
-        OSError: its folder cannot be made or written, or vanished.
+        ConfigError: its folder cannot be made or written, or another process is at work on it.
+        OSError: the system failed, as where a disk is full, or the folder vanished.
         KeyboardInterrupt: interrupted, with the state of its packs saved.
     """
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(plan.folder / ".lock", timeout=0).acquire()
+        for part in ("runs", CHECKPOINTS):
+            (plan.folder / part).mkdir(exist_ok=True)
+        if not os.access(plan.folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(plan.folder))
     except Timeout:
         raise ConfigError(f"{plan.folder}: another process is at work on it; accepted: another name=") from None
     except OSError as error:
-        raise OSError(f"{plan.folder}: cannot be made or written ({error.strerror})") from error
+        if error.errno in BREAKDOWNS:
+            raise
+        place = f"{plan.folder}: cannot be made or written ({one_line(error)})"
+        raise ConfigError(f"{place}; accepted: another name=, or another working directory") from error
     with lock:
         sweep = Sweep(plan, live)
         sweep.run()
@@ -84,8 +97,6 @@ class Sweep:
         self._plan, self._live = plan, live
         self.record = plan.record
         self.failures: dict[str, str] = {}
-        # Whether the system stopped a run, as a full disk does: no rate is chosen by the runs that it has left.
-        self._had_io_error = False
 
     def run(self) -> None:
         """Train the phases of the study and pick the examples for its report."""
@@ -93,8 +104,10 @@ class Sweep:
         if plan.tuned:
             self._train(plan.members, "search")
             self._extend_grid()
+            if self.failures:
+                return  # no learning rate is chosen from a part of a search
             fresh = self.record.protocol.confirm_seeds
-            if fresh and not self._had_io_error:
+            if fresh:
                 self._train(plan.compose(confirm(self.record.arms, self._best_rates(), fresh)), "confirm")
         else:
             self._train(plan.members, "run")
@@ -104,21 +117,33 @@ class Sweep:
 
     def _extend_grid(self) -> None:
         """Search rates beyond the edges of the grid, for all arms, as long as the best rate of an arm is on one."""
-        while not self._had_io_error:
+        ended: set[str] = set()
+        while not self.failures:
             protocol = self.record.protocol
             beyond = rates_beyond(self.record.grid[LR], self._best_rates(), protocol.extended)
-            if not beyond:
+            members = self._compose_beyond({side: rate for side, rate in beyond.items() if side not in ended})
+            ended |= {*beyond} - {*members}
+            if not members:
                 return
-            rates = tuple(sorted([*self.record.grid[LR], *beyond.values()]))
-            extended = {side: count + (side in beyond) for side, count in protocol.extended.items()}
+            rates = tuple(sorted([*self.record.grid[LR], *(beyond[side] for side in members)]))
+            extended = {side: count + (side in members) for side, count in protocol.extended.items()}
             self.record = replace(
                 self.record,
                 grid={LR: rates},
                 hparams={**self.record.hparams, LR: rates},
                 protocol=replace(protocol, extended=extended),
             )
-            axes = replace(self._plan.axes, lrs=tuple(beyond.values()))
-            self._train(self._plan.compose(search(axes)), "search")
+            self._train([member for side in members.values() for member in side], "search")
+
+    def _compose_beyond(self, beyond: Mapping[str, float]) -> dict[str, tuple[Member, ...]]:
+        """Compose the runs at rates beyond the grid, by side; leave out a side at which a value is out of its range."""
+        members = {}
+        for side, rate in beyond.items():
+            try:
+                members[side] = self._plan.compose(search(replace(self._plan.axes, lrs=(rate,))))
+            except ConfigError as error:
+                print(f"The grid does not grow to {LR}={rate:g}: {error}", file=sys.stderr)
+        return members
 
     def _best_rates(self) -> dict[str, float]:
         table = read_results(self._plan.folder)
@@ -132,17 +157,18 @@ class Sweep:
 
         packs = self._into_packs(members)
         # A pack that has ended in part is handed on whole: in one of another size its runs would round otherwise.
-        left = _unfinished(packs, phase)
+        left = self._unfinished(packs, phase)
         done = len(members) - sum(map(len, left))
         with Bar(folder, phase, len(members), done) as bar, self._live(folder), Stop(bar) as stop:
-            failures = self._launch(left, phase, len(packs), bar, stop)
+            for flaw in _flaws_of_records(left):
+                bar.print(f"{flaw}; trained again")
+            failures = self._launch(left, phase, len(packs), bar, stop, ATTEMPTS)
         if not (folder / "study.json").exists():
             raise OSError(f"{folder}: has vanished; the same command trains again what is gone")
         recorded = {*write_results(folder).run}
         if stop.requested:
             raise KeyboardInterrupt(RESUME_HINT)
         vanished = [name for name in names if name not in failures and name not in recorded]
-        self._had_io_error |= bool(vanished)
         self.failures |= failures | dict.fromkeys(vanished, "its record has vanished")
 
     def _into_packs(self, members: Sequence[Member]) -> list[list[Member]]:
@@ -156,47 +182,38 @@ class Sweep:
         return [[members[index] for index in pack] for pack in packs]
 
     def _launch(
-        self, packs: list[list[Member]], phase: Phase, packs_of_phase: int, bar: Bar, stop: Stop
+        self, packs: list[list[Member]], phase: Phase, packs_of_phase: int, bar: Bar, stop: Stop, attempts: int
     ) -> dict[str, str]:
-        """Hand packs to the launcher, those of a killed process once more; return the reason for each failed run."""
-        failures: dict[str, str] = {}
-        attempts = ATTEMPTS
-        while packs and attempts and not stop.requested:
-            if failures:
-                bar.print(f"{next(iter(failures.values()))}; trying its {len(failures)} runs again")
-            attempts -= 1
+        """Hand packs to the launcher, and return the reason for each failed run.
+
+        Packs of killed processes are handed on as long as each attempt trains more than all before it, or for a number
+        of attempts that do not. Then each is handed on alone: one that kills its process may have stopped the others.
+        """
+        reason, most, left = "", bar.trained(), attempts
+        while packs and left and not stop.requested:
+            if reason:
+                bar.print(f"{reason}; trying its {sum(map(len, packs))} runs again")
             jobs = [self._job(pack, phase) for pack in packs]
             try:
                 results = self._launcher(packs_of_phase).launch(jobs, initial_job_idx=0)
             except Exception as error:
                 # Launchers differ in what they raise when a process is killed.
-                reason = self._reason(error)
-                packs = _unfinished(packs, phase)
-                failures = {member.name: reason for pack in packs for member in pack}
+                reason, packs, trained = one_line(error), self._unfinished(packs, phase), bar.trained()
+                left, most = (attempts, trained) if trained > most else (left - 1, most)
             else:
-                return self._failed(packs, results)
-        return failures
-
-    def _failed(self, packs: Sequence[list[Member]], results: Sequence[JobReturn]) -> dict[str, str]:
-        """Return the reason for each run of a pack whose job failed."""
+                return _failed(packs, results)
+        if len(packs) == 1 or stop.requested:
+            return {member.name: reason for pack in packs for member in pack}
         failures = {}
-        for pack, result in zip(packs, results, strict=True):
-            if result.status != JobStatus.COMPLETED:
-                # The public property would raise the error, and print it.
-                reason = self._reason(result._return_value)
-                failures |= {member.name: reason for member in pack}
+        for pack in packs:
+            failures |= self._launch([pack], phase, packs_of_phase, bar, stop, attempts=1)
         return failures
-
-    def _reason(self, error: Exception) -> str:
-        """Return an error as one line, and note whether the system raised it."""
-        self._had_io_error |= isinstance(error, OSError)
-        return f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _job(self, pack: Sequence[Member], phase: Phase) -> list[str]:
         """Return the overrides of a job. The worker composes the runs itself, so that Hydra need not load much."""
         packing = self._plan.packings[pack[0].run.arm]
         runs = tuple(member.run for member in pack)
-        job = PackJob(self._plan.axes.common, phase, packing.chosen_by, packing.threads, runs)
+        job = PackJob(self.record.name, self._plan.axes.common, phase, packing.chosen_by, packing.threads, runs)
         return [f"name='{self.record.name}'", "claims=[]", job.override()]
 
     def _launcher(self, packs_of_phase: int) -> Launcher:
@@ -207,20 +224,25 @@ class Sweep:
                 threads the fewer processes there are, and the rest of a study must be trained with the same threads.
         """
         config = copy.deepcopy(self._plan.config)
-        if "joblib" in config.hydra.launcher._target_:
+        with_joblib = "joblib" in config.hydra.launcher._target_
+        if with_joblib:
             # Several processes would only share one accelerator.
             on_cpu = resolve_device(self._plan.members[0].config.settings.device).type == "cpu"
-            cores = (os.cpu_count() or 1) if on_cpu else 1
-            wanted = config.hydra.launcher.n_jobs
-            config.hydra.launcher.n_jobs = min(packs_of_phase, cores if wanted < 0 else wanted)
-        return Plugins.instance().instantiate_launcher(
+            most, wanted = cores() if on_cpu else 1, config.hydra.launcher.n_jobs
+            config.hydra.launcher.n_jobs = min(packs_of_phase, most if wanted < 0 else wanted)
+        launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=self._plan.context, task_function=run_pack, config=config
         )
+        if with_joblib:
+            launcher.joblib |= {"initializer": follow, "initargs": (os.getpid(),)}
+        return launcher
 
     def _pick_examples(self) -> None:
         """Keep the inputs of the most ambiguous test examples for the report, which does not read datasets."""
         predictions = list(read_study(self._plan.folder).predictions.values())
-        if not predictions or not same_examples(predictions):
+        # Labels alone may be equal on two roots.
+        named = [{name: sources[name] for name in sources if DATA in name} for sources in self.record.sources.values()]
+        if not predictions or not same_examples(predictions) or any(sources != named[0] for sources in named):
             return
         index = most_ambiguous(predictions, EXAMPLES)
         config = self._plan.members[0].config
@@ -231,7 +253,29 @@ class Sweep:
             inputs = (inputs - tested.mean(0)) / tested.std(0).clamp(min=1e-6)
         write_arrays(self._plan.folder / "examples.npz", {"index": index, "inputs": inputs.cpu().numpy()})
 
+    def _unfinished(self, packs: Sequence[list[Member]], phase: Phase) -> list[list[Member]]:
+        """Return the packs of which a run has not ended."""
+        sources = self.record.sources
+        return [pack for pack in packs if not all(has_ended(run, phase, sources[run.run.arm]) for run in pack)]
 
-def _unfinished(packs: Sequence[list[Member]], phase: Phase) -> list[list[Member]]:
-    """Return the packs of which a run has not ended."""
-    return [pack for pack in packs if not all(has_ended(member, phase) for member in pack)]
+
+def _flaws_of_records(packs: Sequence[list[Member]]) -> Iterator[str]:
+    """Yield, a line each, which records are broken, or were changed after they had been written."""
+    for folder in (member.folder for pack in packs for member in pack):
+        if (folder / "run.json").exists():
+            try:
+                flaws = flaws_of_files(folder, read_run(folder))
+            except ConfigError as error:
+                flaws = [f"run.json is broken ({error})"]
+            yield from (f"{folder}: {flaw}" for flaw in flaws)
+
+
+def _failed(packs: Sequence[list[Member]], results: Sequence[JobReturn]) -> dict[str, str]:
+    """Return the reason for each run of a pack whose job failed."""
+    failures = {}
+    for pack, result in zip(packs, results, strict=True):
+        if result.status != JobStatus.COMPLETED:
+            # The public property would raise the error, and print it.
+            reason = one_line(result._return_value)
+            failures |= {member.name: reason for member in pack}
+    return failures

@@ -17,7 +17,7 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, one_line
 from headtohead.record import events
 from headtohead.record.files import differences
 from headtohead.record.run import (
@@ -26,11 +26,11 @@ from headtohead.record.run import (
     PackInfo,
     Phase,
     RunRecord,
+    flaws_of_files,
     read_run,
-    truncated_files,
     write_run,
 )
-from headtohead.record.study import read_study_record
+from headtohead.record.study import StudyRecord, read_study_record
 from headtohead.record.tags import final_tag, tag_of
 from headtohead.runner import checkpoint
 from headtohead.runner.hparams import hparam_row
@@ -38,6 +38,7 @@ from headtohead.runner.pack_job import PackJob
 from headtohead.runner.process import environment, prepare_process
 from headtohead.runner.progress import Notes
 from headtohead.runner.resolve import Member, compose
+from headtohead.runner.sources import Contents, changes, opened_files, sources_by_arm
 from headtohead.training import data
 from headtohead.training.config import resolve_device
 from headtohead.training.loop import Outcome, Point, train
@@ -62,10 +63,12 @@ class ResolvedPack:
     Attributes:
         job: the pack as it came from the launcher, or a half of it.
         members: its runs, in the order of `job.runs`.
+        record: the study.json of the study.
     """
 
     job: PackJob
     members: tuple[Member, ...]
+    record: StudyRecord
 
     @property
     def study(self) -> Path:
@@ -86,15 +89,21 @@ class ResolvedPack:
     def environment(self) -> Environment:
         return environment(str(self.device))
 
+    def sources(self, member: Member) -> dict[str, str]:
+        """Return the sources of a run of the pack, as the study began with them."""
+        return self.record.sources[member.run.arm]
+
     def unfinished(self) -> list[Member]:
         """Return the runs that have no record of having ended."""
-        return [member for member in self.members if not has_ended(member, self.job.phase)]
+        return [member for member in self.members if not has_ended(member, self.job.phase, self.sources(member))]
 
     def halves(self) -> list["ResolvedPack"]:
         """Return the pack as two of half its size."""
         middle = len(self.members) // 2
         return [
-            ResolvedPack(replace(self.job, chosen_by="memory", runs=self.job.runs[part]), self.members[part])
+            replace(
+                self, job=replace(self.job, chosen_by="memory", runs=self.job.runs[part]), members=self.members[part]
+            )
             for part in (slice(middle), slice(middle, None))
         ]
 
@@ -105,22 +114,24 @@ class StateFile:
     Args:
         pack: the pack.
         notes: the notes of the pack, which show that a checkpoint cannot be used or saved.
+        anew: whether to read no state.
 
     Attributes:
         training: the state that the training goes on from; None where it starts anew.
     """
 
-    def __init__(self, pack: ResolvedPack, notes: Notes):
+    def __init__(self, pack: ResolvedPack, notes: Notes, anew: bool):
         self._path, self._notes = pack.checkpoint, notes
         self._interval_s = pack.members[0].config.settings.checkpoint_s
-        runs = [[member.name, member.values] for member in pack.members]
+        runs = [[member.name, member.values, pack.sources(member)] for member in pack.members]
         self._identity = json.dumps([pack.job.phase, runs, asdict(pack.environment)], default=str)
-        state, flaws = checkpoint.load(self._path, self._identity)
+        state, flaws = (None, []) if anew else checkpoint.load(self._path, self._identity)
         for flaw in flaws:
             notes.show(f"{flaw}; not used")
-        self.training = state["training"] if state else None
+        self.training = state.get("training") if state else None
+        seconds = state.get("seconds") if state else None
         self._saved = time.monotonic()
-        self._started = time.perf_counter() - (state["seconds"] if state else 0.0)
+        self._started = time.perf_counter() - (seconds if isinstance(seconds, float) else 0.0)
 
     @property
     def seconds(self) -> float:
@@ -131,6 +142,11 @@ class StateFile:
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for another one."""
         return time.monotonic() - self._saved >= self._interval_s
+
+    def discard(self, error: Exception) -> None:
+        """Remove the checkpoint, from which the training could not go on."""
+        self._notes.show(f"{self._path}: not used ({one_line(error)}); the training starts anew")
+        checkpoint.remove(self._path)
 
     def save(self, training: dict[str, Any]) -> None:
         """Save the state of the training, if there is room; the training goes on in any case."""
@@ -159,15 +175,15 @@ def run_pack(node: DictConfig) -> None:
     config_name = HydraConfig.get().job.config_name
     assert config_name is not None, "the command line names it"
     job = PackJob.parse(node.pack)
-    members = tuple(compose(config_name, job.common, run) for run in job.runs)
+    members = tuple(compose(config_name, job.common, run).of_study(job.study) for run in job.runs)
     prepare_process(job.threads)
-    error = _train_or_halve(ResolvedPack(job, members))
+    error = _train_or_halve(ResolvedPack(job, members, read_study_record(members[0].study)))
     if error:
         raise error
 
 
-def has_ended(member: Member, phase: Phase) -> bool:
-    """Return whether a run has a record that is whole, of this configuration and phase, and not of a failure."""
+def has_ended(member: Member, phase: Phase, sources: Mapping[str, str]) -> bool:
+    """Return whether a run has a whole record of this configuration, these data and this phase, not of a failure."""
     try:
         run = read_run(member.folder)
     except ConfigError:
@@ -175,9 +191,25 @@ def has_ended(member: Member, phase: Phase) -> bool:
     return (
         run.status != "failed"
         and run.phase == phase
-        and not truncated_files(member.folder, run)
+        and not flaws_of_files(member.folder, run)
         and not differences(run.config, member.values, NOT_OF_A_RUN)
+        and not changes(run.sources, sources, code=False)
     )
+
+
+def _refuse_changes(pack: ResolvedPack) -> None:
+    """Refuse to train if data, code or files have changed since the study began.
+
+    Raises:
+        ConfigError: with what has changed.
+    """
+    if pack.members[0].config.settings.accept_drift:
+        return
+    opened = {file for member in pack.members for file in opened_files(pack.sources(member))}
+    now = sources_by_arm(pack.members, Contents(pack.record.contents), opened)
+    lines = dict.fromkeys(line for arm in now for line in changes(pack.record.sources[arm], now[arm]))
+    if lines:
+        raise ConfigError(f"{'; '.join(lines)} since the study began; the same command says how to go on")
 
 
 def _train_or_halve(pack: ResolvedPack) -> Exception | None:
@@ -211,11 +243,14 @@ def _lacked_memory(error: Exception | None) -> bool:
     return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def _train_unfinished(pack: ResolvedPack) -> Exception | None:
+def _train_unfinished(pack: ResolvedPack, anew: bool = False) -> Exception | None:
     """Train all runs of a pack, record those that have not ended, and return the error that stopped the training.
 
     Runs that have ended are trained again beside the others, because a smaller pack rounds otherwise. Nothing is
     recorded of a pack that was interrupted or must be halved.
+
+    Args:
+        anew: whether to leave out its checkpoint.
     """
     unfinished = pack.unfinished()
     if not unfinished:
@@ -225,7 +260,7 @@ def _train_unfinished(pack: ResolvedPack) -> Exception | None:
         return Interrupted()
     for member in unfinished:
         shutil.rmtree(member.folder, ignore_errors=True)
-    state_file = StateFile(pack, notes)
+    state_file = StateFile(pack, notes, anew)
     writers = _start_events(pack, unfinished)
     error = None
     try:
@@ -234,6 +269,10 @@ def _train_unfinished(pack: ResolvedPack) -> Exception | None:
         return interrupted
     except Exception as stopped:
         error, outcomes, histories = stopped, [FAILED] * len(pack.members), [[]] * len(pack.members)
+    if error and state_file.training is not None and not isinstance(error, OSError) and not _lacked_memory(error):
+        # What the checkpoint holds may be the reason. Without it the pack fails for its own reasons alone.
+        state_file.discard(error.with_traceback(None))
+        return _train_unfinished(pack, anew=True)
     if error and _must_be_halved(pack, error):
         sizes = " and ".join(str(len(half.members)) for half in pack.halves())
         notes.show(f"{len(pack.members)} runs do not fit into memory at once: {sizes} instead")
@@ -255,7 +294,7 @@ def _train_unfinished(pack: ResolvedPack) -> Exception | None:
 
 def _start_events(pack: ResolvedPack, members: Sequence[Member]) -> dict[str, events.Events]:
     """Open the event file of each run, with its hyperparameters, by the name of the run."""
-    columns = read_study_record(pack.study).hparams
+    columns = pack.record.hparams
     writers = {member.name: events.Events(member.folder) for member in members}
     for member in members:
         row = hparam_row(member, pack.job.phase, columns)
@@ -274,6 +313,7 @@ def _train(
     Raises:
         Interrupted: the study was told to stop; the state of the pack is saved.
     """
+    _refuse_changes(pack)
     configs = [member.config for member in pack.members]
     pool = data.load(configs[0].dataset, pack.device)
     histories: list[History] = [[] for _ in pack.members]
@@ -333,5 +373,6 @@ def _record(pack: ResolvedPack, member: Member, outcome: Outcome, wall_s: float,
         ),
         overrides=(*pack.job.common, *member.run.overrides),
         config=member.values,
+        sources=pack.sources(member),
         environment=pack.environment,
     )

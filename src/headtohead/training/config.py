@@ -1,14 +1,14 @@
 """The configuration of one run, checked: types and ranges here, values in configs/."""
 
-import copy
 import re
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from headtohead.options import ConfigError, build, build_named, nearest, require
+from headtohead.options import ConfigError, build, build_named, nearest, require, unresolved
 from headtohead.training.datasets import DATASETS, Dataset
 from headtohead.training.heads import HEADS, Head
 from headtohead.training.models import MODELS, Model
@@ -70,7 +70,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         seeds = self.confirm_seeds
-        require(seeds is None or seeds >= 0, "protocol.confirm_seeds", seeds, "must not be below 0")
+        require(seeds is None or 0 <= seeds <= 10**6, "protocol.confirm_seeds", seeds, "accepted: 0 to 1,000,000")
         rungs = self.ladder
         valid = rungs is None or len(set(rungs)) == len(rungs) > 1
         require(valid, "protocol.ladder", list(rungs or ()), "null, or two or more arms, none of them twice")
@@ -101,7 +101,9 @@ class Settings:
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[\w=,+-][\w=,+.-]*", self.name) is not None
         require(plain, "name", self.name, "letters, digits and any of _ = , + . - (not first)")
-        require(self.seed >= 0, "seed", self.seed, "must not be below 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be 0 or more and below 2**63")
+        # A file system takes no more.
+        require(len(self.name.encode()) <= 255, "name", self.name, "at most 255 bytes")
         require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
         require(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must not be below 0")
@@ -141,11 +143,12 @@ def parse(node: DictConfig) -> Config:
     Raises:
         ConfigError: a value is missing, unknown or not accepted.
     """
-    node = copy.deepcopy(node)
     try:
-        OmegaConf.resolve(node)
+        node = OmegaConf.create(cast(dict[str, Any], OmegaConf.to_container(node, resolve=True)))
+    except InterpolationResolutionError as error:
+        raise ConfigError(unresolved(error, _keys(OmegaConf.to_container(node)))) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     groups = {*REGISTRIES, "training", "protocol"}
     for group in sorted(groups - set(node)):
         raise ConfigError(f"{group}: missing; the configuration needs this group")
@@ -159,6 +162,13 @@ def parse(node: DictConfig) -> Config:
         training=build(Training, node.training, "training"),
         **named,
     )
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    """List the dotted keys of nested values, but for those of the claims."""
+    if not isinstance(node, dict):
+        return [prefix.removesuffix(".")]
+    return [key for name, value in node.items() if name != "claims" for key in _keys(value, f"{prefix}{name}.")]
 
 
 def architecture_key(config: Config) -> str:

@@ -9,12 +9,12 @@ channels, H height, W width; x any axes.
 """
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import tee
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +36,21 @@ CHUNK_EXAMPLES = 1024
 Split = Literal["train", "val", "test"]
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """Files and folders of a source that are left out for one reason.
+
+    Attributes:
+        reason: why, such as "hidden".
+        count: how many.
+        example: the path of the first of them.
+    """
+
+    reason: str
+    count: int
+    example: str
+
+
 class Examples(NamedTuple):
     """All examples of a dataset's source, on the CPU or in files."""
 
@@ -43,14 +58,17 @@ class Examples(NamedTuple):
     labels: Tensor  # (N,) integers in [0, K)
     test: Tensor  # (N_test,) indices of the test split, the same for every seed
     classes: tuple[str, ...]  # K names
+    skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
+    val: Tensor | None = None  # (N_val,) indices of the validation split, for every seed; None: each seed draws its own
 
 
 @dataclass(frozen=True)
 class Dataset(ABC):
     """Options common to all datasets, on the use of the examples outside the test split.
 
+    A dataset that reads files has an option `root`, the folder in which they are.
+
     Options:
-        root: folder for downloaded data.
         train_size: number of training examples; None takes all that remain.
         val_fraction: share of the examples outside the test split that validate, in (0, 1).
         label_noise: share of the training labels that are replaced by another class, drawn uniformly, in [0, 1].
@@ -62,7 +80,6 @@ class Dataset(ABC):
             features in another order), another dataset with inputs of the same shape, or None for no such metric.
     """
 
-    root: str
     train_size: int | None
     val_fraction: float
     label_noise: float
@@ -72,7 +89,8 @@ class Dataset(ABC):
     ood: str | None
 
     def __post_init__(self) -> None:
-        require(self.root.strip() != "", "dataset.root", repr(self.root), "a folder")
+        root = getattr(self, "root", None)
+        require(root is None or root.strip() != "", "dataset.root", repr(root), "a folder")
         require(
             self.train_size is None or self.train_size >= 1,
             "dataset.train_size",
@@ -100,8 +118,11 @@ class Pool:
     inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) int64
     test: Tensor  # (N_test,) indices of the test split, the same for every seed
-    rest: Tensor  # (N_rest,) indices of all other examples
+    rest: Tensor  # (N_rest,) indices of all other examples, without `val`
     classes: tuple[str, ...]  # K names
+    skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
+    files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
+    val: Tensor | None = None  # (N_val,) indices of the validation split; None if each seed draws its own
 
     @property
     def device(self) -> torch.device:
@@ -178,10 +199,12 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
     Raises:
         ConfigError: the data is missing, damaged, or holds inputs or labels that cannot be trained on.
     """
-    root = str(Path(dataset.root).expanduser().absolute())
+    # The same relative path is another folder in another working directory.
+    root = getattr(dataset, "root", None)
+    place = {} if root is None else {"root": os.path.abspath(os.path.expanduser(root))}
     source = replace(
         dataset,
-        root=root,
+        **place,
         train_size=None,
         val_fraction=0.5,
         label_noise=0.0,
@@ -195,7 +218,7 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
 
 @lru_cache(maxsize=4)
 def _load(source: Dataset, device: torch.device) -> Pool:
-    inputs, labels, test, classes = source.read()
+    inputs, labels, test, classes, skipped, val = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
     sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {len(test)} test indices"
     require(
@@ -207,21 +230,38 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
+    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) else ()
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
     else:
         broken = (~inputs.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
         require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
         inputs = inputs.contiguous().to(device)
-    is_test_N = torch.zeros(len(labels), dtype=torch.bool)
+    is_test_N, is_val_N = torch.zeros(2, len(labels), dtype=torch.bool)
     is_test_N[test] = True
+    if val is not None:
+        is_val_N[val] = True
     return Pool(
         inputs=inputs,
         labels=labels.long().to(device),
         test=is_test_N.nonzero().flatten().to(device),
-        rest=(~is_test_N).nonzero().flatten().to(device),
+        rest=(~(is_test_N | is_val_N)).nonzero().flatten().to(device),
         classes=classes,
+        skipped=skipped,
+        files=files,
+        val=None if val is None else is_val_N.nonzero().flatten().to(device),
     )
+
+
+@lru_cache(maxsize=4)
+def verify(pool: Pool) -> None:
+    """Read all files of a pool that is not kept in memory, once; the others were read when it was loaded.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    if isinstance(pool.inputs, ImageFiles):
+        pool.inputs.verify()
 
 
 def view(pool: Pool, dataset: Dataset, seed: int) -> View:
@@ -232,9 +272,9 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
     """
     _check_augmentation(pool, dataset)
     order = stratified_order(pool.rest_labels, generator(seed, "split"))
-    val_size = round(dataset.val_fraction * len(order))
+    val_size = 0 if pool.val is not None else round(dataset.val_fraction * len(order))
     require(
-        0 < val_size < len(order),
+        pool.val is not None or 0 < val_size < len(order),
         "dataset.val_fraction",
         dataset.val_fraction,
         f"a share of {len(order)} examples that leaves at least one on both sides",
@@ -247,7 +287,7 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
     return View(
         train=train,
         train_labels=labels.to(train.device),
-        val=pool.rest[val.to(pool.rest.device)],
+        val=pool.rest[val.to(pool.rest.device)] if pool.val is None else pool.val,
         prior=(labels.bincount(minlength=pool.num_classes).double() / len(labels)).to(train.device),
         inputs=pool.inputs,
     )

@@ -4,6 +4,7 @@ Shape suffixes: N examples, K classes, D features, C channels, H height, W width
 """
 
 import math
+import os
 import shutil
 import tempfile
 from abc import abstractmethod
@@ -18,10 +19,17 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
 from headtohead.training.data import Dataset, Examples, generator, stratified_order
+from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
+from headtohead.training.image_folder import read_tree
+from headtohead.training.memory import require_memory
 
+CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
 MAX_CLASSES = 10_000
+# Largest side of the squares to which images are resized, and the most processes that read them.
+MAX_SIDE = 4096
+MAX_WORKERS = 128
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,11 @@ class WithoutTestSplit(Dataset):
             "strictly between 0 and 1",
         )
 
-    def _split(self, inputs: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...]) -> Examples:
+    def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
+        return Examples(inputs, labels, self._test_split(labels), classes)
+
+    def _test_split(self, labels: Tensor) -> Tensor:
+        """Draw the fixed test split: indices into the labels."""
         size = round(self.test_fraction * len(labels))
         require(
             0 < size < len(labels),
@@ -52,8 +64,7 @@ class WithoutTestSplit(Dataset):
             f"a share of {len(labels)} examples that leaves at least one on both sides",
         )
         # The seed is fixed, so that no run trains on test examples of another run.
-        order = stratified_order(labels, generator(0, "test"))
-        return Examples(inputs, labels, order[:size], classes)
+        return stratified_order(labels, generator(0, "test"))[:size]
 
 
 class Table(WithoutTestSplit):
@@ -95,8 +106,11 @@ class Digits(Table):
         return self._split(inputs, torch.from_numpy(bunch.target), tuple(map(str, bunch.target_names)))
 
 
+@dataclass(frozen=True)
 class Downloaded(Dataset):
     """A dataset that torchvision downloads into `root`, checks and parses."""
+
+    root: str
 
     loader: ClassVar[str]  # name of a class of torchvision.datasets
     parts: ClassVar[tuple[dict, dict]] = (
@@ -106,7 +120,7 @@ class Downloaded(Dataset):
 
     def read(self) -> Examples:
         root = Path(self.root)
-        require(root.is_dir() or not root.exists(), "dataset.root", self.root, "a folder")
+        require(os.path.isdir(root) or not os.path.lexists(root), "dataset.root", self.root, "a folder")
         parts = self._parts(root)
         inputs, labels = zip(*(self._arrays(part) for part in parts), strict=True)
         test = torch.arange(len(labels[0]), len(labels[0]) + len(labels[1]))
@@ -263,53 +277,47 @@ class Svhn(Downloaded):
 class ImageFolder(WithoutTestSplit):
     """Image files under `root` with one folder per class, resized to squares.
 
-    If there are `root/train` and `root/test` (or `root/val`), each with the folders of all classes, they are the
-    training and test splits. Otherwise `test_fraction` of all files is the test split.
+    If there are `root/train` and `root/val` or `root/test`, each with the folders of all classes, they are the splits.
+    `image_folder.SPLITS` has the names that they may have. Without `root/val`, `val_fraction` of the examples outside
+    the test split validate; without `root/test`, `test_fraction` of the examples outside `root/val` is the test split.
 
     Options:
         size: side in pixels to which images are resized.
         grayscale: whether images have one channel instead of three.
         stream: whether files are read again at every epoch; None does so if they need over a quarter of the memory.
         workers: number of processes that read files; 0 reads them in the process that trains.
+        max_megapixels: the largest image that is read, in millions of pixels.
     """
 
+    root: str
     size: int
     grayscale: bool
     stream: bool | None
     workers: int
+    max_megapixels: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.size >= 1, "dataset.size", self.size, "1 or more pixels")
-        require(self.workers >= 0, "dataset.workers", self.workers, "0 or more processes")
+        require(1 <= self.size <= MAX_SIDE, "dataset.size", self.size, f"from 1 to {MAX_SIDE} pixels")
+        require(0 <= self.workers <= MAX_WORKERS, "dataset.workers", self.workers, f"from 0 to {MAX_WORKERS} processes")
+        require(self.max_megapixels >= 1, "dataset.max_megapixels", self.max_megapixels, "1 or more")
 
     def read(self) -> Examples:
-        root = Path(self.root)
-        require(root.is_dir(), "dataset.root", self.root, "an existing folder, with a folder of images per class")
-        held_out = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-        if held_out is None or not (root / "train").is_dir():
-            paths, labels, classes = self._files(root)
-            return self._split(self._images(paths), labels, classes)
-        paths, labels, classes = self._files(root / "train")
-        test_paths, test_labels, test_classes = self._files(held_out)
         require(
-            classes == test_classes,
-            f"dataset.root={held_out}: classes",
-            ", ".join(test_classes),
-            f"those of train: {', '.join(classes)}",
+            os.path.isdir(self.root),
+            "dataset.root",
+            self.root,
+            "an existing folder, with a folder of images per class",
         )
-        test = torch.arange(len(labels), len(labels) + len(test_labels))
-        return Examples(self._images(paths + test_paths), torch.cat([labels, test_labels]), test, classes)
-
-    def _files(self, folder: Path) -> tuple[list[str], Tensor, tuple[str, ...]]:
-        from torchvision import datasets  # a late import, since it takes a second
-
-        readable = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-        try:
-            files = datasets.ImageFolder(folder, is_valid_file=lambda path: path.lower().endswith(readable))
-        except FileNotFoundError as error:
-            raise ConfigError(f"dataset.root={self.root}: {error}") from error
-        return [path for path, _ in files.samples], torch.tensor(files.targets), tuple(files.classes)
+        tree = read_tree(Path(self.root))
+        paths = [path for files in tree.files.values() for path, _ in files]
+        labels = torch.tensor([label for files in tree.files.values() for _, label in files])
+        sizes = [len(files) for files in tree.files.values()]
+        index = dict(zip(tree.files, torch.arange(len(paths)).split(sizes), strict=True))
+        if "test" not in index:
+            drawn_from = index["train"] if "train" in index else index[None]
+            index["test"] = drawn_from[self._test_split(labels[drawn_from])]
+        return Examples(self._images(paths), labels, index["test"], tree.classes, tree.skipped, index.get("val"))
 
     def _images(self, paths: list[str]) -> ImageFiles:
         shape = (1 if self.grayscale else 3, self.size, self.size)
@@ -318,10 +326,9 @@ class ImageFolder(WithoutTestSplit):
 
     def _pixels(self, path: str) -> Tensor:
         try:
-            with Image.open(path) as file:
-                image = file.convert("L" if self.grayscale else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ConfigError(f"dataset.root={self.root}: cannot read {path}: {error}") from error
+            image = read_picture(path, "L" if self.grayscale else "RGB", self.max_megapixels)
+        except OSError as error:
+            raise ConfigError(f"dataset.root={self.root}: {error}") from error
         pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
         return pixels.view(self.size, self.size, -1).permute(2, 0, 1)
 
@@ -353,6 +360,12 @@ class Gaussians(WithoutTestSplit):
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
 
     def read(self) -> Examples:
+        require_memory(
+            4 * self.examples * self.dimensions,
+            CPU,
+            "dataset.examples",
+            f"{self.examples} dataset.dimensions={self.dimensions}",
+        )
         stream = generator(self.problem_seed, "gaussians")
         means_KD = self._scale() * torch.randn(self.classes, self.dimensions, generator=stream)
         labels_N = torch.arange(self.examples) % self.classes
@@ -375,6 +388,7 @@ class Composite(WithoutTestSplit):
     test split gets the fixed one of `test_fraction`. One image may occur both in training and in validation composites.
 
     Options:
+        root: folder of a base that is downloaded.
         base: name of a dataset of images.
         images: number of images in a composite.
         train_examples: number of composites outside the test split, divided among classes as evenly as possible.
@@ -382,6 +396,7 @@ class Composite(WithoutTestSplit):
         problem_seed: seed of the choice of images, which does not depend on the seeds of runs.
     """
 
+    root: str
     base: str
     images: int
     train_examples: int
@@ -403,6 +418,10 @@ class Composite(WithoutTestSplit):
         base = base_class(**{field.name: getattr(self, field.name) for field in fields(base_class)}).read()
         count = len(base.classes) ** self.images
         require(count <= MAX_CLASSES, "dataset.images", self.images, f"{count} classes, more than {MAX_CLASSES}")
+        for key in ("train_examples", "test_examples"):
+            examples = getattr(self, key)
+            size = examples * self.images * math.prod(base.inputs.shape[1:])
+            require_memory(size, CPU, f"dataset.{key}", examples)
         is_test_N = torch.zeros(len(base.labels), dtype=torch.bool)
         is_test_N[base.test] = True
         stream = generator(self.problem_seed, "composite")

@@ -25,8 +25,8 @@ def logit_gradient_norm(gradient_RBK: Tensor) -> Tensor:
 def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[str, Tensor]:
     """Return Euclidean norms of the gradient by name of the metric, each (R,).
 
-    The parts are `total`, `classifier`, `backbone` and `layer_<layer>`. A layer is a module that holds parameters;
-    the backbone is all layers but the classifier, and is left out where there is none.
+    The parts are `total`, `classifier`, `backbone` and `layer_<layer>`. A layer is a module that holds trained
+    parameters; the backbone is all layers but the classifier. A part without such parameters is left out.
 
     Args:
         gradients_RP: gradients at all parameters.
@@ -41,7 +41,8 @@ def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[s
     classifier = [square_R for layer, square_R in layers.items() if f"{layer}.".startswith("classifier.")]
     backbone = [square_R for layer, square_R in layers.items() if not f"{layer}.".startswith("classifier.")]
     norms = {"grad_norm_total": torch.stack(list(layers.values())).sum(0).sqrt()}
-    norms["grad_norm_classifier"] = torch.stack(classifier).sum(0).sqrt()
+    if classifier:
+        norms["grad_norm_classifier"] = torch.stack(classifier).sum(0).sqrt()
     if backbone:
         norms["grad_norm_backbone"] = torch.stack(backbone).sum(0).sqrt()
     return norms | {f"grad_norm_layer_{layer}": square_R.sqrt() for layer, square_R in layers.items()}

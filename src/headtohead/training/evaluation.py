@@ -244,7 +244,7 @@ def _outlier_scores(cohort: Cohort) -> tuple[Tensor, Tensor] | None:
     if dataset is None:
         return None
     pool = cohort.pool if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
-    ood_chunks = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, len(cohort), OOD_EXAMPLES)
+    ood_chunks = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, cohort.at_once, OOD_EXAMPLES)
     if pool is cohort.pool:
         ood_chunks = _mapped(ood_chunks, permute)
     outside_RN, inside_RN = _confidence(cohort, ood_chunks), _confidence(cohort, cohort.chunks("test", OOD_EXAMPLES))

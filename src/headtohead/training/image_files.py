@@ -4,7 +4,6 @@ Shape suffixes: N images, C channels, H height, W width; x any axes.
 """
 
 import math
-import os
 import signal
 import sys
 from collections import deque
@@ -12,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headtohead.options import ConfigError
+from headtohead.training.memory import memory, require_memory
 
 CPU = torch.device("cpu")
 # Largest share of a device's memory that images may take, unless the user decides.
@@ -25,6 +26,8 @@ MEMORY_SHARE = 1 / 4
 _START = "fork" if sys.platform == "linux" else "spawn"
 # Number of bytes that are read at once if all images are read.
 PIECE_BYTES = 2**23
+# Number of files that a process verifies before it says so.
+_VERIFIED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +57,13 @@ class ImageFiles:
     def on(self, device: torch.device) -> "Tensor | ImageFiles":
         """Return the images themselves on `device`, or files that are read again whenever they are needed."""
         files = replace(self, device=device)
+        size = math.prod(self.shape)
         keep = self.keep
         if keep is None:
-            keep = math.prod(self.shape) <= MEMORY_SHARE * _memory(device)
+            keep = size <= MEMORY_SHARE * memory(device)
         if not keep:
             return files
+        require_memory(size, device, "dataset.stream", "false")
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)
         start = 0
         for piece in files.stream(files.pieces(torch.arange(len(self.paths)))):
@@ -92,23 +97,46 @@ class ImageFiles:
                 places.append(place_x)
                 yield unique.tolist()
 
+        for images in self._read_ahead(unique_places()):
+            if isinstance(images, ConfigError):
+                raise images
+            place_x = places.popleft()
+            read = torch.from_numpy(images)
+            read = (read.pin_memory() if self.device.type == "cuda" else read).to(self.device, non_blocking=True)
+            yield read.index_select(0, place_x.flatten().to(self.device)).view(*place_x.shape, *self.image_shape)
+
+    def verify(self) -> None:
+        """Read every file once, which takes as long as an epoch, so that no broken one stops a training.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        places = torch.arange(len(self.paths)).split(_VERIFIED_AT_ONCE)
+        for error in self._read_ahead((part.tolist() for part in places), discard=True):
+            if error is not None:
+                raise error
+
+    def _read_ahead(self, batches: Iterable[list[int]], discard: bool = False) -> Iterator[Any]:
+        """Yield the images of each batch, None if they are discarded, or an error.
+
+        They are read in this process where no others can be started.
+        """
+        reader = _Reader(self.paths, self.read, discard)
         loader = DataLoader(
-            _Reader(self.paths, self.read),
-            batch_sampler=unique_places(),
+            reader,
+            batch_sampler=batches,
             collate_fn=_unchanged,
             num_workers=self.workers,
             multiprocessing_context=_START if self.workers else None,
-            pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_interrupts,
             # Not the global generator, which is for dropout.
             generator=torch.Generator(),
         )
-        for images in loader:
-            if isinstance(images, ConfigError):
-                raise images
-            place_x = places.popleft()
-            read = images.to(self.device, non_blocking=True)
-            yield read.index_select(0, place_x.flatten().to(self.device)).view(*place_x.shape, *self.image_shape)
+        try:
+            ahead = iter(loader)
+        except OSError:  # a limit of processes, or no shared memory for their locks; no batch was taken
+            ahead = map(reader.__getitems__, batches)
+        yield from ahead
 
 
 @dataclass(frozen=True)
@@ -117,10 +145,16 @@ class _Reader(Dataset):
 
     paths: Sequence[str]
     read: Callable[[str], Tensor]
+    discard: bool
 
-    def __getitems__(self, index: list[int]) -> Tensor | ConfigError:
+    def __getitems__(self, index: list[int]) -> np.ndarray | ConfigError | None:
         try:
-            return torch.stack([self.read(self.paths[place]) for place in index])
+            if self.discard:
+                for place in index:
+                    self.read(self.paths[place])
+                return None
+            # Not a tensor: that would travel in shared memory, of which containers have little (/dev/shm).
+            return torch.stack([self.read(self.paths[place]) for place in index]).numpy()
         except ConfigError as error:
             # If a worker raised it, it would arrive wrapped in a traceback.
             return error
@@ -131,12 +165,6 @@ def _unchanged(images: Any) -> Any:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ignore interrupts: the main process decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _memory(device: torch.device) -> int:
-    """Return the memory of a device in bytes."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Ignore the signals that end a command, which come to all of its processes: the main one decides when to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from headtohead.training import data, diagnostics, metrics
 from headtohead.training.config import Config, Training
 from headtohead.training.data import Pool
-from headtohead.training.evaluation import Evaluation, evaluate, predictions
+from headtohead.training.evaluation import SHIFTS, Evaluation, evaluate, predictions
 from headtohead.training.optimizers import column
 from headtohead.training.pack_data import Cohort
 
@@ -178,8 +178,6 @@ class _Training:
         self.runs, self.test = runs, test
         self.cohort = Cohort(runs, pool)
         pack, dtype = self.cohort.pack, self.cohort.dtype
-        # Dropout alone draws from the global generator.
-        torch.manual_seed(data.generator(config.settings.seed, "dropout").initial_seed())
         self.updater = config.optimizer.updater([run.optimizer for run in runs], pack.parameters_RP, pack.decayed)
 
         self.per_epoch = data.steps_per_epoch(self.cohort.views[0], config.training.batch_size)
@@ -204,8 +202,16 @@ class _Training:
         self.histograms: dict[str, tuple[Tensor, Tensor]] = {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the state of an interrupted training of the same runs."""
+        """Restore the state of an interrupted training of the same runs.
+
+        Raises:
+            Exception: of any type, for a state of something else.
+        """
         device = self.cohort.device
+        # Copying would broadcast tensors of other shapes.
+        for part, now in self.state(state["step"]).items():
+            if part not in ("histograms", "points") and _layout(state[part]) != _layout(now):
+                raise ValueError(f"{part}: of another training")
         self.start = state["step"]
         self.cohort.restore(state["models"])
         for name, saved in state["optimizer"].items():
@@ -268,6 +274,7 @@ class _Training:
         """Compute the gradients of a batch, and add the step to the trace."""
         backbone = self.cohort.pack.backbone
         labels_RB = self.cohort.spread(labels_VB)
+        self.cohort.pack.step = number
         loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
         backbone_R = torch.linalg.vector_norm(gradients_RP[:, backbone], dim=1)
         norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, backbone.stop :], dim=1))
@@ -311,7 +318,8 @@ class _Training:
         else:
             gradients_RP.masked_fill_(~self.alive_R.unsqueeze(1), 0)
         lr_R1 = self.lr_SR1[step.number] * self.alive_R.unsqueeze(1)
-        self.updater.step(gradients_RP, lr_R1)
+        with self.cohort.pack.untouched_parameters():
+            self.updater.step(gradients_RP, lr_R1)
 
     def _recent(self, step: int) -> dict[str, Tensor]:
         """Return mean training loss and accuracy, (R,), since the last point, or of the first step."""
@@ -330,6 +338,15 @@ def _to_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to_cpu(item) for key, item in value.items()}
     return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value
+
+
+def _layout(value: Any) -> Any:
+    """Return nested tensors with shapes and types in their places."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return {key: _layout(item) for key, item in value.items()}
+    return [*map(_layout, value)] if isinstance(value, list | tuple) else type(value)
 
 
 def _sharpness(cohort: Cohort, inputs_VBx: Tensor, labels_VB: Tensor, direction_RP: Tensor) -> tuple[Tensor, Tensor]:
@@ -368,6 +385,25 @@ def _training_metrics(points: Sequence[Point], trace: dict[str, Tensor], runs: i
     result["hessian_eigenvalue"] = over_points("hessian_eigenvalue", lambda values: values[-1])
     result["edge_of_stability"] = over_points("edge_of_stability", lambda values: values.max(0))
     return result
+
+
+def recorded_metrics(is_image: bool, has_ood: bool, test: bool) -> list[str]:
+    """List the final metrics of a run, as `train` returns them, without training.
+
+    Args:
+        is_image: whether the inputs are images.
+        has_ood: whether the dataset names OOD inputs.
+        test: whether the run reads the test split.
+    """
+    names = [f"val_{name}" for name in metrics.OF_A_SPLIT]
+    if test:
+        shifts = SHIFTS if is_image else ("noise",)
+        names += [f"test_{name}" for name in metrics.OF_A_SPLIT] + ["gap_accuracy", "gap_nll"]
+        names += [*(f"shift_{kind}_accuracy" for kind in shifts), "shift_accuracy", "shift_nll"]
+        names += ["ood_auroc"] if has_ood else []
+    names += ["train_loss", "train_accuracy", "grad_norm_mean", "grad_norm_max", "grad_norm_cv"]
+    names += ["grad_norm_logits_init", "grad_norm_backbone_init", "backbone_cv", "loss_spikes", "coupling", "row_sum"]
+    return [*names, "hessian_eigenvalue", "edge_of_stability"]
 
 
 def _drawn(histograms: dict[str, tuple[Tensor, Tensor]], runs: int) -> list[dict[str, Any]]:

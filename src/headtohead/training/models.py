@@ -13,6 +13,7 @@ import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,9 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from headtohead.options import ConfigError, nearest, require
+from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.heads import Head
+from headtohead.training.packing import in_evaluation, switch
 
 Shape = tuple[int, ...]
+
+# The most numbers of a batch with which a network is checked; a larger batch is checked with two examples.
+PROBED_NUMBERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -214,9 +220,10 @@ def initialise(model: Model, head: Head, input_shape: Shape, num_classes: int, s
 
     The state of the global generators does not change.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), global_states():
         # Not torch.manual_seed, which would also seed the accelerators: this fork does not restore them.
         torch.default_generator.manual_seed(seed)
+        seed_other_libraries(seed)
         network = model.build(input_shape, num_classes)
         _replace_classifier(network, head)
         return network
@@ -229,14 +236,14 @@ def checked_build(model: Model, head: Head, input_shape: Shape, num_classes: int
 
     Raises:
         ConfigError: the network cannot be built or called, has no Linear with bias and K outputs named `classifier`,
-            or its outputs are not finite or not those of its classifier.
+            its outputs are not finite or not those of its classifier, or there is nothing to train.
     """
     try:
         network = model.build(input_shape, num_classes)
         flaw = _flaw_of_classifier(network, num_classes)
         if not flaw:
             _replace_classifier(network, head)
-            flaw = _flaw_of_outputs(network, input_shape, num_classes)
+            flaw = _flaw_of_outputs(network, (2, *input_shape), num_classes)
     except ConfigError:
         raise
     except Exception as error:  # a network of torchvision or of the user may raise anything
@@ -244,7 +251,44 @@ def checked_build(model: Model, head: Head, input_shape: Shape, num_classes: int
         raise model.refusal(f"{type(error).__name__}: {error}", accepted) from error
     if flaw:
         raise model.refusal(flaw, f"finite logits {(2, num_classes)} from a Linear `classifier` with bias")
+    _require_trainable(model, head, network)
     return network
+
+
+def require_batches(
+    model: Model, network: nn.Module, input_shape: Shape, num_classes: int, training: int, evaluation: int
+) -> None:
+    """Refuse batches that a network of `checked_build` cannot take, such as one example for batch norm.
+
+    Args:
+        training: number of examples of each batch in training.
+        evaluation: number of examples of the smallest batch in evaluation.
+
+    Raises:
+        ConfigError: a call of a copy of the network with such a batch fails.
+    """
+    largest = max(2, PROBED_NUMBERS // math.prod(input_shape))
+    for mode, size in (("training", min(training, largest)), ("evaluation", min(evaluation, 2))):
+        try:
+            flaw = _flaw_of_outputs(network, (size, *input_shape), num_classes, modes=(mode,))
+        except Exception as error:  # a network of torchvision or of the user may raise anything
+            flaw = f"{type(error).__name__}: {error}"
+        if flaw and mode == "training":
+            accepted = "another training.batch_size, and a training split (dataset.train_size) of at least as many"
+            raise model.refusal(f"a batch of {size} in training: {flaw}", accepted)
+        if flaw:
+            accepted = "more examples: a larger dataset.val_fraction or test split"
+            raise model.refusal(f"a split of {size} example in evaluation: {flaw}", accepted)
+
+
+def _require_trainable(model: Model, head: Head, network: nn.Module) -> None:
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise model.refusal("no parameter has requires_grad", "a network with a parameter to train")
+    if "classifier.bias" not in trained and head.prior_bias != "none":
+        raise model.refusal(
+            f"a frozen bias of `classifier` with head.prior_bias={head.prior_bias}", "head.prior_bias=none"
+        )
 
 
 def _replace_classifier(network: nn.Module, head: Head) -> None:
@@ -264,11 +308,16 @@ def _flaw_of_classifier(network: object, num_classes: int) -> str:
         return f"for {num_classes} classes a {type(network).__name__} with `classifier` {layer}"
     if not {"classifier.weight", "classifier.bias"} <= dict(network.named_parameters()).keys():
         return "a `classifier` that shares parameters with an earlier layer"
+    lazy = [name for name, value in network.state_dict().items() if nn.parameter.is_lazy(value)]
+    if lazy:
+        return f"a lazy layer without a shape ({lazy[0]}), which needs a call in the factory"
     return ""
 
 
-def _flaw_of_outputs(network: nn.Module, input_shape: Shape, num_classes: int) -> str:
-    """Describe what is wrong with the outputs for two random inputs in either mode; "" if nothing is."""
+def _flaw_of_outputs(
+    network: nn.Module, shape: Shape, num_classes: int, modes: Sequence[str] = ("evaluation", "training")
+) -> str:
+    """Describe what is wrong with the outputs for random inputs of a shape (B, x) in some modes; "" if nothing is."""
     probe = copy.deepcopy(network)  # a copy, since a call in training mode changes the statistics of batch norm
     logits_of_classifier: list[Tensor] = []
 
@@ -276,11 +325,13 @@ def _flaw_of_outputs(network: nn.Module, input_shape: Shape, num_classes: int) -
         logits_of_classifier.append(output)
 
     probe.get_submodule("classifier").register_forward_hook(keep)
-    inputs_Bx = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0))
-    for mode in ("evaluation", "training"):
+    inputs_Bx = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    fixed = in_evaluation(probe)
+    for mode in modes:
+        switch([probe], mode == "training", fixed)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            logits_BK = probe.train(mode == "training")(inputs_Bx)
-        if not isinstance(logits_BK, Tensor) or logits_BK.shape != (2, num_classes):
+            logits_BK = probe(inputs_Bx)
+        if not isinstance(logits_BK, Tensor) or logits_BK.shape != (shape[0], num_classes):
             return f"a {getattr(logits_BK, 'shape', type(logits_BK).__name__)} in {mode} mode"
         if not logits_BK.isfinite().all():
             return f"NaN or infinite outputs in {mode} mode"

@@ -55,34 +55,31 @@ class Cohort:
         seeds = {run.settings.seed for run in runs}
         model, head = runs[0].model, runs[0].head
         modules = {seed: initialise(model, head, shape, num_classes, seed) for seed in seeds}
-        self.pack = Pack([modules[run.settings.seed] for run in runs], self.device, self.dtype)
-        for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
-            bias_K.copy_(run.head.initial_bias(self.views[view].prior))
-        if runs[0].training.zero_classifier:
+        seed_of_run = [run.settings.seed for run in runs]
+        self.pack = Pack([modules[seed] for seed in seed_of_run], self.device, self.dtype, seed_of_run)
+        if "classifier.bias" in self.pack.columns:  # not if it is frozen
+            for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
+                bias_K.copy_(run.head.initial_bias(self.views[view].prior))
+        if runs[0].training.zero_classifier and "classifier.weight" in self.pack.columns:
             self.pack.view("classifier.weight").zero_()
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def state(self) -> dict[str, Any]:
-        """Return the weights, the statistics of norms and the state of dropout's generator, for `restore`."""
-        state = {
-            "parameters": self.pack.parameters_RP,
-            "buffers": self.pack.buffers,
-            "generator": torch.get_rng_state(),
-        }
-        if self.device.type == "cuda":
-            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
-        return state
+        """Return the trained weights and the statistics of norms, for `restore`."""
+        return {"parameters": self.pack.parameters_RP, "buffers": self.pack.buffers}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the state of another cohort of the same runs."""
         self.pack.parameters_RP.copy_(state["parameters"])
-        for name, saved in state["buffers"].items():
-            self.pack.buffers[name].copy_(saved)
-        torch.set_rng_state(state["generator"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        self.pack.restore_buffers(state["buffers"])
+
+    @property
+    def at_once(self) -> int:
+        """Number of runs that evaluate a chunk at once."""
+        # In a loop each run gets the chunks that it would get alone, since it may draw random numbers for them.
+        return 1 if self.pack.mode == "loop" else len(self)
 
     def spread(self, tensor_Vx: Tensor) -> Tensor:
         """Give each run the values of its view: (R, x)."""
@@ -99,7 +96,7 @@ class Cohort:
 
     def chunks(self, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a split in order, or its first `limit` examples: inputs (V, n, x) and labels (V, n)."""
-        return data.evaluation_chunks(self.pool, self.views, split, self.dtype, len(self), limit)
+        return data.evaluation_chunks(self.pool, self.views, split, self.dtype, self.at_once, limit)
 
     def logits(self, inputs_VBx: Tensor) -> Tensor:
         """Return logits (R, B, K), in the precision of the weights."""

@@ -3,20 +3,23 @@
 Shape suffixes: R runs, B batch, K classes, C channels, I inputs and O outputs of a layer, P parameters of one run; x
 any further axes.
 
-The parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation for the whole
-pack. The forward has three modes, of which a pack takes the fastest that applies:
+The trained parameters of all runs lie in one tensor (R, P), so that an update, a norm or a mask is one operation for
+the whole pack. The forward has four modes, of which a pack takes the fastest that applies:
 
 * plain: a pack of one calls its module.
-* stacked: each layer of an nn.Sequential is replaced by one batched operation, if all its layers have one.
+* stacked: each layer of an nn.Sequential is replaced by one batched operation, if all its layers have one. With dropout
+  a pack of one is stacked as well, so that its masks are those of a larger pack.
 * vmap: PyTorch batches any other module, by torch.func; this is slower.
+* loop: a module that vmap cannot batch, or that draws random numbers, is called run by run.
 
-A run in a pack equals the run alone up to rounding: to 1e-9 in float64 over tens of steps, to 5e-3 in float32. Dropout
-is the exception: its masks are drawn for the whole pack.
+A run in a pack equals the run alone up to rounding: to 1e-9 in float64 over tens of steps, to 5e-3 in float32. Random
+numbers are drawn for each run from its seed (`dropout`).
 """
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Protocol, TypeGuard
 
@@ -24,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from headtohead.training.dropout import Draws, global_states
 
 # The same layer of R runs as one function from (R, B, x) to (R, B, x).
 Layer = Callable[[Tensor], Tensor]
@@ -34,7 +39,7 @@ Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 WIDE = 256
 # Below this many inputs of a wide layer, the plain product for the weights' gradient is slow on the CPU.
 NARROW = 32
-ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Dropout)
+ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
 
 
 class Stackable(Protocol):
@@ -139,60 +144,73 @@ _Tape = list[tuple[_Link, Tensor, Tensor]]
 class Pack:
     """R networks of one architecture. A call maps inputs (R, B, x) to logits (R, B, K).
 
+    Parameters with `requires_grad=False` are not trained, and layers in evaluation mode stay in it.
+
     Args:
         modules: R networks with the initial weights, each with a layer named `classifier`. They are copied, so that one
             module may serve several runs.
+        seeds: seed of each run, for random numbers; by default runs have different ones.
 
     Attributes:
-        mode: "plain", "stacked" or "vmap".
+        mode: "plain", "stacked", "vmap" or "loop". The first call may turn vmap into loop.
+        step: step of training, which random numbers depend on.
         template: network of one run, which is called in the modes plain and vmap.
-        parameters_RP: all parameters.
+        parameters_RP: all trained parameters.
         decayed: columns of the parameters that weight decay applies to, the weights.
         backbone: columns of all layers but the classifier.
         columns: columns of each parameter in `parameters_RP`, by name.
         leaves: parameters as leaves of autograd, views of `parameters_RP`, in the order of `columns`.
-        buffers: statistics of norms by name; (R, *shape) each, in plain mode those of the template.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype):
-        self.size = len(modules)
+    def __init__(
+        self, modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype, seeds: Sequence[int] | None = None
+    ):
+        self.size, self.step, self.training = len(modules), 0, True
         self.template = copy.deepcopy(modules[0]).to(device, dtype)
+        self._in_evaluation = in_evaluation(self.template)
         self.columns, self.backbone, self.decayed = _layout(self.template)
         # Convolutions on the CPU are fastest in this layout. A pack of several runs would have to copy.
         self._channels_last = self.size == 1 and device.type == "cpu"
         width = max(where.stop for where in self.columns.values())
         self.parameters_RP = torch.empty(self.size, width, device=device, dtype=dtype)
         self.gradients_RP = torch.zeros_like(self.parameters_RP)
+        self._untouched: list[slice] = []
         states = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
         for name in self.columns:
             for of_run, state in zip(self.view(name), states, strict=True):
                 of_run.copy_(state[name].detach())
         self._gradients = [self._view(self.gradients_RP, name) for name in self.columns]
 
+        self._draws = Draws(range(self.size) if seeds is None else seeds, device)
         self._links: list[_Link] | None = None
-        if self.size == 1:
+        self._networks = [self.template]
+        if self.size == 1 and not (is_stackable(self.template) and _drops_out(self.template)):
             self._set_up_plain()
             return
         self.leaves = [self.view(name).detach().requires_grad_() for name in self.columns]
-        self.buffers = {
-            name: torch.stack([state[name] for state in states]).to(device, buffer.dtype)
-            for name, buffer in self.template.named_buffers()
+        fixed = {name: value for name, value in self.template.named_parameters() if not value.requires_grad}
+        stacks = {
+            name: torch.stack([state[name].detach() for state in states]).to(device, value.dtype)
+            for name, value in (*fixed.items(), *self.template.named_buffers())
         }
-        parameters = dict(zip(self.columns, self.leaves, strict=True))
-        links = _stacked(self.template, "", parameters, self.buffers)
+        self._stacked_buffers = {name: stacks[name] for name, _ in self.template.named_buffers()}
+        parameters = dict(zip(self.columns, self.leaves, strict=True)) | {name: stacks[name] for name in fixed}
+        links = _stacked(self.template, "", parameters, self._stacked_buffers, self._draws)
         if links is not None:
             self._set_up_stacked(links)
         else:
-            self._set_up_vmap(parameters)
+            self._set_up_vmap(parameters, modules)
 
     def _set_up_plain(self) -> None:
         self.mode = "plain"
         named = dict(self.template.named_parameters())
-        for name, parameter in named.items():
-            parameter.data = self.view(name)[0]
+        for name in self.columns:
+            named[name].data = self.view(name)[0]
         self.leaves = [named[name] for name in self.columns]
-        self.buffers = dict(self.template.named_buffers())
-        self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
+        if is_stackable(self.template):  # nothing in it draws
+            self._forward = lambda inputs_RBx: self.template(inputs_RBx[0]).unsqueeze(0)
+        else:
+            self._forward = self._one_by_one
 
     def _set_up_stacked(self, links: Sequence[_Link]) -> None:
         self.mode = "stacked"
@@ -203,28 +221,110 @@ class Pack:
         self._links = _joined(links)
         self._forward = _Chain(self._links)
 
-    def _set_up_vmap(self, parameters: dict[str, Tensor]) -> None:
+    def _set_up_vmap(self, parameters: dict[str, Tensor], modules: Sequence[nn.Module]) -> None:
         self.mode = "vmap"
         # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
         torch.backends.mha.set_fastpath_enabled(False)
 
         def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs_Bx: Tensor) -> Tensor:
-            return torch.func.functional_call(self.template, (parameters, buffers), (inputs_Bx,))
+            state = {**parameters, **buffers}
+            outputs = torch.func.functional_call(self.template, state, (inputs_Bx,))
+            if any(state[name] is not buffer for name, buffer in buffers.items()):
+                raise RuntimeError("a buffer was replaced, which vmap would not notice")
+            return outputs
 
-        batched = torch.func.vmap(call, randomness="different")
+        batched = torch.func.vmap(call, randomness="error")
 
         def forward(inputs_RBx: Tensor) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):
-                return batched(parameters, self.buffers, inputs_RBx)
+                return batched(parameters, self._stacked_buffers, inputs_RBx)
 
-        self._forward = forward
+        def first(inputs_RBx: Tensor) -> Tensor:
+            if self._can_batch(forward, inputs_RBx):
+                self._forward = forward
+            else:
+                self._set_up_loop(modules)
+            return self._forward(inputs_RBx)
+
+        self._forward = first
+
+    def _can_batch(self, forward: Layer, inputs_RBx: Tensor) -> bool:
+        """Return whether vmap can batch the networks in either mode, without random numbers."""
+        training, buffers = self.training, {name: value.clone() for name, value in self._stacked_buffers.items()}
+        if any(layer._backward_hooks or layer._backward_pre_hooks for layer in self.template.modules()):
+            return False  # vmap calls them with the gradients of all runs
+        try:
+            with torch.no_grad(), global_states() as changed:
+                for mode in (not training, training):
+                    self.train(mode)
+                    forward(inputs_RBx)
+                return not changed()
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception:  # vmap, or code of the user under vmap, may raise anything
+            return False
+        finally:
+            self.train(training)
+            for name, buffer in buffers.items():
+                self._stacked_buffers[name].copy_(buffer)
+
+    def _set_up_loop(self, modules: Sequence[nn.Module]) -> None:
+        self.mode = "loop"
+        self._networks = [copy.deepcopy(module).to(self.parameters_RP) for module in modules]
+        self._in_evaluation = [layer for network in self._networks for layer in in_evaluation(network)]
+        for run, network in enumerate(self._networks):
+            for name, buffer in network.named_buffers():
+                buffer.copy_(self._stacked_buffers[name][run])
+        self._forward = self._one_by_one
+        self.train(self.training)
+
+    def _one_by_one(self, inputs_RBx: Tensor) -> Tensor:
+        """Call the network of each run, with random numbers of its seed."""
+        outputs = []
+        for run, (network, inputs_Bx) in enumerate(zip(self._networks, inputs_RBx, strict=True)):
+            self._draws.seed_globally(run)
+            if self.mode == "plain":
+                outputs.append(network(inputs_Bx))
+            else:
+                parameters = {name: leaf[run] for name, leaf in zip(self.columns, self.leaves, strict=True)}
+                outputs.append(torch.func.functional_call(network, parameters, (inputs_Bx,)))
+        return torch.stack(outputs)
 
     def __call__(self, inputs_RBx: Tensor) -> Tensor:
+        self._draws.begin(self.step if self.training else None)
         return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
 
     def train(self, mode: bool = True) -> None:
         """Switch to training mode, for dropout and batch norm, or to evaluation mode."""
-        self.template.train(mode)
+        self.training = mode
+        switch(self._networks, mode, self._in_evaluation)
+
+    @contextmanager
+    def untouched_parameters(self) -> Iterator[None]:
+        """Restore afterwards the parameters that the last call of `differentiate` found without a gradient.
+
+        As in torch.optim, they do not decay.
+        """
+        kept = [(where, self.parameters_RP[:, where].clone()) for where in self._untouched]
+        yield
+        for where, values_RP in kept:
+            self.parameters_RP[:, where] = values_RP
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """Statistics of norms by name, (R, *shape) each."""
+        if self.mode in ("stacked", "vmap"):
+            return self._stacked_buffers
+        states = [dict(network.named_buffers()) for network in self._networks]
+        return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+    def restore_buffers(self, buffers_Rx: Mapping[str, Tensor]) -> None:
+        """Set the statistics of norms to those that `buffers` was, before the first call."""
+        for name, saved_Rx in buffers_Rx.items():
+            if self.mode == "plain":
+                self.template.get_buffer(name).copy_(saved_Rx[0])
+            else:
+                self._stacked_buffers[name].copy_(saved_Rx)
 
     def view(self, name: str) -> Tensor:
         """Return a parameter of all runs by name, (R, *shape); it shares memory with `parameters_RP`."""
@@ -252,12 +352,18 @@ class Pack:
             outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
             logits_RBK = outputs_RBK.detach()
             loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
-            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, materialize_grads=True)
-            for view, gradient in zip(self._gradients, gradients, strict=True):
-                view.copy_(gradient.view_as(view))
+            gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, allow_unused=True)
+            self._untouched = []
+            for view, gradient, where in zip(self._gradients, gradients, self.columns.values(), strict=True):
+                if gradient is None:
+                    view.zero_()
+                    self._untouched.append(where)
+                else:
+                    view.copy_(gradient.view_as(view))
         else:
             # By hand. Links that need autograd have a graph each: with small layers and packs, one graph over all
             # links would take as long as the matrix products.
+            self._draws.begin(self.step if self.training else None)
             logits_RBK, tape = _record(links, inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
             loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
             _unwind(tape, logit_gradient_RBK, dict(zip(self.leaves, self._gradients, strict=True)))
@@ -265,8 +371,8 @@ class Pack:
 
 
 def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
-    """Return the columns of each parameter by name, those of the backbone and those that weight decay applies to."""
-    shapes = {name: parameter.shape for name, parameter in template.named_parameters()}
+    """Return the columns of each trained parameter by name, of the backbone and of what weight decay applies to."""
+    shapes = {name: value.shape for name, value in template.named_parameters() if value.requires_grad}
 
     def group(name: str) -> int:
         # Weight decay excludes biases and norms, the parameters of fewer than two axes. In this order the columns of
@@ -313,11 +419,34 @@ def _unwind(tape: _Tape, gradient: Tensor | None, into: Mapping[Tensor, Tensor])
             gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
 
 
+def in_evaluation(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that are in evaluation mode."""
+    return [layer for layer in network.modules() if not layer.training]
+
+
+def switch(networks: Iterable[nn.Module], training: bool, fixed: Iterable[nn.Module]) -> None:
+    """Switch networks to training or to evaluation mode; the layers `fixed` stay in evaluation mode."""
+    for network in networks:
+        network.train(training)
+    for layer in fixed:
+        layer.training = False
+
+
 def is_stackable(module: nn.Module) -> bool:
     """Return whether a pack of such modules is stacked, not batched by vmap."""
     # A pack of one run.
     tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    return _stacked(module, "", tensors, tensors) is not None
+    return _stacked(module, "", tensors, tensors, Draws([0], torch.device("cpu"))) is not None
+
+
+def _drops_out(module: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Dropout) for layer in module.modules())
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a call of the module is its class's forward and nothing else, such as a hook."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" not in vars(module) and not any(getattr(module, name) for name in hooks)
 
 
 def _joined(links: Sequence[_Link]) -> list[_Link]:
@@ -333,14 +462,16 @@ def _joined(links: Sequence[_Link]) -> list[_Link]:
 
 
 def _stacked(
-    module: nn.Module, prefix: str, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    module: nn.Module, prefix: str, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], draws: Draws
 ) -> list[_Link] | None:
     """Return the layers of a Sequential as links, or None where one of them has no stacked form."""
+    if not _is_plain(module):
+        return None
     if type(module) is nn.Sequential:
         links: list[_Link] = []
         # Not named_children, which omits the second place of a layer that is used twice, such as a shared ReLU.
         for name, child in zip(module._modules, module, strict=True):
-            inner = _stacked(child, f"{prefix}{name}.", parameters, buffers)
+            inner = _stacked(child, f"{prefix}{name}.", parameters, buffers, draws)
             if inner is None:
                 return None
             links += inner
@@ -349,20 +480,37 @@ def _stacked(
     if any(prefix + name not in parameters for name in names):
         return None  # an earlier layer has them too, so that gradients would have to be summed
     own = {name: parameters[prefix + name] for name in names}
+    link = _stacked_layer(module, own, {name: buffers[prefix + name] for name, _ in module.named_buffers()}, draws)
+    return None if link is None else [link]
+
+
+def _stacked_layer(
+    module: nn.Module, own: Mapping[str, Tensor], buffers: Mapping[str, Tensor], draws: Draws
+) -> _Link | None:
+    """Return a layer as a link, or None if it has no stacked form.
+
+    Args:
+        own, buffers: parameters and buffers of the layer by name, (R, *shape) each.
+    """
+    trained = [value for value in own.values() if value.requires_grad]
     if _is_stackable_layer(module):
-        return [_Chain([module.stacked(own)], [*own.values()])]
+        return _Chain([module.stacked(own)], trained)
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
-        return [_Chain([lambda x_RBx: x_RBx.flatten(2)])]
+        return _Chain([lambda x_RBx: x_RBx.flatten(2)])
     if type(module) is nn.ReLU:
-        return [_ReLU()]
+        return _ReLU()
     if type(module) in ELEMENTWISE:
-        return [_Chain([module])]
+        return _Chain([module])
+    if type(module) is nn.Dropout:
+        return _Chain([draws.dropout(module)])
     if type(module) is nn.Linear:
-        return [_Linear(own["weight"], own.get("bias"))]
+        linear = _Linear(own["weight"], own.get("bias"))
+        # The gradient by hand is that of all parameters.
+        return linear if len(trained) == len(own) else _Chain([linear], trained)
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats and module.momentum is not None:
         leaves = [own["weight"], own["bias"]]
-        statistics = [buffers[prefix + name] for name in ("running_mean", "running_var")]
-        return [_Chain([_BatchNorm(module, module.momentum, leaves, statistics)], leaves)]
+        statistics = [buffers[name] for name in ("running_mean", "running_var")]
+        return _Chain([_BatchNorm(module, module.momentum, leaves, statistics)], trained)
     return None
 
 

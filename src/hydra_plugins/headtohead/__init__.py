@@ -29,33 +29,39 @@ class PackSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Train the study of a command line and print the short form of its report; exit with 1 if a run failed."""
         from headtohead.report.dashboard import Live, write_dashboard
+        from headtohead.report.provenance import data
         from headtohead.report.render import print_study, write_report
         from headtohead.runner.plan import plan_study
         from headtohead.runner.sweep import run_study
 
         assert self.config is not None and self.hydra_context is not None, "Hydra calls setup first"
         plan = plan_study(arguments, self.config, self.hydra_context)
+        for line in data(plan.record):
+            print(f"data: {line}", flush=True)
         failures = run_study(plan, Live)
         summary, figures = write_report(plan.folder)
         write_dashboard(summary, figures)
         print_study(summary)
         if failures:
-            sys.exit(_describe(plan.folder, failures))
+            lacking = sum(run in failures for run in summary.study.record.runs.get("search", ()))
+            sys.exit(_describe(plan.folder, failures, lacking))
 
 
-def _describe(folder: Path, failures: Mapping[str, str]) -> str:
-    """Tell how many runs failed, and for each reason its first run with the log.
+def _describe(folder: Path, failures: Mapping[str, str], lacking: int) -> str:
+    """Tell how many runs failed, what follows, and for each reason its first run with the log.
 
     Reasons are one if they differ only in what they quote, such as the path of a file.
 
     Args:
         folder: the folder of the study.
         failures: for each failed run the reason.
+        lacking: the number of them that a search lacks.
     """
     groups: dict[str, list[str]] = {}
     for run, reason in failures.items():
         groups.setdefault(re.sub(r"'[^']*'", "", reason), []).append(run)
-    lines = [f"{len(failures)} runs failed; the same command tries them again"]
+    unsearched = f". The search lacks {lacking} runs: no learning rate was chosen, and no test set was read"
+    lines = [f"{len(failures)} runs failed; the same command tries them again{unsearched if lacking else ''}"]
     for first, *others in groups.values():
         log = folder / "runs" / first / "run.json"
         where = f", traceback in {log}" if log.exists() else ""

@@ -34,7 +34,7 @@ def shown(study):
 
 @pytest.fixture(scope="module")
 def drawings(shown):
-    return {drawing.name: drawing for drawing in draw(shown)}
+    return {drawing.name: drawing for drawing in draw(shown)[0]}
 
 
 def colours(svg: str) -> set[str]:
@@ -65,13 +65,13 @@ def test_an_arm_has_its_colour_in_every_figure(drawings):
 def test_a_study_of_many_and_long_arms_keeps_its_figures_legible(tmp_path):
     arms = {f"softmax,dropout=0.{i},widths=[128,128,128]_$": ["head=softmax", f"model.dropout=0.{i}"] for i in range(9)}
     study = make_study(tmp_path / "study", arms=arms, seeds=2, claims={})
-    for drawing in draw(read_study(study)):
+    for drawing in draw(read_study(study))[0]:
         assert len(drawing.svg.encode()) < 150_000
 
 
 def test_the_same_records_give_the_same_bytes_and_leave_matplotlib_alone(shown, drawings):
     before = dict(mpl.rcParams)
-    again = {drawing.name: drawing.svg for drawing in draw(shown)}
+    again = {drawing.name: drawing.svg for drawing in draw(shown)[0]}
     assert again == {name: drawing.svg for name, drawing in drawings.items()}
     assert dict(mpl.rcParams) == before
 
@@ -93,7 +93,7 @@ def test_a_study_without_the_records_has_no_such_figure(shown):
     assert all(make(without) is None for make in (figures.reliability, figures.ambiguity))
     assert figures.seeds(replace(shown, results=results.drop(columns=["test_accuracy", "test_nll"]))) is None
     assert figures.time_to_target(replace(shown, results=results[results.phase == "confirm"])) is None
-    assert draw(replace(shown, results=results.iloc[:0])) == []
+    assert draw(replace(shown, results=results.iloc[:0])) == ([], {})
 
 
 def test_losses_are_not_normalised_where_arms_differ_in_their_classes(shown):

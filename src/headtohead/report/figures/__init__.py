@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from headtohead.analysis.study import Study
+from headtohead.options import one_line
 from headtohead.report.figures import examples, ladder, sweeps, training
 from headtohead.report.figures.style import Drawing, Drawn, draw_figure
 
@@ -24,7 +25,15 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
 }
 
 
-def draw(study: Study) -> list[Drawing]:
-    """Draw every figure that the study has the records for."""
-    drawings = [draw_figure(name, partial(make, study)) for name, make in FIGURES.items()]
-    return [drawing for drawing in drawings if drawing is not None]
+def draw(study: Study) -> tuple[list[Drawing], dict[str, str]]:
+    """Draw every figure that the study has the records for; name those that fail, each with the reason."""
+    drawings, failures = [], {}
+    for name, make in FIGURES.items():
+        try:
+            drawing = draw_figure(name, partial(make, study))
+        except Exception as error:  # whatever it is, it never costs the rest of the report
+            failures[name] = one_line(error)
+            continue
+        if drawing is not None:
+            drawings.append(drawing)
+    return drawings, failures

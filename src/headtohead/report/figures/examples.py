@@ -17,6 +17,8 @@ from headtohead.report.figures.style import DOTTED, MUTED, PANEL, WIDTH, Drawn, 
 
 EXAMPLE_HEIGHT = 2.75  # inches, of an example with its activations
 EXAMPLES_ACROSS = 4
+# Features of an example with a bar each, and those of a line.
+MOST_BARS, MOST_POINTS = 100, 1000
 MOST_CLASSES = 30  # of a confusion matrix: more cannot be read
 
 
@@ -120,7 +122,12 @@ def _draw_input(axis: Axes, example: np.ndarray) -> None:
         axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray_r", vmin=0, vmax=1)
         axis.set_axis_off()
     else:
-        axis.bar(range(len(example)), example, color=MUTED)
+        # Thousands of bars would take minutes, and none could be seen.
+        if len(example) <= MOST_BARS:
+            axis.bar(range(len(example)), example, color=MUTED)
+        else:
+            kept = np.linspace(0, len(example) - 1, min(len(example), MOST_POINTS)).round().astype(int)
+            axis.plot(kept, example[kept], color=MUTED, linewidth=0.6)
         axis.set_xticks([])
         axis.tick_params(labelsize=6)
 

@@ -9,6 +9,7 @@ S points of a line, such as steps, R runs (one per seed).
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy import stats
+
+from headtohead.options import printable
 
 # The palette of Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours,
 # lines and markers have no common divisor, so that 140 arms differ.
@@ -83,7 +86,8 @@ class Drawing:
     @property
     def png(self) -> bytes:
         """The figure as a PNG image, 1,000 pixels wide."""
-        with mpl.rc_context():
+        with mpl.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
             _set_style()
             FigureCanvasAgg(self.figure)
             sink = io.BytesIO()
@@ -97,7 +101,9 @@ Drawn = tuple[Figure, str] | None
 
 def draw_figure(name: str, make: Callable[[], Drawn]) -> Drawing | None:
     """Call `make` in the style of all figures, and return what it draws."""
-    with mpl.rc_context():
+    # Numbers near the largest overflow, and a letter that the font lacks is a box: no reason to speak of either.
+    with mpl.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
         _set_style()
         drawn = make()
         if drawn is None:
@@ -129,9 +135,10 @@ def loss_scale(num_classes: int | None) -> tuple[float, str]:
 def band(values_SR: ArrayLike, log: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, lower and upper bound of the 95 % t interval over runs, each (S,).
 
-    The bounds are NaN for fewer than two runs. NaN values are not measured.
+    The bounds are NaN for fewer than two runs. Values that are not finite are not measured.
     """
     values_SR = np.asarray(values_SR, dtype=float)
+    values_SR = np.where(np.isfinite(values_SR), values_SR, np.nan)
     if log:
         values_SR = np.log(np.where(values_SR > 0, values_SR, np.nan))
     frame = pd.DataFrame(values_SR)
@@ -204,7 +211,7 @@ def line(axis: Axes, x: ArrayLike, values_SR: ArrayLike, look: Mapping[str, Any]
 
 
 def log_axis(axis: Any, ticks: ArrayLike | None = None, least: float = 0, most: float = math.inf) -> None:
-    """Make an axis logarithmic.
+    """Make an axis logarithmic; without a positive value to show it stays linear.
 
     Args:
         axis: The x axis or y axis of some panel.
@@ -212,11 +219,14 @@ def log_axis(axis: Any, ticks: ArrayLike | None = None, least: float = 0, most: 
         least: Lowest value to show.
         most: Highest value to show.
     """
+    if not np.isfinite(axis.get_minpos()):
+        return
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_minor_locator(NullLocator())
     low, high = axis.get_view_interval()
-    low, high = max(low, least), min(high, most)
-    axis.set_view_interval(low, high, ignore=True)
+    if max(low, least) < min(high, most):
+        low, high = max(low, least), min(high, most)
+        axis.set_view_interval(low, high, ignore=True)
     if ticks is not None:
         values = np.unique(np.asarray(ticks, dtype=float))
         axis.set_ticks(values[:: -(-len(values) // 8)])
@@ -245,7 +255,8 @@ def count_axis(axis: Axes) -> None:
 
 
 def short(text: str, most: int) -> str:
-    """Shorten a text to `most` characters, with an ellipsis."""
+    """Shorten a text to `most` characters that can be shown, with an ellipsis."""
+    text = printable(text)
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
@@ -256,7 +267,8 @@ def _svg(figure: Figure, name: str) -> str:
     # Without metadata the same study gives the same bytes.
     figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = sink.getvalue()
-    svg = svg[svg.index("<svg") :]
+    # Names from elsewhere may hold characters that XML does not have.
+    svg = "\n".join(map(printable, svg[svg.index("<svg") :].split("\n")))
     # A hundredth of a point cannot be seen.
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     # Ids must be unique in the page, which holds every figure.
@@ -265,4 +277,4 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

@@ -1,0 +1,92 @@
+"""Drift: a study's folder was made with another configuration, claims, code, data or libraries than the command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headtohead.options import ConfigError
+from headtohead.record.files import differences, flat
+from headtohead.record.run import NOT_OF_A_RUN, Environment, OtherReleaseError, read_run
+from headtohead.record.study import StudyRecord, read_study_record
+from headtohead.runner.axes import LR, SEED
+from headtohead.runner.resolve import Member
+from headtohead.runner.sources import changes
+
+# The most differences that a refusal shows.
+SHOWN_DIFFERENCES = 3
+# Keys in which two commands on one study may differ.
+MAY_DIFFER = NOT_OF_A_RUN | {SEED, LR, "pack_size"}
+
+
+def shared_settings(members: Sequence[Member]) -> dict[str, Any]:
+    """Return the settings that all runs of a command share, by dotted key, as far as another command must keep them."""
+    first, *others = (flat(values) for values in {id(member.values): member.values for member in members}.values())
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in MAY_DIFFER and all(key in other and other[key] == value for other in others)
+    }
+
+
+def previous_record(folder: Path) -> StudyRecord | None:
+    """Read the study.json of a folder; None where there is none, or a broken one, which is written anew.
+
+    Raises:
+        OtherReleaseError: it has another layout.
+    """
+    try:
+        return read_study_record(folder)
+    except OtherReleaseError:
+        raise
+    except ConfigError:
+        return None  # the runs have records of their own
+
+
+def refuse_drift(members: Sequence[Member], before: StudyRecord | None, now: StudyRecord) -> None:
+    """Refuse to go on with a study that was made otherwise.
+
+    Args:
+        members: the runs of the command.
+        before: the study.json of the folder.
+        now: the study.json of the command.
+
+    Raises:
+        ConfigError: with the first differences.
+    """
+    lines = _study_drift(before, now) if before else []
+    lines = lines or next(filter(None, (_run_drift(member, now) for member in members)), [])
+    if lines:
+        more = f" and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
+        raise ConfigError(
+            f"{members[0].study} was made otherwise ({'; '.join(lines[:SHOWN_DIFFERENCES])}{more})\n"
+            "accepted: another name=, or accept_drift=true to keep its runs of the same configuration and data"
+        )
+
+
+def _study_drift(before: StudyRecord, now: StudyRecord) -> list[str]:
+    """List, a line each, how two records of a study differ in what both commands give all their runs."""
+    common = before.settings.keys() & now.settings.keys()
+    settings = [{key: record.settings[key] for key in now.settings if key in common} for record in (before, now)]
+    lines = differences(*settings) + differences({"claims": before.claims}, {"claims": now.claims})
+    for arm in before.sources.keys() & now.sources.keys():
+        lines += [line for line in changes(before.sources[arm], now.sources[arm]) if line not in lines]
+    return lines + differences(_software(before.environment), _software(now.environment))
+
+
+def _run_drift(member: Member, now: StudyRecord) -> list[str]:
+    """List, a line each, how the record of a run differs from the command."""
+    try:
+        run = read_run(member.folder)
+    except OtherReleaseError as error:
+        raise OtherReleaseError(f"{member.folder / 'run.json'}: {error}") from error
+    except ConfigError:
+        return []  # a run without a record, or with a broken one, is trained
+    return [
+        *differences(run.config, member.values, NOT_OF_A_RUN),
+        *changes(run.sources, now.sources[member.run.arm]),
+        *differences(_software(run.environment), _software(now.environment)),
+    ]
+
+
+def _software(environment: Environment) -> dict[str, Any]:
+    return {"python": environment.python, "versions": environment.versions, "commit": environment.commit}

@@ -1,0 +1,74 @@
+"""How many examples of each class the splits of a study have, and how many of them a network may have seen.
+
+Shape suffixes: N examples, K classes.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headtohead.training.data import Dataset, Pool, view
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Number of examples of each class in each split, which is the same for every seed.
+
+    Training labels are counted without label noise.
+
+    Attributes:
+        classes: names of the classes.
+        train, val, test: number of examples of each class, in the order of `classes`.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def class_counts(pool: Pool, dataset: Dataset) -> ClassCounts:
+    """Count the examples of each class in each split of a dataset.
+
+    Raises:
+        ConfigError: there are too few examples for the splits.
+    """
+
+    def count(index_N: Tensor) -> tuple[int, ...]:
+        return tuple(pool.labels[index_N].bincount(minlength=pool.num_classes).tolist())
+
+    drawn = view(pool, dataset, seed=0)
+    return ClassCounts(pool.classes, train=count(drawn.train), val=count(drawn.val), test=count(pool.test))
+
+
+def seen_test_examples(pool: Pool) -> int:
+    """Count the test examples whose inputs also occur outside the test split, so that a network may know them.
+
+    Files count as the same where their contents are.
+    """
+    others = pool.rest if pool.val is None else torch.cat([pool.rest, pool.val])
+    if isinstance(pool.inputs, Tensor):
+        known = {*_rows(pool.inputs, others)}
+        return sum(row in known for row in _rows(pool.inputs, pool.test))
+    tested, outside = ([pool.inputs.paths[int(index)] for index in part] for part in (pool.test, others))
+    # Files of different sizes need not be read.
+    sizes = {path: os.stat(path).st_size for path in (*tested, *outside)}
+    shared = {sizes[path] for path in tested} & {sizes[path] for path in outside}
+    known = {_digest(path) for path in outside if sizes[path] in shared}
+    return sum(sizes[path] in shared and _digest(path) in known for path in tested)
+
+
+def _rows(inputs: Tensor, index_N: Tensor) -> Iterator[bytes]:
+    """Yield a digest of each example."""
+    for index_n in index_N.split(1024):
+        for row in inputs[index_n].flatten(1).cpu().numpy():
+            yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()

@@ -268,6 +268,12 @@ def test_a_study_goes_on_with_more_fresh_seeds(command, tmp_path):
     assert len(after) == len(before) + 2
     table = pd.read_csv(tmp_path / "outputs/s/results.csv")
     assert set(table[table.phase == "confirm"].seed) == {2, 3}
+    # Each time with more seeds is a look; the same command once more is none.
+    assert command(*arguments, "protocol.confirm_seeds=2").status == 0
+    assert json.loads((tmp_path / "outputs/s/study.json").read_text())["protocol"]["looks"] == [1, 2]
+    rows = json.loads((tmp_path / "outputs/s/verdicts.json").read_text())["claims"]
+    confidences = [row["confidence"] for row in rows if row["seeds"]]
+    assert confidences and set(confidences) == {1 - 0.05 / 6}
 
 
 def test_the_same_command_gives_the_same_bits(command, tmp_path):

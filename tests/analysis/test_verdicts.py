@@ -11,6 +11,7 @@ from headtohead.analysis.claims import judge
 from headtohead.analysis.study import read_study
 from headtohead.analysis.summary import compare
 from headtohead.analysis.verdicts import Comparison, decide, level_of_look
+from headtohead.options import ConfigError
 from headtohead.testing import ACCURACY, make_study
 
 ARMS = ("softmax", "sigmoid", "sigmoid_prior", "sigmoid_mean")
@@ -156,3 +157,18 @@ def test_an_answer_takes_what_a_claim_has_decided_whatever_its_direction(tmp_pat
     assert (verdict.arm, verdict.verdict) == ("sigmoid", "supported")
     (row,) = compare(study, [verdict], "softmax", "test_accuracy")
     assert row.decision == "better" and row.difference == -verdict.difference
+
+
+@pytest.mark.parametrize("content", ["", "run,block\na,0\n", "run,block,size,test_accuracy\na,0,1,high\n"])
+def test_broken_blocks_of_a_published_study_are_named(tmp_path, content):
+    folder = make_study(tmp_path / "s", claims={}, records=False)
+    (folder / "blocks.csv").write_text(content)
+    with pytest.raises(ConfigError, match=r"blocks\.csv: "):
+        decide(read_study(folder), [question("sigmoid")])
+
+
+def test_without_blocks_an_interval_says_that_it_covers_seeds_alone(tmp_path):
+    folder = make_study(tmp_path / "s", claims={}, records=False)
+    (folder / "blocks.csv").unlink()
+    (row,) = decide(read_study(folder), [question("sigmoid")])
+    assert row.examples is None and "covers new seeds on these examples alone" in row.note

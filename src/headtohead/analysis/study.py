@@ -32,6 +32,7 @@ from headtohead.record.run import (
     read_history,
     read_results,
     read_runs,
+    read_table,
     results,
 )
 from headtohead.record.study import StudyRecord, read_study_record
@@ -138,7 +139,7 @@ class Study:
         if any(run.blocks for run in self.records.values()):
             return blocks(self.records.values())
         path = self.folder / "blocks.csv"
-        return pd.read_csv(path) if path.is_file() else blocks([])
+        return _read_blocks(path) if os.path.lexists(path) else blocks([])
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
@@ -354,6 +355,25 @@ def _results(folder: Path, records: Collection[RunRecord]) -> pd.DataFrame:
             return table
     with suppress(OSError):  # a study that cannot be written can still be read
         write_atomically(path, table.to_csv(index=False))
+    return table
+
+
+def _read_blocks(path: Path) -> pd.DataFrame:
+    """Read blocks.csv, which a published study has in place of records.
+
+    Raises:
+        ConfigError: it is broken.
+    """
+    try:
+        table = read_table(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: broken ({one_line(error)})") from error
+    lacking = [name for name in ("run", "block", "size") if name not in table]
+    words = [name for name in table if name != "run" and not pd.api.types.is_numeric_dtype(table[name])]
+    if lacking or words:
+        raise ConfigError(
+            f"{path}: broken (no column {listed(lacking)})" if lacking else f"{path}: {listed(words)}: words"
+        )
     return table
 
 

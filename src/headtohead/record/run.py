@@ -150,6 +150,10 @@ class RunRecord:
         for key, count in (("seed", self.seed), ("steps", self.steps)):
             require(abs(count) < 2**63, key, count, "must be below 2**63")
         require(math.isfinite(self.lr), "lr", self.lr, "must be finite")
+        for name, values in self.blocks.items():
+            whole = len(values) == len(self.blocks.get("size", ()))
+            require(whole, f"blocks.{name}", f"{len(values)} values", "as many as size, the examples of each block")
+            require(name not in ("run", "block"), "blocks", name, "is the name of another column of blocks.csv")
         for metric in self.metrics:
             require(metric not in COLUMNS, "metrics", metric, "is the name of another column of results.csv")
 

@@ -14,8 +14,9 @@ import pandas as pd
 
 from headtohead.record.files import differences, read_arrays, read_json
 
-# Times, the code that ran, and sizes of event files, which hold times; release 0.1 wrote no version of the layout.
-IGNORED = ("wall_s", "version", "environment.commit", "environment.versions.headtohead")
+# Times, the checksum that counts them, the code that ran, and sizes of event files, which hold times; release 0.1 wrote
+# no version of the layout.
+IGNORED = ("wall_s", "checksum", "version", "environment.commit", "environment.versions.headtohead")
 
 
 def compare_runs(before: Path, after: Path) -> list[str]:

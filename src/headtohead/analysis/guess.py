@@ -16,7 +16,7 @@ QUANTILE = 1.96
 
 @dataclass(frozen=True)
 class Guess:
-    """What a guess reaches on the examples by which arms are compared.
+    """Metrics of a guess on the examples by which arms are compared.
 
     Attributes:
         split: "test", or "val" where the test set has not been read.

@@ -100,7 +100,7 @@ class Comparison:
 
     @property
     def outlook(self) -> str:
-        """What would decide an undecided comparison; empty where that is not known."""
+        """Sentence on what would decide an undecided comparison; empty where that is not known."""
         if self.needs_examples:
             return f"it needs more test examples, about {self.needs_examples:,}"
         if math.isfinite(self.next_power):

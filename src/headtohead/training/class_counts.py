@@ -1,4 +1,4 @@
-"""How many examples of each class the splits of a study have, and how many of them a network may have seen.
+"""Counts of the examples of each class in each split, and of test examples that a network may have seen.
 
 Shape suffixes: N examples, K classes.
 """

@@ -28,7 +28,7 @@ BLOCK = 128
 # Metrics that are followed during training, in the order of `summarise`.
 FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambiguity_several")
 
-# All metrics of a split, those of `summarise_fully` and the calibrated NLL of `final_metrics`.
+# All metrics of a split, those of `summarise_fully` and the calibrated NLL of `evaluate`.
 OF_A_SPLIT = (
     *FOLLOWED,
     *("macro_f1", "balanced_accuracy", "misclassification_auroc", "aurc", "ambiguity_error", "exact_match"),

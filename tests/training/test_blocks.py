@@ -12,7 +12,8 @@ from headtohead.training import data, evaluation
 from headtohead.training.blocks import assign_blocks, pseudo_values
 from headtohead.training.pack_data import Cohort
 
-SHORT = ["dataset=digits", "model.widths=[16]", "training.epochs=2", "dataset.train_size=400"]
+FOLDS = ["dataset=digits", "model.widths=[16]", "training.epochs=2", "dataset.train_size=400"]
+SHORT = [*FOLDS, "dataset.folds=null", "dataset.test_fraction=0.2"]
 
 
 @pytest.mark.parametrize("sizes", [(36, 35, 34), (500, 30, 3), (4, 4, 4), (1, 1), (200,) * 10])
@@ -35,13 +36,14 @@ def test_a_pseudo_value_of_a_mean_is_the_mean_of_the_block():
     stream = torch.Generator().manual_seed(0)
     values_RN = torch.rand(3, 47, generator=stream, dtype=torch.float64)
     block_N = assign_blocks(torch.randint(0, 4, (47,), generator=stream))
-    made = pseudo_values(lambda kept_N: {"mean": values_RN[:, kept_N].mean(1)}, block_N)["mean"]
+    made = pseudo_values(lambda kept_N: {"mean": values_RN[:, kept_N].mean(1)}, block_N, 21)["mean"]
     for block in range(20):
         torch.testing.assert_close(made[:, block], values_RN[:, block_N == block].mean(1))
+    assert made[:, 20].isnan().all()
 
 
 def test_too_few_examples_have_no_blocks():
-    assert pseudo_values(lambda kept_N: {"mean": torch.ones(1)}, assign_blocks(torch.tensor([0, 1]))) == {}
+    assert pseudo_values(lambda kept_N: {"mean": torch.ones(1)}, assign_blocks(torch.tensor([0, 1])), 1) == {}
 
 
 def test_blocks_of_untrained_networks_equal_those_of_scikit_learn(config):
@@ -95,6 +97,27 @@ def test_every_test_metric_of_a_run_has_blocks_and_their_mean_is_the_metric(conf
     for name in ("test_accuracy", "test_nll", "test_brier", "test_nll_calibrated", "test_ambiguity_none", "gap_nll",
                  "shift_accuracy", "shift_nll"):  # fmt: skip
         assert np.average(outcome.blocks[name], weights=size) == pytest.approx(outcome.metrics[name], rel=1e-5), name
+
+
+def test_folds_share_the_blocks_of_all_examples(config):
+    runs = [vary(config(*FOLDS, f"head={head}", f"fold={fold}"), seed=4)
+            for head, fold in (("softmax", 0), ("sigmoid", 1), ("sigmoid", 0))]  # fmt: skip
+    pool = data.load(runs[0].dataset, torch.device("cpu"))
+    assert len({data.split_sizes(pool, one.dataset, 4, one.settings.fold) for one in runs}) == 1
+    _, outcomes = run(runs)
+    block_N = assign_blocks(pool.labels)
+    for one, outcome in zip(runs, outcomes, strict=True):
+        test = data.view(pool, one.dataset, 4, one.settings.fold).test
+        assert outcome.blocks["size"] == block_N[test].bincount(minlength=20).tolist()
+        assert outcome.predictions["example"].tolist() == test.tolist()
+        assert outcome.predictions["label"].tolist() == pool.labels[test].tolist()
+        correct = torch.tensor(outcome.predictions["label"] == outcome.predictions["prediction"]).double()
+        for block in range(20):
+            expected = correct[block_N[test] == block].mean().item()
+            assert outcome.blocks["test_accuracy"][block] == pytest.approx(expected, abs=1e-6)
+        _, (alone,) = run([one])
+        assert alone.metrics["test_nll"] == pytest.approx(outcome.metrics["test_nll"], rel=5e-3)
+        assert alone.blocks["test_macro_f1"] == pytest.approx(outcome.blocks["test_macro_f1"], abs=0.1)
 
 
 def test_a_run_that_is_not_tested_has_no_blocks(config):

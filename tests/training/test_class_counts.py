@@ -19,17 +19,25 @@ def test_counts_are_those_of_the_examples_that_are_used(config):
     assert counts.classes == tuple("0123456789")
     for seed in (0, 5):
         drawn = view(pool, dataset, seed)
-        for split, index in (("train", drawn.train), ("val", drawn.val), ("test", pool.test)):
+        for split, index in (("train", drawn.train), ("val", drawn.val), ("test", torch.arange(len(pool.labels)))):
             labels = pool.labels[index].tolist()
             assert getattr(counts, split) == tuple(labels.count(label) for label in range(10))
 
 
 def test_examples_that_a_network_may_have_seen_are_counted(config):
-    pool = load(config("dataset=wine").dataset, CPU)
+    pool = load(config("dataset=wine", "dataset.folds=null", "dataset.test_fraction=0.2").dataset, CPU)
     assert seen_test_examples(pool) == 0
     inputs = pool.inputs.clone()
     inputs[pool.test[:3]] = inputs[pool.rest[7]].clone()
     assert seen_test_examples(replace(pool, inputs=inputs)) == 3
+
+
+def test_with_folds_all_examples_that_occur_twice_are_counted(config):
+    pool = load(config("dataset=wine").dataset, CPU)
+    assert seen_test_examples(pool) == 0
+    inputs = pool.inputs.clone()
+    inputs[[3, 50, 90]] = inputs[7].clone()
+    assert seen_test_examples(replace(pool, inputs=inputs)) == 4
 
 
 @pytest.mark.parametrize("stream", [True, False])

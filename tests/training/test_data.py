@@ -17,6 +17,7 @@ from headtohead.training.data import (
     evaluation_chunks,
     generator,
     load,
+    split_sizes,
     steps_per_epoch,
     stratified_order,
     view,
@@ -121,12 +122,47 @@ def test_a_stratified_order_gives_every_member_of_a_class_the_same_chance():
 def test_splits_cover_all_examples_once(name):
     _, pool, views = viewed(name)
     for one in views:
-        everything = torch.cat([one.train, one.val, pool.test])
+        everything = torch.cat([one.train, one.val, one.test])
         assert torch.equal(everything.sort().values, torch.arange(len(pool.labels)))
 
 
+@pytest.mark.parametrize(("name", "folds"), [("digits", 5), ("iris", 5), ("wine", 3), ("breast_cancer", 10)])
+def test_folds_test_every_example_once_and_are_stratified(name, folds):
+    dataset, pool, _ = viewed(name, [], folds=folds)
+    for seed in SEEDS:
+        drawn = [view(pool, dataset, seed, fold) for fold in range(folds)]
+        assert torch.equal(torch.cat([one.test for one in drawn]).sort().values, torch.arange(len(pool.labels)))
+        counts = torch.stack([pool.labels[one.test].bincount(minlength=pool.num_classes) for one in drawn])
+        assert (counts.amax(0) - counts.amin(0) <= 1).all()
+        assert counts.sum(1).amax() - counts.sum(1).amin() <= 1
+        for one in drawn:
+            assert not {*one.test.tolist()} & {*one.train.tolist(), *one.val.tolist()}
+
+
+def test_folds_are_drawn_anew_for_each_seed_and_their_sizes_are_not():
+    dataset, pool, _ = viewed("wine", [])
+    folds = [[view(pool, dataset, seed, fold) for fold in range(5)] for seed in (0, 1)]
+    for first, second in zip(*folds, strict=True):
+        assert {*first.test.tolist()} != {*second.test.tolist()}
+        for split in ("train", "val", "test"):
+            assert len(getattr(first, split)) == len(getattr(second, split))
+    for number in range(5):
+        sizes = split_sizes(pool, dataset, 7, number)
+        one = folds[0][number]
+        assert sizes == (len(one.train), len(one.val), len(one.test))
+
+
+def test_a_class_of_fewer_examples_than_folds_is_refused():
+    dataset = configured("gaussians", folds=5, test_fraction=None, classes=3, examples=13)
+    pool = load(dataset, CPU)
+    with pytest.raises(
+        ConfigError, match=r"dataset.folds=5: at most 4, the number of examples of the class 1, or null"
+    ):
+        view(pool, dataset, 0)
+
+
 def test_sizes_follow_the_fractions():
-    _, pool, [one] = viewed("digits", [0], val_fraction=0.25, test_fraction=0.1)
+    _, pool, [one] = viewed("digits", [0], val_fraction=0.25, folds=None, test_fraction=0.1)
     assert len(pool.test) == 180
     assert len(one.val) == round(0.25 * 1617)
     assert len(one.train) == 1617 - round(0.25 * 1617)
@@ -258,7 +294,7 @@ def test_statistics_come_from_the_training_split_alone(name):
     np.testing.assert_allclose(one.mean.flatten().numpy(), train.mean(axes).flatten(), rtol=1e-12)
     np.testing.assert_allclose(one.std.flatten().numpy(), train.std(axes).flatten(), rtol=1e-12)
     inputs, _ = next(evaluation_chunks(pool, [one], "test", torch.float64, 1))
-    expected = (pool.inputs[pool.test].double() - one.mean) / one.std
+    expected = (pool.inputs[one.test].double() - one.mean) / one.std
     torch.testing.assert_close(inputs[0], expected, rtol=1e-12, atol=1e-12)
 
 
@@ -455,7 +491,7 @@ def test_chunks_join_to_the_split_in_order_and_are_bounded(monkeypatch):
     for split, indices, labels in (
         ("train", [one.train for one in views], [one.train_labels for one in views]),
         ("val", [one.val for one in views], [pool.labels[one.val] for one in views]),
-        ("test", [pool.test] * 3, [pool.labels[pool.test]] * 3),
+        ("test", [one.test for one in views], [pool.labels[one.test] for one in views]),
     ):
         chunks = list(evaluation_chunks(pool, views, split, torch.float64, len(views)))
         assert {inputs.shape[1] for inputs, _ in chunks[:-1]} == {50}
@@ -475,7 +511,7 @@ def test_a_pool_is_read_once_whatever_the_views_are():
     pool = load(dataset, CPU)
     other = replace(dataset, train_size=5, val_fraction=0.5, label_noise=0.5, imbalance=2.0, crop_padding=1, flip=True)
     assert load(other, CPU) is pool
-    assert load(replace(dataset, test_fraction=0.3), CPU) is not pool
+    assert load(replace(dataset, folds=None, test_fraction=0.3), CPU) is not pool
     assert load(configured("iris"), CPU) is not load(configured("wine"), CPU)
 
 
@@ -503,7 +539,7 @@ def test_a_root_has_a_name(name):
 
 
 def test_the_test_split_is_stratified_and_leaves_the_rest():
-    pool = load(configured("digits"), CPU)
+    pool = load(configured("digits", folds=None, test_fraction=0.2), CPU)
     share = pool.labels.bincount() / len(pool.labels)
     assert (pool.labels[pool.test].bincount() - len(pool.test) * share).abs().max() <= 1
     assert torch.equal(torch.cat([pool.test, pool.rest]).sort().values, torch.arange(1797))
@@ -547,8 +583,8 @@ def test_examples_that_cannot_be_trained_on_are_refused(inputs, labels, message)
         ({"val_fraction": 0.0}, "dataset.val_fraction=0.0: "),
         ({"val_fraction": 1.0}, "dataset.val_fraction=1.0: "),
         ({"val_fraction": float("nan")}, "dataset.val_fraction=nan: "),
-        ({"test_fraction": 0.001}, "dataset.test_fraction=0.001: "),
-        ({"test_fraction": 1.0}, "dataset.test_fraction=1.0: "),
+        ({"folds": None, "test_fraction": 0.001}, "dataset.test_fraction=0.001: "),
+        ({"folds": None, "test_fraction": 1.0}, "dataset.test_fraction=1.0: "),
         ({"label_noise": -0.1}, "dataset.label_noise=-0.1: "),
         ({"label_noise": 1.1}, "dataset.label_noise=1.1: "),
         ({"imbalance": 0.5}, "dataset.imbalance=0.5: "),

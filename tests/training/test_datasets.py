@@ -392,7 +392,8 @@ def test_composites_show_the_digits_of_their_label(images):
 
 
 def test_composites_are_even_over_classes_and_draw_all_images():
-    base, pool = pooled("digits"), pooled("composite", train_examples=20_050, test_examples=100)
+    base = pooled("digits", folds=None, test_fraction=0.2)
+    pool = pooled("composite", train_examples=20_050, test_examples=100)
     counts = pool.labels[pool.rest].bincount(minlength=100)
     assert set(counts.tolist()) == {200, 201}
     assert pool.labels[pool.test].bincount(minlength=100).tolist() == [1] * 100
@@ -443,7 +444,11 @@ def test_composites_of_a_downloaded_base_keep_its_official_split(tmp_path, monke
         ("composite", {"train_examples": 10**12}, "dataset.train_examples=1000000000000: "),
         ("image_folder", {"size": 0, "root": "data"}, "dataset.size=0: "),
         ("image_folder", {}, "dataset.root.*[Mm]issing"),
-        ("digits", {"test_fraction": 0.0}, "dataset.test_fraction=0.0: "),
+        ("digits", {"folds": None, "test_fraction": 0.0}, "dataset.test_fraction=0.0: "),
+        ("digits", {"test_fraction": 0.2}, "dataset.folds=5: test_fraction=0.2; give either"),
+        ("digits", {"folds": None}, "dataset.folds=None: test_fraction=None; give either"),
+        ("digits", {"folds": 1}, "dataset.folds=1: 2 or more, or null"),
+        ("mnist", {"folds": 5}, "dataset.folds: no such key"),
         ("mnist", {"test_fraction": 0.5}, "dataset.test_fraction: no such key"),
     ],
 )
@@ -453,17 +458,23 @@ def test_options_out_of_range_are_refused_by_name(name, options, message):
 
 
 def test_datasets_with_equal_options_are_different():
-    tables = [configured(name, val_fraction=0.2, test_fraction=0.2) for name in ("iris", "wine", "breast_cancer")]
+    tables = [configured(name, val_fraction=0.2) for name in ("iris", "wine", "breast_cancer")]
     for first, second in combinations(tables, 2):
         assert first != second
 
 
 # Keys
 
+IN_FOLDS = ("digits", "iris", "wine", "breast_cancer")
+
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, [{}]) for name in sorted(DATASETS) if name != "composite"), ("composite", [{}, {"base": "cifar10"}])],
+    [
+        *((name, [{}]) for name in sorted(DATASETS) if name not in ("composite", *IN_FOLDS)),
+        *((name, [{}, {"folds": None, "test_fraction": 0.2}]) for name in IN_FOLDS),
+        ("composite", [{}, {"base": "cifar10"}]),
+    ],
 )
 def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, monkeypatch):
     """A key that changes nothing would let its user believe that it does."""

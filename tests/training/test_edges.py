@@ -82,7 +82,7 @@ def test_every_metric_is_in_its_range(batch):
 def test_batches_pass_over_every_example_once_and_do_not_depend_on_their_neighbours(count, size, seeds, start):
     pool = data.Pool(torch.arange(float(count)).unsqueeze(1), torch.arange(count) % 2, torch.arange(2),
                      torch.arange(2, count), ("a", "b"))  # fmt: skip
-    view = data.View(pool.rest, pool.labels[pool.rest], pool.test, torch.ones(2) / 2, pool.inputs)
+    view = data.View(pool.rest, pool.labels[pool.rest], pool.test, pool.test, torch.ones(2) / 2, pool.inputs)
 
     class Plain:
         crop_padding, flip = 0, False

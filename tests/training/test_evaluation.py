@@ -79,8 +79,8 @@ def test_final_metrics_of_untrained_networks_equal_those_of_a_plain_loop(config)
             with torch.no_grad():
                 return one.head.probabilities(single(inputs))
 
-        inputs = (pool.inputs[pool.test].double() - view.mean) / view.std
-        labels = pool.labels[pool.test]
+        inputs = (pool.inputs[view.test].double() - view.mean) / view.std
+        labels = pool.labels[view.test]
         q = probabilities(inputs)
         accuracies = []
         for kind, shift in evaluation.SHIFTS.items():
@@ -91,9 +91,9 @@ def test_final_metrics_of_untrained_networks_equal_those_of_a_plain_loop(config)
         ood_confidence = probabilities(evaluation.permute(inputs[None], 0)[0]).amax(1)
         truth = np.r_[np.ones(len(labels)), np.zeros(len(labels))]
         assert final["ood_auroc"][index].item() == pytest.approx(roc_auc_score(truth, np.r_[q.amax(1), ood_confidence]))
-        first = view.train[: len(pool.test)]
+        first = view.train[: len(view.test)]
         fitted = probabilities((pool.inputs[first].double() - view.mean) / view.std)
-        train_accuracy = (fitted.argmax(1) == view.train_labels[: len(pool.test)]).double().mean().item()
+        train_accuracy = (fitted.argmax(1) == view.train_labels[: len(view.test)]).double().mean().item()
         accuracy = (q.argmax(1) == labels).double().mean().item()
         assert final["gap_accuracy"][index].item() == pytest.approx(train_accuracy - accuracy)
         assert set(curves) == {"val", "test"}

@@ -89,7 +89,7 @@ def test_converged_linear_model_equals_scikit_learn(config, head, oracle):
     estimator = oracle.estimator if head == "sigmoid" else oracle
     estimator.C = 1 / (decay * len(view.train))
     oracle.fit(standard[view.train], labels[view.train])
-    for split, index in (("val", view.val), ("test", pool.test)):
+    for split, index in (("val", view.val), ("test", view.test)):
         probabilities = oracle.predict_proba(standard[index])  # one-vs-rest divides by the sum, like our link
         nll = -np.log(probabilities[np.arange(len(index)), labels[index]]).mean()
         assert outcome.metrics[f"{split}_nll"] == pytest.approx(nll, rel=1e-6)

@@ -254,8 +254,10 @@ def _strays(study: Study) -> Iterable[Check]:
             )
     for name, run in study.records.items():
         config = flat(run.config)
-        if (config.get("seed", run.seed), config.get("optimizer.lr", run.lr)) != (run.seed, run.lr):
-            yield Check("warning", f"The record of {name} does not fit its config: the seed or learning rate differs.")
+        own = {"seed": run.seed, "fold": run.fold, "optimizer.lr": run.lr}
+        for key, value in own.items():
+            if config.get(key, value) != value:
+                yield Check("warning", f"The record of {name} does not fit its config: {key} differs.")
 
 
 def _failure(run: RunRecord | None) -> str:

@@ -70,7 +70,7 @@ class Pairs:
 
 
 def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pairs:
-    """Pair the runs of arms by seed.
+    """Pair the runs of arms by seed and fold. The value of a seed is the mean over its folds.
 
     In the search a seed's value is the mean over the learning rates at which all arms have one. A diverged run counts
     as a guess, and never as better than a finished run of these arms.
@@ -93,9 +93,14 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pai
         values, note = _no_better_diverged(_recorded(runs, metric), runs.status), None
     runs = runs.assign(value=values.where(runs.status != "failed"))
     # In the other phases each arm has a learning rate of its own.
-    cell = ["seed", "lr"] if phase == "search" else ["seed"]
+    cell = ["seed", "lr"] if phase == "search" else ["seed", "fold"]
     table = runs.groupby([*cell, "arm"]).value.mean().unstack("arm").reindex(columns=list(arms))
     measured = table.dropna()
+    if phase != "search":
+        # Without one of its folds a seed has not tested every example.
+        measured = measured.loc[
+            ~measured.index.isin(table.index[table.isna().any(axis=1)].unique("seed"), level="seed")
+        ]
     notes = [note] if note else []
     if len(measured) < len(table):
         lacking = runs.status[runs.value.isna() & (runs.status != "finished")].value_counts()
@@ -135,7 +140,8 @@ def _by_block(
     used = runs.loc[runs.seed.isin(by_seed.index), ["run", "arm", "seed", "status", "value"]]
     rows = used.merge(study.blocks[["run", "block", "size", metric]], on="run", how="left")
     guessed = rows.status == "diverged"
-    rows["total"] = rows[metric].mask(guessed, rows.value) * rows["size"]
+    # A fold may have no example of a block.
+    rows["total"] = (rows[metric].mask(guessed, rows.value) * rows["size"]).mask(rows["size"] == 0, 0.0)
     if rows.total.isna().any():
         return None, None
     sums = rows.groupby(["arm", "seed", "block"])[["total", "size"]].sum().unstack("block")

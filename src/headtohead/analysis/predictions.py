@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 # Number of thresholds of a precision-recall curve; TensorBoard draws at most 127.
 NUM_THRESHOLDS = 101
@@ -20,11 +21,14 @@ class Predictions:
         label: Class of each example, (N,).
         prediction: Class of each example's largest logit, (N,).
         activations: Outputs of the head's own activation function, in [0, 1], (N, K).
+        example: Number of each example in the dataset, (N,), none of them twice; its position in the test split in
+            records of older releases.
     """
 
     label: np.ndarray
     prediction: np.ndarray
     activations: np.ndarray
+    example: np.ndarray
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> "Predictions":
@@ -47,8 +51,12 @@ class Predictions:
             raise ValueError("holds no example, or a single class")
         if min(label.min(), prediction.min()) < 0 or max(label.max(), prediction.max()) >= activations.shape[1]:
             raise ValueError("it has classes beyond those of its activations")
+        example = arrays.get("example", np.arange(len(label)))
+        _require_kinds("example", example, "iu")
+        if example.shape != label.shape or example.min() < 0 or len(np.unique(example)) < len(example):
+            raise ValueError("example: must be a number from 0 on for each example, none of them twice")
         # Counts of pairs of classes would overflow in short integers.
-        return cls(label.astype(np.int64), prediction.astype(np.int64), activations)
+        return cls(label.astype(np.int64), prediction.astype(np.int64), activations, example.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,11 @@ class ShownExamples:
     """Test examples that a report shows.
 
     Attributes:
-        index: Positions in the test split, (N,).
+        example: Number of each example, as that of `Predictions`, (N,).
         inputs: Images as uint8, (N, C, H, W), or standardised features, (N, D).
     """
 
-    index: np.ndarray
+    example: np.ndarray
     inputs: np.ndarray
 
     @classmethod
@@ -70,17 +78,19 @@ class ShownExamples:
         Raises:
             ValueError: the arrays are no examples.
         """
-        lacking = [name for name in ("index", "inputs") if name not in arrays]
+        # Older releases called it index.
+        arrays = {"example": arrays["index"], **arrays} if "index" in arrays else arrays
+        lacking = [name for name in ("example", "inputs") if name not in arrays]
         if lacking:
             raise ValueError(f"holds no {lacking[0]}")
-        index, inputs = arrays["index"], arrays["inputs"]
-        _require_kinds("index", index, "iu")
+        example, inputs = arrays["example"], arrays["inputs"]
+        _require_kinds("example", example, "iu")
         _require_kinds("inputs", inputs, "iuf")
-        if index.ndim != 1 or inputs.ndim not in (2, 4) or len(inputs) != len(index) or not inputs.size:
+        if example.ndim != 1 or inputs.ndim not in (2, 4) or len(inputs) != len(example) or not inputs.size:
             raise ValueError("the shapes of its arrays do not match")
-        if index.min() < 0:
-            raise ValueError("index: has positions below 0")
-        return cls(index, inputs)
+        if example.min() < 0:
+            raise ValueError("example: has numbers below 0")
+        return cls(example, inputs)
 
 
 def _require_kinds(name: str, array: np.ndarray, kinds: str) -> None:
@@ -92,16 +102,21 @@ def _require_kinds(name: str, array: np.ndarray, kinds: str) -> None:
 
 
 def same_examples(runs: Iterable[Predictions]) -> bool:
-    """Return whether all runs predict the same examples, as they do unless a study sweeps datasets."""
-    first, *others = runs
-    return all(run.activations.shape == first.activations.shape and (run.label == first.label).all() for run in others)
+    """Return whether examples of one number are the same to all runs, as they are unless a study sweeps datasets."""
+    runs = list(runs)
+    labels = pd.concat([pd.DataFrame({"example": run.example, "label": run.label}) for run in runs])
+    same_classes = len({run.activations.shape[1] for run in runs}) == 1
+    return same_classes and not (labels.groupby("example").label.nunique() > 1).any()
 
 
 def most_ambiguous(runs: Iterable[Predictions], count: int) -> np.ndarray:
-    """Return the positions of the `count` examples whose two largest activations are closest, on average over runs."""
-    top_two = [np.partition(run.activations, -2, axis=1)[:, -2:] for run in runs]
-    gap_N = np.mean([pair_N2[:, 1] - pair_N2[:, 0] for pair_N2 in top_two], axis=0)
-    return np.argsort(gap_N, kind="stable")[:count]
+    """Return the numbers of the `count` examples whose two largest activations are closest, on average over runs."""
+    gaps = []
+    for run in runs:
+        top_two_N2 = np.partition(run.activations, -2, axis=1)[:, -2:]
+        gaps.append(pd.DataFrame({"example": run.example, "gap": top_two_N2[:, 1] - top_two_N2[:, 0]}))
+    mean = pd.concat(gaps).groupby("example", as_index=False).gap.mean()
+    return pd.DataFrame(mean).sort_values(["gap", "example"]).example.to_numpy()[:count]
 
 
 def confusion_counts(runs: Iterable[Predictions]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A study's folder as typed records and tables. What is broken or missing is named, never dropped.
 
-S steps, R runs.
+S steps, R seeds.
 """
 
 import json
@@ -38,7 +38,7 @@ from headtohead.record.run import (
 from headtohead.record.study import StudyRecord, read_study_record
 
 # Keys of a run's config that differ between the runs of one arm by design.
-NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "optimizer.lr", "pack_size"}
+NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "fold", "optimizer.lr", "pack_size"}
 CHANGED = "its checksum differs: it was changed after it had been written"
 REMEDY = "delete it: the report writes it again from the records of the runs"
 
@@ -243,7 +243,7 @@ class Study:
         return [(arm, rows.loc[rows.arm == arm]) for arm in self.arms if len(rows) and (rows.arm == arm).any()]
 
     def over_steps(self, metric: str, diverged: float | None = None) -> dict[str, pd.DataFrame]:
-        """Return for each arm a metric of its final runs over the steps, (S, R); see `over_steps`."""
+        """Return for each arm a metric of the seeds of its final runs over the steps, (S, R); see `over_steps`."""
         return over_steps(self.by_arm(self.final), self.history, metric, diverged)
 
     def part(self, names: Mapping[str, str]) -> "Study":
@@ -299,10 +299,20 @@ def read_histories(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, dic
     return pd.concat(histories, ignore_index=True) if histories else columns, unreadable
 
 
+def by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:
+    """Return a metric of an arm's runs for each seed that has it: the mean over its folds; none where no run has it."""
+    if metric not in runs:
+        return pd.Series(dtype=float)
+    means = {seed: rows[metric].to_numpy(float).mean() for seed, rows in runs.groupby("seed")}
+    return pd.Series(means, dtype=float).dropna()
+
+
 def over_steps(
     arms: Iterable[tuple[str, pd.DataFrame]], history: pd.DataFrame, metric: str, diverged: float | None = None
 ) -> dict[str, pd.DataFrame]:
-    """Return for each arm a metric of its runs over the steps, (S, R); arms that lack it are left out.
+    """Return for each arm a metric of its seeds over the steps, (S, R); arms that lack it are left out.
+
+    The value of a seed, which is the name of its column, is the mean over its folds.
 
     Args:
         arms: Rows of results.csv for each arm.
@@ -320,7 +330,7 @@ def over_steps(
         if diverged is not None:
             ended = table.bfill().isna() & table.columns.isin(runs.run[runs.status == "diverged"])
             table = table.mask(ended, diverged)
-        table = table.dropna(how="all")
+        table = table.T.groupby(runs.set_index("run").seed).mean().T.dropna(how="all")
         if len(table):
             tables[arm] = table
     return tables
@@ -405,8 +415,9 @@ def _flaw(table: pd.DataFrame) -> str | None:
     kinds = [table[column].dtype.kind for column in numbers]
     if any(kind not in "iuf" for kind in kinds) or table[["run", "phase", "arm", "status"]].isna().to_numpy().any():
         return "cells that are empty or hold no number"
-    if not np.isfinite(table[["seed", "lr"]].to_numpy(float)).all() or (table.seed % 1 != 0).any():
-        return "seeds that are no integers, or learning rates that are not finite"
+    whole = table[["seed", "fold"]].to_numpy(float)
+    if not np.isfinite(whole).all() or (whole % 1 != 0).any() or not np.isfinite(table.lr.to_numpy(float)).all():
+        return "seeds or folds that are no integers, or learning rates that are not finite"
     for column, accepted in (("phase", get_args(Phase)), ("status", get_args(Status))):
         others = [value for value in table[column] if value not in accepted]
         if others:

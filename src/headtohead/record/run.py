@@ -40,7 +40,7 @@ ChosenBy = Literal["user", "planner", "memory"]
 Curves = Mapping[str, Mapping[str, tuple[float | None, ...]]]
 
 # The first columns of results.csv; the final metrics follow.
-COLUMNS = ("run", "phase", "arm", "head", "seed", "lr", "status", "steps", "wall_s")
+COLUMNS = ("run", "phase", "arm", "head", "seed", "fold", "lr", "status", "steps", "wall_s")
 
 # Keys of a run's config that say where it runs or how its study goes on, not what the run is.
 NOT_OF_A_RUN = {
@@ -100,7 +100,8 @@ class RunRecord:
         phase: Phase of the study.
         arm: Label of the arm.
         head: Option chosen for `head`.
-        seed: Seed of the split, the initial weights and the order of batches.
+        seed: Seed of the splits, the initial weights and the order of batches.
+        fold: Fold that was the test split; 0 without folds.
         lr: Learning rate before the schedule.
         status: Status at the end.
         steps: Number of updates.
@@ -140,6 +141,7 @@ class RunRecord:
     overrides: tuple[str, ...]
     config: dict[str, Any]
     environment: Environment
+    fold: int = 0
     sources: dict[str, str] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     blocks: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
@@ -147,7 +149,7 @@ class RunRecord:
     checksum: str = ""
 
     def __post_init__(self):
-        for key, count in (("seed", self.seed), ("steps", self.steps)):
+        for key, count in (("seed", self.seed), ("fold", self.fold), ("steps", self.steps)):
             require(abs(count) < 2**63, key, count, "must be below 2**63")
         require(math.isfinite(self.lr), "lr", self.lr, "must be finite")
         for name, values in self.blocks.items():
@@ -322,8 +324,11 @@ def write_results(study: Path) -> pd.DataFrame:
 
 
 def read_results(study: Path) -> pd.DataFrame:
-    """Read results.csv as it was written."""
-    return read_table(study / "results.csv")
+    """Read results.csv as it was written. Older releases wrote no folds: these runs have the fold 0."""
+    table = read_table(study / "results.csv")
+    if "fold" not in table and "seed" in table:
+        table.insert(list(table).index("seed") + 1, "fold", 0)
+    return table
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

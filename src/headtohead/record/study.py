@@ -74,9 +74,11 @@ class DataSummary:
         arms: Labels of the arms that have these data.
         name: Name of the dataset.
         classes: Names of the classes.
-        counts: Number of examples of each class, by split: "train", "val" and "test".
+        counts: Number of examples of each class, by split: "train", "val" and "test". With folds, those that are tested
+            in all of them.
         skipped: Files that were taken for no data.
         seen: Number of test examples that also occur outside the test split.
+        folds: Number of folds; None with a fixed test split.
     """
 
     arms: tuple[str, ...]
@@ -85,6 +87,7 @@ class DataSummary:
     counts: dict[str, tuple[int, ...]]
     skipped: tuple[str, ...]
     seen: int = 0
+    folds: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,8 +100,6 @@ class Chart:
         tables = over_steps(study.by_arm(rows), history, self.metric, diverged)
         tables = {arm: table / unit for arm, table in tables.items()}
         if self.against_first:
-            seeds = dict(zip(rows.run, rows.seed, strict=True))
-            tables = {arm: table.rename(columns=seeds) for arm, table in tables.items()}
             first = tables.get(study.arms[0], pd.DataFrame())
             tables = {arm: (table - first).dropna(how="all").dropna(how="all", axis=1) for arm, table in tables.items()}
         return tables

@@ -63,6 +63,7 @@ def data(record: StudyRecord) -> list[str]:
     for part in record.data:
         named = f"{part.name} of {listed(part.arms, most=3)}" if len(record.data) > 1 else part.name
         splits = ", ".join(f"{sum(counts):,} {split}" for split, counts in part.counts.items())
+        splits += f" (in {part.folds} folds)" if part.folds else ""
         if len(part.classes) <= SHOWN_CLASSES:
             each = zip(part.classes, zip(*part.counts.values(), strict=True), strict=True)
             classes = ", ".join(f"{name} ({' + '.join(f'{count:,}' for count in counts)})" for name, counts in each)

@@ -1,12 +1,12 @@
-"""Axes of a command line: arms x learning rates x seeds, and the runs that they span.
+"""Axes of a command line: arms x learning rates x seeds x folds, and the runs that they span.
 
-An arm is every swept setting but the seed and the learning rate, which are its repetition and its tuning.
+An arm is every swept setting but the seed, the fold and the learning rate, which are its repetition and its tuning.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import prod
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from headtohead.record.files import folder_name, without_home
 from headtohead.record.run import NOT_OF_A_RUN
 from headtohead.runner.asked import check_choice
 
-SEED, LR = "seed", "optimizer.lr"
+SEED, FOLD, LR = "seed", "fold", "optimizer.lr"
 # Keys that say where and how to run, or what to report, not what runs: they are no part of a run's name.
 UNNAMED = NOT_OF_A_RUN | {"pack_size"}
 # Groups that belong to the study as a whole.
@@ -44,12 +44,19 @@ class Axes:
         arms: for each arm's label its own overrides.
         lrs: the learning rates; empty where the command names none.
         seeds: the seeds; empty where the command names none.
+        folds: the folds; empty where the command names none.
     """
 
     common: tuple[str, ...]
     arms: dict[str, tuple[str, ...]]
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
+    folds: tuple[int, ...] = ()
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the command asks for one run."""
+        return all(len(axis) <= 1 for axis in (self.arms, self.lrs, self.seeds, self.folds))
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,24 @@ class Run:
         overrides: those of its arm.
         lr: the learning rate; None where the configuration decides.
         seed: the seed; None where the configuration decides.
+        fold: the fold; None where the configuration decides.
     """
 
     arm: str
     overrides: tuple[str, ...]
     lr: float | None
     seed: int | None
+    fold: int | None = None
 
     def name(self, common: Sequence[str]) -> str:
-        """Return the name of the run's folder: the arm's overrides, the common ones, the learning rate, the seed."""
+        """Return the name of the run's folder: the arm's overrides, the common ones, the learning rate, seed and fold.
+
+        The first fold is not named, so that a run is the same one beside other folds and alone.
+        """
         overrides = [*self.overrides, *filter(is_named, common)]
         numbers = [f"{LR}={_shortest(self.lr)}"] if self.lr is not None else []
         numbers += [f"{SEED}={self.seed}"] if self.seed is not None else []
+        numbers += [f"{FOLD}={self.fold}"] if self.fold else []
         named = [folder_name(",".join(overrides))] if overrides or not numbers else []
         return ",".join([*named, *numbers])
 
@@ -94,7 +107,8 @@ def read_axes(
         loader: lists the options of a config group, for `glob(...)`.
 
     Raises:
-        ConfigError: a learning rate or a seed is no number, a key or a value occurs twice, or a key cannot be swept.
+        ConfigError: a learning rate, a seed or a fold is no number, a key or a value occurs twice, or a key cannot be
+            swept.
     """
     parser = OverridesParser.create(loader)
     given = parser.parse_overrides(list(arguments))
@@ -108,7 +122,7 @@ def read_axes(
 
     common: list[str] = []
     swept: dict[str, list[str]] = {}
-    numbers: dict[str, list[str]] = {LR: [], SEED: []}
+    numbers: dict[str, list[str]] = {LR: [], SEED: [], FOLD: []}
     for override in [*defaults, *given]:
         key, line = override.get_key_element(), override.input_line or ""
         values = _values(override) if override.is_sweep_override() else []
@@ -122,11 +136,11 @@ def read_axes(
             _refuse_unswept(override)
             swept[key] = [f"{key}={value}" for value in values]
     lrs = _numbers(LR, numbers[LR], float, "a number")
-    seeds = _numbers(SEED, numbers[SEED], int, "an integer")
-    count = prod(map(len, swept.values())) * max(1, len(lrs)) * max(1, len(seeds))
+    seeds, folds = (_numbers(key, numbers[key], int, "an integer") for key in (SEED, FOLD))
+    count = prod(map(len, swept.values())) * prod(max(1, len(axis)) for axis in (lrs, seeds, folds))
     require(count <= MOST_RUNS, "the sweep", f"{count} runs", f"accepted: at most {MOST_RUNS}")
     arms = {_label(overrides): overrides for overrides in product(*swept.values())}
-    return Axes(tuple(common), arms, lrs, seeds)
+    return Axes(tuple(common), arms, lrs, seeds, folds)
 
 
 def _bare_key(override: Override) -> str:
@@ -138,8 +152,10 @@ def _value(override: Override) -> str:
 
 
 def _sets_a_number(override: Override) -> bool:
-    """Return whether an override gives learning rates or seeds as numbers, not by reference to another key."""
-    is_value = override.get_key_element().removeprefix("++") in (LR, SEED)
+    """Return whether an override gives learning rates, seeds or folds as numbers, not by reference to another key."""
+    is_value = override.get_key_element().removeprefix("++") in (LR, SEED, FOLD)
+    refers = _bare_key(override) == FOLD and "${" in _value(override)
+    require(not refers, FOLD, _value(override), "may not refer to another key; accepted: numbers, such as 0,1")
     return is_value and (override.is_sweep_override() or "${" not in _value(override))
 
 
@@ -197,6 +213,11 @@ def search(axes: Axes) -> list[Run]:
 def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
     """Return each arm that has a best learning rate at that rate with fresh seeds."""
     return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]
+
+
+def in_folds(run: Run, folds: Sequence[int | None]) -> list[Run]:
+    """Return a run for each fold; None leaves it to the configuration."""
+    return [replace(run, fold=fold) for fold in folds]
 
 
 def rates_beyond(grid: Sequence[float], best: Mapping[str, float], extended: Mapping[str, int]) -> dict[str, float]:

@@ -8,14 +8,14 @@ from headtohead.options import ConfigError
 from headtohead.record.files import differences, flat
 from headtohead.record.run import NOT_OF_A_RUN, Environment, OtherReleaseError, read_run
 from headtohead.record.study import StudyRecord, read_study_record
-from headtohead.runner.axes import LR, SEED
+from headtohead.runner.axes import FOLD, LR, SEED
 from headtohead.runner.resolve import Member
 from headtohead.runner.sources import changes
 
 # The most differences that a refusal shows.
 SHOWN_DIFFERENCES = 3
 # Keys in which two commands on one study may differ.
-MAY_DIFFER = NOT_OF_A_RUN | {SEED, LR, "pack_size"}
+MAY_DIFFER = NOT_OF_A_RUN | {SEED, FOLD, LR, "pack_size"}
 
 
 def shared_settings(members: Sequence[Member]) -> dict[str, Any]:

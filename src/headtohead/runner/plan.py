@@ -19,7 +19,7 @@ from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import differences
 from headtohead.record.run import Phase
 from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
-from headtohead.runner.axes import LR, Axes, Run, confirm, read_axes, search
+from headtohead.runner.axes import LR, Axes, Run, confirm, in_folds, read_axes, search
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
@@ -63,9 +63,9 @@ class StudyPlan:
         """Whether learning rates are searched and confirmed; the runs of any other study are simply trained."""
         return _is_tuned(self.axes)
 
-    def compose(self, runs: Sequence[Run]) -> tuple[Member, ...]:
-        """Compose runs of the study with their configurations."""
-        return tuple(member.of_study(self.record.name) for member in _compose(self.config, self.axes, runs))
+    def compose(self, runs: Sequence[Run], phase: Phase) -> tuple[Member, ...]:
+        """Compose runs of the study with their configurations, each in the folds that the phase needs."""
+        return tuple(member.of_study(self.record.name) for member in _compose(self.config, self.axes, runs, phase))
 
 
 def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
@@ -80,7 +80,7 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
     axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
-    members = _compose(config, axes, search(axes))
+    members = _compose(config, axes, search(axes), "search" if _is_tuned(axes) else "run")
     config = copy.deepcopy(config)
     OmegaConf.update(config, "name", _study_name(config, members))
     members = tuple(member.of_study(config.name) for member in members)
@@ -92,7 +92,8 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     record = _initial_record(axes, members, config, before)
     for lr in axes.lrs:
         # A value may refer to the seed, and leave its range at a fresh one.
-        _compose(config, axes, confirm(axes.arms, dict.fromkeys(axes.arms, lr), record.protocol.confirm_seeds))
+        fresh = confirm(axes.arms, dict.fromkeys(axes.arms, lr), record.protocol.confirm_seeds)
+        _compose(config, axes, fresh, "confirm")
     record = _with_sources(record, members, opened, before)
     if not members[0].config.settings.accept_drift:
         refuse_drift(members, before, record)
@@ -103,8 +104,19 @@ def _is_tuned(axes: Axes) -> bool:
     return len(axes.lrs) > 1
 
 
-def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run]) -> tuple[Member, ...]:
-    return tuple(compose(config.hydra.job.config_name, axes.common, run) for run in runs)
+def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run], phase: Phase) -> tuple[Member, ...]:
+    name, members = config.hydra.job.config_name, []
+    for run in runs:
+        folds = axes.folds or _folds(compose(name, axes.common, run).config, axes)
+        # The search tests nothing, so that one fold of each seed is enough.
+        members += [compose(name, axes.common, one) for one in in_folds(run, folds[:1] if phase == "search" else folds)]
+    return tuple(members)
+
+
+def _folds(config: Config, axes: Axes) -> Sequence[int | None]:
+    """Return the folds that a command trains where it names none: all in a sweep, else the configured one."""
+    folds = getattr(config.dataset, "folds", None)
+    return [None] if folds is None or axes.is_single or config.settings.fold else range(folds)
 
 
 def _study_name(config: DictConfig, members: Sequence[Member]) -> str:
@@ -165,7 +177,7 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
         config = member.config
         pool = data.load(config.dataset, resolve_device(config.settings.device))
         if config.dataset not in views:
-            views[config.dataset] = data.view(pool, config.dataset, config.settings.seed)
+            views[config.dataset] = data.view(pool, config.dataset, config.settings.seed, config.settings.fold)
             _check_ood(config.dataset, pool)
             data.verify(pool)
         view = views[config.dataset]
@@ -175,7 +187,7 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
             shape = pool.input_shape, pool.num_classes
             with watched_files(opened):
                 module = checked_build(config.model, config.head, *shape)
-            require_batches(config.model, module, *shape, batch, min(len(view.val), len(pool.test)))
+            require_batches(config.model, module, *shape, batch, min(len(view.val), len(view.test)))
             stackable[key] = is_stackable(module)
         packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
     return packings
@@ -272,6 +284,7 @@ def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
                 counts={"train": counts.train, "val": counts.val, "test": counts.test},
                 skipped=tuple(f"{part.count} {part.reason}, such as {part.example}" for part in pool.skipped),
                 seen=seen_test_examples(pool),
+                folds=getattr(dataset, "folds", None),
             )
         )
     return tuple(summaries)

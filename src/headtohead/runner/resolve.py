@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from headtohead.options import require
-from headtohead.runner.axes import LR, SEED, Run
+from headtohead.runner.axes import FOLD, LR, SEED, Run
 from headtohead.runner.environment_values import recorded_values
 from headtohead.training.config import Config, parse
 
@@ -71,7 +71,7 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
     if arm.interpolates:
         config, values, claims, hidden = _resolve(_at(arm.node, run))
     else:
-        # Resolving takes milliseconds, and the runs of the arm differ in two numbers.
+        # Resolving takes milliseconds, and the runs of the arm differ in three numbers.
         config, values, claims, hidden = _resolve_arm(loader, config_name, common, run.overrides)
         values = copy.deepcopy(values)
         if run.lr is not None:
@@ -80,6 +80,9 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
         if run.seed is not None:
             config = replace(config, settings=replace(config.settings, seed=run.seed))
             values["seed"] = run.seed
+        if run.fold is not None:
+            config = replace(config, settings=replace(config.settings, fold=run.fold))
+            values["fold"] = run.fold
     return Member(replace(run, arm=run.arm or arm.head), run.name(common), config, values, claims, arm.head, hidden)
 
 
@@ -123,9 +126,9 @@ def _resolve_arm(
 
 
 def _at(node: DictConfig, run: Run) -> DictConfig:
-    """Return the configuration of an arm at the learning rate and the seed of a run."""
+    """Return the configuration of an arm at the learning rate, the seed and the fold of a run."""
     node = copy.deepcopy(node)
-    for key, value in {LR: run.lr, SEED: run.seed}.items():
+    for key, value in {LR: run.lr, SEED: run.seed, FOLD: run.fold}.items():
         if value is not None:
             OmegaConf.update(node, key, value)
     return node

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -35,6 +36,7 @@ from headtohead.runner.sources import DATA
 from headtohead.runner.worker import CHECKPOINTS, has_ended, run_pack
 from headtohead.training import data
 from headtohead.training.config import resolve_device
+from headtohead.training.data import Dataset
 from headtohead.training.loop import may_share_a_pack
 
 # How often in a row packs are handed to the launcher where killed processes leave them as they were.
@@ -97,6 +99,7 @@ class Sweep:
         self._plan, self._live = plan, live
         self.record = plan.record
         self.failures: dict[str, str] = {}
+        self._sizes_of_folds: dict[tuple[Dataset, int], tuple[int, ...]] = {}
 
     def run(self) -> None:
         """Train the phases of the study and pick the examples for its report."""
@@ -108,7 +111,8 @@ class Sweep:
                 return  # no learning rate is chosen from a part of a search
             fresh = self.record.protocol.confirm_seeds
             if fresh:
-                self._train(plan.compose(confirm(self.record.arms, self._best_rates(), fresh)), "confirm")
+                runs = confirm(self.record.arms, self._best_rates(), fresh)
+                self._train(plan.compose(runs, "confirm"), "confirm")
         else:
             self._train(plan.members, "run")
         self._pick_examples()
@@ -140,7 +144,7 @@ class Sweep:
         members = {}
         for side, rate in beyond.items():
             try:
-                members[side] = self._plan.compose(search(replace(self._plan.axes, lrs=(rate,))))
+                members[side] = self._plan.compose(search(replace(self._plan.axes, lrs=(rate,))), "search")
             except ConfigError as error:
                 print(f"The grid does not grow to {LR}={rate:g}: {error}", file=sys.stderr)
         return members
@@ -175,11 +179,22 @@ class Sweep:
         packings = [self._plan.packings[member.run.arm] for member in members]
         packs = into_packs(
             range(len(members)),
-            key=lambda index: (may_share_a_pack(members[index].config), packings[index]),
+            key=lambda index: (may_share_a_pack(members[index].config), packings[index], self._sizes(members[index])),
             seed=lambda index: members[index].config.settings.seed,
             size=lambda index: packings[index].size,
         )
         return [[members[index] for index in pack] for pack in packs]
+
+    def _sizes(self, member: Member) -> tuple[int, ...]:
+        """Return the sizes of a run's splits, where they depend on the fold."""
+        config = member.config
+        pool = data.load(config.dataset, resolve_device(config.settings.device))
+        key = config.dataset, config.settings.fold
+        if pool.in_folds and key not in self._sizes_of_folds:
+            self._sizes_of_folds[key] = data.split_sizes(
+                pool, config.dataset, config.settings.seed, config.settings.fold
+            )
+        return self._sizes_of_folds.get(key, ())
 
     def _launch(
         self, packs: list[list[Member]], phase: Phase, packs_of_phase: int, bar: Bar, stop: Stop, attempts: int
@@ -244,14 +259,14 @@ class Sweep:
         named = [{name: sources[name] for name in sources if DATA in name} for sources in self.record.sources.values()]
         if not predictions or not same_examples(predictions) or any(sources != named[0] for sources in named):
             return
-        index = most_ambiguous(predictions, EXAMPLES)
+        examples = most_ambiguous(predictions, EXAMPLES)
         config = self._plan.members[0].config
         pool = data.load(config.dataset, resolve_device(config.settings.device))
-        inputs = pool.inputs[pool.test[index]]
+        inputs = pool.inputs[torch.tensor(examples)]
         if not pool.is_image:
             tested = pool.inputs[pool.test]
             inputs = (inputs - tested.mean(0)) / tested.std(0).clamp(min=1e-6)
-        write_arrays(self._plan.folder / "examples.npz", {"index": index, "inputs": inputs.cpu().numpy()})
+        write_arrays(self._plan.folder / "examples.npz", {"example": examples, "inputs": inputs.cpu().numpy()})
 
     def _unfinished(self, packs: Sequence[list[Member]], phase: Phase) -> list[list[Member]]:
         """Return the packs of which a run has not ended."""

@@ -6,12 +6,13 @@ block, so that the analysis can tell how much they vary over examples.
 Shape suffixes: R runs, N examples of the test split, G blocks.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from headtohead.training.data import generator
+from headtohead.training.data import divide, generator
 
 # Number of blocks of a test split with enough examples.
 BLOCKS = 20
@@ -24,34 +25,31 @@ def assign_blocks(labels_N: Tensor) -> Tensor:
 
     The sizes of blocks, and the numbers of examples of a class in them, differ by at most one.
     """
-    labels_N = labels_N.cpu()
     count = max(1, min(BLOCKS, len(labels_N) // EXAMPLES_PER_BLOCK))
-    order_N = torch.randperm(len(labels_N), generator=generator(0, "blocks"))
-    by_class_N = order_N[labels_N[order_N].argsort(stable=True)]
-    block_N = torch.empty_like(order_N)
-    # Neighbours go to different blocks, so that a class spreads over as many as it has examples for.
-    block_N[by_class_N] = torch.arange(len(labels_N)) % count
-    return block_N
+    return divide(labels_N.cpu(), count, generator(0, "blocks"))
 
 
-def pseudo_values(metrics: Callable[[Tensor], Mapping[str, Tensor]], block_N: Tensor) -> dict[str, Tensor]:
+def pseudo_values(metrics: Callable[[Tensor], Mapping[str, Tensor]], block_N: Tensor, count: int) -> dict[str, Tensor]:
     """Return the jackknife's pseudo-value of each metric for each block, (R, G) float64.
 
     With h = N / size of the block it is h f - (h - 1) f without the block (Busing, Meijer and van der Leeden, 1999,
-    "Delete-m jackknife for unequal m"). For a mean over examples it is the mean over the block.
+    "Delete-m jackknife for unequal m"). For a mean over examples it is the mean over the block. A block without
+    examples has NaN.
 
     Args:
         metrics: from the examples to use, a mask (N,) on the CPU, to metrics, (R,) each.
         block_N: block of each example.
+        count: number of blocks, G. Below two there are no pseudo-values.
     """
-    count = int(block_N.max()) + 1
     if count < 2:
         return {}
     whole = {name: value_R.double() for name, value_R in metrics(torch.ones_like(block_N, dtype=torch.bool)).items()}
     columns: dict[str, list[Tensor]] = {name: [] for name in whole}
     for block in range(count):
         kept_N = block_N != block
-        share = len(block_N) / int((~kept_N).sum())
-        for name, without_R in metrics(kept_N).items():
+        size = int((~kept_N).sum())
+        without = metrics(kept_N) if 0 < size < len(block_N) else whole
+        share = len(block_N) / size if size else math.nan
+        for name, without_R in without.items():
             columns[name].append(share * whole[name] - (share - 1) * without_R.double())
     return {name: torch.stack(values, 1) for name, values in columns.items()}

@@ -5,6 +5,7 @@ Shape suffixes: N examples, K classes.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ class ClassCounts:
 
     Attributes:
         classes: names of the classes.
-        train, val, test: number of examples of each class, in the order of `classes`.
+        train, val, test: number of examples of each class, in the order of `classes`. With folds, `train` and `val` are
+            those of the first fold, and `test` those of all folds.
     """
 
     classes: tuple[str, ...]
@@ -48,18 +50,26 @@ def class_counts(pool: Pool, dataset: Dataset) -> ClassCounts:
 def seen_test_examples(pool: Pool) -> int:
     """Count the test examples whose inputs also occur outside the test split, so that a network may know them.
 
-    Files count as the same where their contents are.
+    With folds these are all examples that occur more than once. Files count as the same where their contents are.
     """
     others = pool.rest if pool.val is None else torch.cat([pool.rest, pool.val])
     if isinstance(pool.inputs, Tensor):
-        known = {*_rows(pool.inputs, others)}
-        return sum(row in known for row in _rows(pool.inputs, pool.test))
-    tested, outside = ([pool.inputs.paths[int(index)] for index in part] for part in (pool.test, others))
-    # Files of different sizes need not be read.
-    sizes = {path: os.stat(path).st_size for path in (*tested, *outside)}
-    shared = {sizes[path] for path in tested} & {sizes[path] for path in outside}
-    known = {_digest(path) for path in outside if sizes[path] in shared}
-    return sum(sizes[path] in shared and _digest(path) in known for path in tested)
+        tested, outside = ([*_rows(pool.inputs, part)] for part in (pool.test, others))
+    else:
+        tested, outside = _contents(
+            *([pool.inputs.paths[int(index)] for index in part] for part in (pool.test, others))
+        )
+    known = Counter(outside)
+    # With folds an example occurs outside the test split of its own fold as itself.
+    return sum(known[row] > pool.in_folds for row in tested)
+
+
+def _contents(tested: list[str], outside: list[str]) -> tuple[list[bytes], list[bytes]]:
+    """Return a digest of each file; files of a size of their own need not be read."""
+    sizes = {path: os.stat(path).st_size for path in {*tested, *outside}}
+    count = Counter(sizes.values())
+    digests = {path: _digest(path) if count[size] > 1 else path.encode() for path, size in sizes.items()}
+    return [digests[path] for path in tested], [digests[path] for path in outside]
 
 
 def _rows(inputs: Tensor, index_N: Tensor) -> Iterator[bytes]:

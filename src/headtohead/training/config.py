@@ -82,7 +82,8 @@ class Settings:
 
     Options:
         name: name of the study and of its folder in outputs/.
-        seed: seed of the split, the initial weights, the order of batches and the augmentation.
+        seed: seed of the splits, the initial weights, the order of batches and the augmentation.
+        fold: fold that is the test split, from 0 on; 0 for a dataset without folds.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
         pack_size: largest number of runs that are trained at once; None lets the planner choose.
@@ -92,6 +93,7 @@ class Settings:
 
     name: str
     seed: int
+    fold: int
     device: str
     precision: str
     pack_size: int | None
@@ -128,6 +130,11 @@ class Config:
     training: Training
 
     def __post_init__(self) -> None:
+        folds = getattr(self.dataset, "folds", None)
+        accepted = (
+            "0, as the dataset has no folds" if folds is None else f"from 0 to {folds - 1}, as dataset.folds={folds}"
+        )
+        require(0 <= self.settings.fold < (folds or 1), "fold", self.settings.fold, accepted)
         zero = self.training.zero_classifier
         classifier = self.head.classifier
         accepted = f"must be false: {classifier} cannot be trained from weights of zero"

@@ -1,11 +1,11 @@
 """Data for the training loop: datasets, the splits of each seed, and seeded batches.
 
 A `Dataset` names the source of the examples and how to split them. `load` reads it into a `Pool`, which all runs share;
-`view` picks the training and validation examples of one seed; `batches` and `evaluation_chunks` gather, augment and
-standardise them for many seeds at once.
+`view` picks the examples of one seed and fold for each split; `batches` and `evaluation_chunks` gather, augment and
+standardise them for many views at once.
 
-Shape suffixes: N examples, V views (one per seed), S steps, B batch, n examples of a chunk, K classes, D features, C
-channels, H height, W width; x any axes.
+Shape suffixes: N examples, V views (one per seed and fold), S steps, B batch, n examples of a chunk, K classes, D
+features, C channels, H height, W width; x any axes.
 """
 
 import math
@@ -56,7 +56,7 @@ class Examples(NamedTuple):
 
     inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) integers in [0, K)
-    test: Tensor  # (N_test,) indices of the test split, the same for every seed
+    test: Tensor | None  # (N_test,) indices of the test split, the same for every seed; None: each seed draws folds
     classes: tuple[str, ...]  # K names
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
     val: Tensor | None = None  # (N_val,) indices of the validation split, for every seed; None: each seed draws its own
@@ -117,9 +117,10 @@ class Pool:
 
     inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
     labels: Tensor  # (N,) int64
-    test: Tensor  # (N_test,) indices of the test split, the same for every seed
-    rest: Tensor  # (N_rest,) indices of all other examples, without `val`
+    test: Tensor  # (N_test,) indices of the test split, the same for every seed; with folds, of all examples
+    rest: Tensor  # (N_rest,) indices of all other examples, without `val`; with folds, of all examples
     classes: tuple[str, ...]  # K names
+    in_folds: bool = False  # whether each seed draws folds, each of which is a test split
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
     files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
     val: Tensor | None = None  # (N_val,) indices of the validation split; None if each seed draws its own
@@ -149,11 +150,12 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Training and validation examples of one seed."""
+    """Examples of one seed and fold."""
 
     train: Tensor  # (N_train,) indices into the pool
     train_labels: Tensor  # (N_train,) int64, after label noise
     val: Tensor  # (N_val,) indices into the pool, which has their labels
+    test: Tensor  # (N_test,) indices into the pool
     prior: Tensor  # (K,) float64, class frequencies of `train_labels`
     inputs: Tensor | ImageFiles  # inputs of the pool
 
@@ -220,9 +222,10 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
 def _load(source: Dataset, device: torch.device) -> Pool:
     inputs, labels, test, classes, skipped, val = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
-    sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {len(test)} test indices"
+    tested = 1 if test is None else len(test)
+    sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {tested} test indices"
     require(
-        inputs.shape[0] == len(labels) > len(test) > 0,
+        inputs.shape[0] == len(labels) > tested > 0,
         "dataset",
         sizes,
         "one label per input, and a test split that is not empty",
@@ -238,15 +241,18 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
         inputs = inputs.contiguous().to(device)
     is_test_N, is_val_N = torch.zeros(2, len(labels), dtype=torch.bool)
-    is_test_N[test] = True
+    if test is not None:
+        is_test_N[test] = True
     if val is not None:
         is_val_N[val] = True
+    rest = (~(is_test_N | is_val_N)).nonzero().flatten().to(device)
     return Pool(
         inputs=inputs,
         labels=labels.long().to(device),
-        test=is_test_N.nonzero().flatten().to(device),
-        rest=(~(is_test_N | is_val_N)).nonzero().flatten().to(device),
+        test=rest if test is None else is_test_N.nonzero().flatten().to(device),
+        rest=rest,
         classes=classes,
+        in_folds=test is None,
         skipped=skipped,
         files=files,
         val=None if val is None else is_val_N.nonzero().flatten().to(device),
@@ -264,14 +270,72 @@ def verify(pool: Pool) -> None:
         pool.inputs.verify()
 
 
-def view(pool: Pool, dataset: Dataset, seed: int) -> View:
-    """Draw the training and validation examples of a seed. Sizes and class counts are the same for every seed.
+def view(pool: Pool, dataset: Dataset, seed: int, fold: int = 0) -> View:
+    """Draw the examples of a seed and fold. Sizes and class counts are the same for every seed.
 
     Raises:
         ConfigError: there are too few examples for the splits, or the augmentation does not fit the inputs.
     """
     _check_augmentation(pool, dataset)
-    order = stratified_order(pool.rest_labels, generator(seed, "split"))
+    if not pool.in_folds:
+        return _view(pool, dataset, seed, pool.rest, pool.rest_labels, pool.test)
+    folds = getattr(dataset, "folds", None)
+    assert folds is not None, "a pool in folds comes from such a dataset"
+    fold_N = assign_folds(pool, folds, seed).to(pool.device)
+    rest, test = pool.rest[fold_N != fold], pool.rest[fold_N == fold]
+    return _view(pool, dataset, stream_seed(seed, fold), rest, pool.labels[rest].cpu(), test)
+
+
+def stream_seed(seed: int, fold: int) -> int:
+    """Return the seed of all that is drawn for a fold: that of its repetition for the first, else one of its own."""
+    return seed if fold == 0 else int(np.random.SeedSequence([seed, fold]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def assign_folds(pool: Pool, folds: int, seed: int) -> Tensor:
+    """Divide all examples of a pool into folds, anew for each seed: the fold of each, (N,) int64 on the CPU.
+
+    The sizes of folds, and the numbers of examples of a class in them, differ by at most one.
+
+    Raises:
+        ConfigError: a class has fewer examples than there are folds.
+    """
+    size_K = pool.rest_labels.bincount(minlength=pool.num_classes)
+    smallest = int(size_K.argmin())
+    accepted = f"at most {int(size_K[smallest])}, the number of examples of the class {pool.classes[smallest]}, or null"
+    require(int(size_K[smallest]) >= folds, "dataset.folds", folds, accepted)
+    return divide(pool.rest_labels, folds, generator(seed, "folds"))
+
+
+def divide(labels_N: Tensor, parts: int, stream: torch.Generator) -> Tensor:
+    """Divide N examples into stratified parts of nearly the same size, and return the part of each, (N,) int64.
+
+    The sizes of parts, and the numbers of examples of a class in them, differ by at most one.
+    """
+    order_N = torch.randperm(len(labels_N), generator=stream)
+    by_class_N = order_N[labels_N[order_N].argsort(stable=True)]
+    part_N = torch.empty_like(order_N)
+    # Neighbours go to different parts, so that a class spreads over as many as it has examples for.
+    part_N[by_class_N] = torch.arange(len(labels_N)) % parts
+    return part_N
+
+
+def split_sizes(pool: Pool, dataset: Dataset, seed: int, fold: int) -> tuple[int, int, int]:
+    """Return the numbers of training, validation and test examples of a seed and fold.
+
+    Those of different folds may differ by one; those of different seeds do not.
+    """
+    drawn = view(pool, dataset, seed, fold)
+    return len(drawn.train), len(drawn.val), len(drawn.test)
+
+
+def _view(pool: Pool, dataset: Dataset, seed: int, rest: Tensor, labels_N: Tensor, test: Tensor) -> View:
+    """Draw the training and validation examples from those outside the test split.
+
+    Args:
+        rest: indices of these examples into the pool, (N,).
+        labels_N: their labels, on the CPU.
+    """
+    order = stratified_order(labels_N, generator(seed, "split"))
     val_size = 0 if pool.val is not None else round(dataset.val_fraction * len(order))
     require(
         pool.val is not None or 0 < val_size < len(order),
@@ -280,14 +344,14 @@ def view(pool: Pool, dataset: Dataset, seed: int) -> View:
         f"a share of {len(order)} examples that leaves at least one on both sides",
     )
     val, train = order[:val_size], order[val_size:]
-    train = train[_kept(pool.rest_labels[train], pool.num_classes, dataset)]
-    labels = pool.rest_labels[train]
-    labels = _with_noise(labels, pool.num_classes, dataset.label_noise, generator(seed, "noise"))
-    train = pool.rest[train.to(pool.rest.device)]
+    train = train[_kept(labels_N[train], pool.num_classes, dataset)]
+    labels = _with_noise(labels_N[train], pool.num_classes, dataset.label_noise, generator(seed, "noise"))
+    train = rest[train.to(rest.device)]
     return View(
         train=train,
         train_labels=labels.to(train.device),
-        val=pool.rest[val.to(pool.rest.device)] if pool.val is None else pool.val,
+        val=rest[val.to(rest.device)] if pool.val is None else pool.val,
+        test=test,
         prior=(labels.bincount(minlength=pool.num_classes).double() / len(labels)).to(train.device),
         inputs=pool.inputs,
     )
@@ -314,7 +378,7 @@ def batches(
 
     Args:
         views: views with equal numbers of training examples.
-        seeds: seed of each view.
+        seeds: seed of the order and the augmentation of each view.
         start: number of batches to skip.
 
     Yields:
@@ -390,7 +454,7 @@ def evaluation_chunks(
         index_VN = torch.stack([view.train[:limit] for view in views])
         labels_VN = torch.stack([view.train_labels[:limit] for view in views])
     else:
-        index_VN = torch.stack([(pool.test if split == "test" else view.val)[:limit] for view in views])
+        index_VN = torch.stack([(view.test if split == "test" else view.val)[:limit] for view in views])
         labels_VN = pool.labels[index_VN]
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)

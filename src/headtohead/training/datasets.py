@@ -33,29 +33,32 @@ MAX_WORKERS = 128
 
 
 @dataclass(frozen=True)
-class WithoutTestSplit(Dataset):
-    """A dataset without an official test split: a fixed stratified share of it becomes the test split.
+class InOnePiece(Dataset):
+    """A dataset without an official test split: each seed draws folds, or a fixed share becomes the test split.
 
     Options:
-        test_fraction: share of all examples in the test split, in (0, 1).
+        folds: number of folds. A seed then is a repetition of as many runs, which test every example once.
+        test_fraction: share of all examples in the fixed, stratified test split, in (0, 1). Either is given.
     """
 
-    test_fraction: float
+    folds: int | None
+    test_fraction: float | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            0 < self.test_fraction < 1,
-            "dataset.test_fraction",
-            self.test_fraction,
-            "strictly between 0 and 1",
-        )
+        folds, fraction = self.folds, self.test_fraction
+        either = "give either dataset.folds or dataset.test_fraction, and null for the other"
+        require((folds is None) != (fraction is None), "dataset.folds", folds, f"test_fraction={fraction}; {either}")
+        require(folds is None or folds >= 2, "dataset.folds", folds, "2 or more, or null for a fixed test split")
+        require(fraction is None or 0 < fraction < 1, "dataset.test_fraction", fraction, "strictly between 0 and 1")
 
     def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
         return Examples(inputs, labels, self._test_split(labels), classes)
 
-    def _test_split(self, labels: Tensor) -> Tensor:
-        """Draw the fixed test split: indices into the labels."""
+    def _test_split(self, labels: Tensor) -> Tensor | None:
+        """Draw the fixed test split: indices into the labels; None with folds."""
+        if self.folds is not None or self.test_fraction is None:
+            return None
         size = round(self.test_fraction * len(labels))
         require(
             0 < size < len(labels),
@@ -67,7 +70,7 @@ class WithoutTestSplit(Dataset):
         return stratified_order(labels, generator(0, "test"))[:size]
 
 
-class Table(WithoutTestSplit):
+class Table(InOnePiece):
     """A table that is part of scikit-learn."""
 
     loader: ClassVar[str]  # name of a function of sklearn.datasets
@@ -274,12 +277,13 @@ class Svhn(Downloaded):
 
 
 @dataclass(frozen=True)
-class ImageFolder(WithoutTestSplit):
+class ImageFolder(InOnePiece):
     """Image files under `root` with one folder per class, resized to squares.
 
     If there are `root/train` and `root/val` or `root/test`, each with the folders of all classes, they are the splits.
     `image_folder.SPLITS` has the names that they may have. Without `root/val`, `val_fraction` of the examples outside
     the test split validate; without `root/test`, `test_fraction` of the examples outside `root/val` is the test split.
+    Folds need a folder without splits.
 
     Options:
         size: side in pixels to which images are resized.
@@ -314,10 +318,15 @@ class ImageFolder(WithoutTestSplit):
         labels = torch.tensor([label for files in tree.files.values() for _, label in files])
         sizes = [len(files) for files in tree.files.values()]
         index = dict(zip(tree.files, torch.arange(len(paths)).split(sizes), strict=True))
-        if "test" not in index:
+        splits = [name for name in index if name]
+        has_folds = f"null for {self.root}, which has splits of its own ({', '.join(splits)})"
+        require(self.folds is None or not splits, "dataset.folds", self.folds, has_folds)
+        test = index.get("test")
+        if test is None:
             drawn_from = index["train"] if "train" in index else index[None]
-            index["test"] = drawn_from[self._test_split(labels[drawn_from])]
-        return Examples(self._images(paths), labels, index["test"], tree.classes, tree.skipped, index.get("val"))
+            drawn = self._test_split(labels[drawn_from])
+            test = None if drawn is None else drawn_from[drawn]
+        return Examples(self._images(paths), labels, test, tree.classes, tree.skipped, index.get("val"))
 
     def _images(self, paths: list[str]) -> ImageFiles:
         shape = (1 if self.grayscale else 3, self.size, self.size)
@@ -334,7 +343,7 @@ class ImageFolder(WithoutTestSplit):
 
 
 @dataclass(frozen=True)
-class Gaussians(WithoutTestSplit):
+class Gaussians(InOnePiece):
     """Isotropic Gaussians of unit variance around random means: a problem of known difficulty.
 
     Options:
@@ -381,7 +390,7 @@ class Gaussians(WithoutTestSplit):
 
 
 @dataclass(frozen=True)
-class Composite(WithoutTestSplit):
+class Composite(Dataset):
     """Images of a base dataset side by side. Every combination of their classes is a class.
 
     Test composites consist of the base's test examples, all others of its other examples. A base without an official
@@ -394,8 +403,10 @@ class Composite(WithoutTestSplit):
         train_examples: number of composites outside the test split, divided among classes as evenly as possible.
         test_examples: number of composites in the test split.
         problem_seed: seed of the choice of images, which does not depend on the seeds of runs.
+        test_fraction: share of a base's examples in its test split, in (0, 1), if it has no official one.
     """
 
+    test_fraction: float
     root: str
     base: str
     images: int
@@ -415,7 +426,10 @@ class Composite(WithoutTestSplit):
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]
-        base = base_class(**{field.name: getattr(self, field.name) for field in fields(base_class)}).read()
+        # A composite has no folds, since its examples share images.
+        options: dict[str, Any] = {field.name: getattr(self, field.name, None) for field in fields(base_class)}
+        base = base_class(**options).read()
+        assert base.test is not None
         count = len(base.classes) ** self.images
         require(count <= MAX_CLASSES, "dataset.images", self.images, f"{count} classes, more than {MAX_CLASSES}")
         for key in ("train_examples", "test_examples"):

@@ -5,7 +5,7 @@ channel, G blocks of test examples; x the axes of one input.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -111,22 +111,19 @@ def evaluate(cohort: Cohort, test: bool) -> Evaluation:
     curves = {"val": metrics.curves(validation)}
     if not test:
         return Evaluation(result, curves, {})
-    tested = _Tested(cohort, temperature_R, threshold_R)
+    tested = _Tested.of(cohort, temperature_R, threshold_R)
     curves["test"] = metrics.curves(tested.examples)
-    block_N = blocks.assign_blocks(tested.labels_N)
-    by_block = blocks.pseudo_values(tested.metrics, block_N)
-    if by_block:
-        by_block["size"] = block_N.bincount().double().expand(len(cohort), -1)
-    return Evaluation(result | tested.metrics(), curves, by_block)
+    return Evaluation(result | tested.metrics(), curves, _by_block(cohort, tested))
 
 
 def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
     """Predict the first examples of the test split.
 
     Returns:
-        `label` and `prediction`, (R, N) each, and `activations`, (R, N, K) float32.
+        `example`, its number in the dataset, `label` and `prediction`, (R, N) each, and `activations`, (R, N, K)
+        float32.
     """
-    limit = max(1, min(len(cohort.pool.test), PREDICTED_VALUES // cohort.pool.num_classes))
+    limit = max(1, min(len(cohort.views[0].test), PREDICTED_VALUES // cohort.pool.num_classes))
     parts = []
     cohort.pack.train(False)
     for inputs_Vnx, labels_Vn in cohort.chunks("test", limit):
@@ -137,7 +134,9 @@ def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
         parts.append((labels_Rn, metrics.top_class(logits_RnK), activations_RnK.float()))
     cohort.pack.train(True)
     names = ("label", "prediction", "activations")
-    return {name: torch.cat(part, 1).cpu().numpy() for name, part in zip(names, zip(*parts, strict=True), strict=True)}
+    result = {name: torch.cat(part, 1) for name, part in zip(names, zip(*parts, strict=True), strict=True)}
+    result["example"] = cohort.spread(torch.stack([view.test[:limit] for view in cohort.views]))
+    return {name: values_RN.cpu().numpy() for name, values_RN in result.items()}
 
 
 def _temperature(cohort: Cohort) -> Tensor:
@@ -168,22 +167,77 @@ def _log_probabilities(cohort: Cohort, inputs_Vnx: Tensor) -> Tensor:
     return log_q_RnK
 
 
+def _by_block(cohort: Cohort, tested: "_Tested") -> Metrics:
+    """Compute the pseudo-values of all test metrics for each block, (R, G) each, and the `size` of each block.
+
+    A block has the same examples for all runs. With folds a run has tested some of them.
+    """
+    pool = cohort.pool
+    block_N = blocks.assign_blocks(pool.labels[pool.test])
+    count = int(block_N.max()) + 1
+    groups = [(torch.arange(len(cohort)), block_N)]
+    if pool.in_folds:
+        groups = [
+            (runs, block_N[view.test.cpu()]) for runs, view in zip(cohort.runs_of_views, cohort.views, strict=True)
+        ]
+    result: Metrics = {}
+    for runs_r, block_n in groups:
+        values = blocks.pseudo_values(tested.part(runs_r).metrics, block_n, count)
+        if values:
+            values["size"] = block_n.bincount(minlength=count).double().expand(len(runs_r), -1)
+        for name, value_rG in values.items():
+            result.setdefault(name, torch.empty(len(cohort), count, dtype=torch.float64))[runs_r] = value_rG.cpu()
+    return result
+
+
+@dataclass(frozen=True)
 class _Tested:
     """The test examples as finished runs see them: as they are, shifted, and beside inputs from elsewhere.
 
     Attributes:
+        num_classes: number of classes.
+        threshold_R: result of `metrics.best_threshold`.
         examples: `metrics.per_example` of the test split.
-        labels_N: labels of the test split.
+        fitted: `metrics.summarise` of as many training examples.
+        shifted: `metrics.per_example` of the shifted test split, by the kind of the shift.
+        outliers: confidence of test inputs and of OOD inputs, (R, N) each; None without OOD inputs.
     """
 
-    def __init__(self, cohort: Cohort, temperature_R: Tensor, threshold_R: Tensor):
-        self._num_classes, self._threshold_R = cohort.pool.num_classes, threshold_R
-        self.labels_N = cohort.pool.labels[cohort.pool.test]
-        self.examples = _examples(cohort, "test", temperature_R)
-        self._fitted = metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.pool.test))))
+    num_classes: int
+    threshold_R: Tensor
+    examples: metrics.PerExample
+    fitted: Metrics
+    shifted: dict[str, metrics.PerExample]
+    outliers: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, cohort: Cohort, temperature_R: Tensor, threshold_R: Tensor) -> "_Tested":
+        """Let finished runs predict the test examples."""
         kinds = SHIFTS if cohort.pool.is_image else {"noise": add_noise}
-        self._shifted = {kind: cohort.examples(_mapped(cohort.chunks("test"), shift)) for kind, shift in kinds.items()}
-        self._outliers = _outlier_scores(cohort)
+        return cls(
+            num_classes=cohort.pool.num_classes,
+            threshold_R=threshold_R,
+            examples=_examples(cohort, "test", temperature_R),
+            fitted=metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.views[0].test)))),
+            shifted={kind: cohort.examples(_mapped(cohort.chunks("test"), shift)) for kind, shift in kinds.items()},
+            outliers=_outlier_scores(cohort),
+        )
+
+    def part(self, runs_r: Tensor) -> "_Tested":
+        """Return what some of the runs see, given by their numbers."""
+        runs_r = runs_r.to(self.threshold_R.device)
+
+        def chosen(values: Metrics) -> Metrics:
+            return {name: value_Rx[runs_r] for name, value_Rx in values.items()}
+
+        return replace(
+            self,
+            threshold_R=self.threshold_R[runs_r],
+            examples=chosen(self.examples),
+            fitted=chosen(self.fitted),
+            shifted={kind: chosen(examples) for kind, examples in self.shifted.items()},
+            outliers=self.outliers and (self.outliers[0][runs_r], self.outliers[1][runs_r]),
+        )
 
     def metrics(self, kept_N: Tensor | None = None) -> Metrics:
         """Compute all metrics of the test split, (R,) each.
@@ -192,14 +246,14 @@ class _Tested:
             kept_N: which examples to use, (N,); None for all.
         """
         examples = _kept(self.examples, kept_N)
-        result = _summary("test", examples, self._num_classes, self._threshold_R)
-        result["gap_accuracy"] = self._fitted["accuracy"] - result["test_accuracy"]
-        result["gap_nll"] = result["test_nll"] - self._fitted["nll"]
+        result = _summary("test", examples, self.num_classes, self.threshold_R)
+        result["gap_accuracy"] = self.fitted["accuracy"] - result["test_accuracy"]
+        result["gap_nll"] = result["test_nll"] - self.fitted["nll"]
         return result | self._shift_metrics(kept_N) | self._outlier_metrics(kept_N)
 
     def _shift_metrics(self, kept_N: Tensor | None) -> Metrics:
         """Compute the accuracy for each shift of the test inputs, and the mean accuracy and NLL over the shifts."""
-        kept = {kind: _kept(examples, kept_N) for kind, examples in self._shifted.items()}
+        kept = {kind: _kept(examples, kept_N) for kind, examples in self.shifted.items()}
         result = {f"shift_{kind}_accuracy": examples["accuracy"].mean(-1) for kind, examples in kept.items()}
         result["shift_accuracy"] = torch.stack(list(result.values())).mean(0)
         result["shift_nll"] = torch.stack([examples["nll"].mean(-1) for examples in kept.values()]).mean(0)
@@ -210,9 +264,9 @@ class _Tested:
 
         Without a test example an OOD input of the same position is left out: it may be that example, permuted.
         """
-        if self._outliers is None:
+        if self.outliers is None:
             return {}
-        inside_RN, outside_RN = self._outliers
+        inside_RN, outside_RN = self.outliers
         if kept_N is not None:
             position_N = torch.arange(outside_RN.shape[1]) % len(kept_N)
             inside_RN = inside_RN[:, kept_N[: inside_RN.shape[1]].to(inside_RN.device)]
@@ -244,7 +298,8 @@ def _outlier_scores(cohort: Cohort) -> tuple[Tensor, Tensor] | None:
     if dataset is None:
         return None
     pool = cohort.pool if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
-    ood_chunks = data.evaluation_chunks(pool, cohort.views, "test", cohort.dtype, cohort.at_once, OOD_EXAMPLES)
+    views = cohort.views if pool is cohort.pool else [replace(view, test=pool.test) for view in cohort.views]
+    ood_chunks = data.evaluation_chunks(pool, views, "test", cohort.dtype, cohort.at_once, OOD_EXAMPLES)
     if pool is cohort.pool:
         ood_chunks = _mapped(ood_chunks, permute)
     outside_RN, inside_RN = _confidence(cohort, ood_chunks), _confidence(cohort, cohort.chunks("test", OOD_EXAMPLES))

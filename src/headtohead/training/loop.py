@@ -1,7 +1,7 @@
 """The training loop: it trains a pack of runs and yields what it measures. It writes nothing to disk.
 
-Shape suffixes: R runs, S steps, B batch, K classes, V views of the data (one per seed and label noise), P
-parameters of one run; x the axes of one input.
+Shape suffixes: R runs, S steps, B batch, K classes, V views of the data (one per seed, fold and label
+noise), P parameters of one run; x the axes of one input.
 """
 
 import math
@@ -84,8 +84,8 @@ class Outcome:
 def may_share_a_pack(config: Config) -> object:
     """Return a key: runs with equal keys can be trained in one pack.
 
-    The head, the optimiser's numbers, the seed and the label noise may differ. Shapes, the kind of classifier and the
-    batch schedule may not.
+    The head, the optimiser's numbers, the seed, the fold and the label noise may differ. Shapes, the kind of classifier
+    and the batch schedule may not, and folds must be of one size (`split_sizes`).
     """
     dataset = {name: value for name, value in vars(config.dataset).items() if name != "label_noise"}
     settings = config.settings

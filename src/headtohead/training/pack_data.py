@@ -1,7 +1,7 @@
 """Cohorts: the runs of a pack with their networks, heads and data.
 
 Shape suffixes: R runs, B batch, N examples of a split, n examples of a chunk, K classes, V views of the data (one per
-seed and label noise); x the axes of one input.
+seed, fold and label noise); x the axes of one input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ class Cohort:
         pool: examples, on the device to train on.
 
     Attributes:
-        views: training and validation examples. Runs that share a seed and the label noise share a view.
+        views: examples of each split. Runs that share a seed, a fold and the label noise share a view.
         pack: networks of the runs.
         dtype: type of the weights.
     """
@@ -44,18 +44,17 @@ class Cohort:
         self._model_precision = torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
         self._loss_precision = torch.autocast(self.device.type, enabled=False) if half else nullcontext()
 
-        keys = [(run.settings.seed, run.dataset.label_noise) for run in runs]
+        keys = [(run.settings.seed, run.settings.fold, run.dataset.label_noise) for run in runs]
         distinct = {key: run.dataset for key, run in zip(keys, runs, strict=True)}
-        self.views = [data.view(pool, dataset, seed) for (seed, _), dataset in distinct.items()]
-        self._seed_of_view = [seed for seed, _ in distinct]
+        self.views = [data.view(pool, dataset, seed, fold) for (seed, fold, _), dataset in distinct.items()]
+        self._seed_of_view = [data.stream_seed(seed, fold) for seed, fold, _ in distinct]
         view_of_run = [list(distinct).index(key) for key in keys]
         self._view_of_run_R = torch.tensor(view_of_run, device=self.device)
 
         shape, num_classes = pool.input_shape, pool.num_classes
-        seeds = {run.settings.seed for run in runs}
+        seed_of_run = [data.stream_seed(run.settings.seed, run.settings.fold) for run in runs]
         model, head = runs[0].model, runs[0].head
-        modules = {seed: initialise(model, head, shape, num_classes, seed) for seed in seeds}
-        seed_of_run = [run.settings.seed for run in runs]
+        modules = {seed: initialise(model, head, shape, num_classes, seed) for seed in {*seed_of_run}}
         self.pack = Pack([modules[seed] for seed in seed_of_run], self.device, self.dtype, seed_of_run)
         if "classifier.bias" in self.pack.columns:  # not if it is frozen
             for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
@@ -80,6 +79,11 @@ class Cohort:
         """Number of runs that evaluate a chunk at once."""
         # In a loop each run gets the chunks that it would get alone, since it may draw random numbers for them.
         return 1 if self.pack.mode == "loop" else len(self)
+
+    @property
+    def runs_of_views(self) -> list[Tensor]:
+        """Numbers of the runs of each view, ascending."""
+        return [(self._view_of_run_R == view).nonzero().flatten() for view in range(len(self.views))]
 
     def spread(self, tensor_Vx: Tensor) -> Tensor:
         """Give each run the values of its view: (R, x)."""

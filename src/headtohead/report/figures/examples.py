@@ -70,30 +70,39 @@ def ambiguous_examples(study: Study) -> Drawn:
     predictions, examples = _predictions_by_arm(study), study.examples
     if not predictions or examples is None:
         return None
-    predicted = min(len(run.label) for runs in predictions.values() for run in runs)
-    shown = [place for place, index in enumerate(examples.index) if index < predicted]
+    activations = {arm: _activations(runs, examples.example) for arm, runs in predictions.items()}
+    shown = [place for place, found in enumerate(zip(*activations.values(), strict=True)) if all(map(len, found))]
     if not shown:
         return None
-    labels = next(iter(predictions.values()))[0].label
+    labels = {
+        number: label
+        for runs in predictions.values()
+        for run in runs
+        for number, label in zip(run.example.tolist(), run.label.tolist(), strict=True)
+    }
     figure, axes = lay_out(1, "The most ambiguous test examples", study.arms, below=2 * EXAMPLE_HEIGHT - PANEL)
     axes[0].remove()
     height = figure.get_figheight()
     for order, place in enumerate(shown):
-        index = examples.index[place]
         down, across = divmod(order, EXAMPLES_ACROSS)
         left, bottom = 0.5 + across * (WIDTH - 0.4) / EXAMPLES_ACROSS, (1 - down) * EXAMPLE_HEIGHT
-        label = int(labels[index])
+        label = labels[int(examples.example[place])]
         image = figure.add_axes((left / WIDTH, (bottom + 1.5) / height, 1.3 / WIDTH, 0.95 / height))
         _draw_input(image, examples.inputs[place])
         image.set_title(f"label {_class_name(study, label)}", loc="center", fontsize=8)
         axis = figure.add_axes((left / WIDTH, (bottom + 0.42) / height, 1.3 / WIDTH, 0.95 / height))
-        means = {arm: np.mean([run.activations[index] for run in runs], axis=0) for arm, runs in predictions.items()}
+        means = {arm: of_arm[place].mean(axis=0) for arm, of_arm in activations.items()}
         _draw_activations(axis, study, means, label)
         axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"] if across == 0 else [], fontsize=7)
     return figure, (
         "Look at how many classes an arm puts above the dotted line: none or several with sigmoid, at most one with "
         "softmax. The two largest activations of these examples are the closest, on average over arms and seeds."
     )
+
+
+def _activations(runs: Sequence[Predictions], examples: np.ndarray) -> list[np.ndarray]:
+    """Return for each example its activations by the runs that tested it, (R, K)."""
+    return [np.concatenate([run.activations[run.example == number] for run in runs]) for number in examples.tolist()]
 
 
 def _draw_activations(axis: Axes, study: Study, means: Mapping[str, np.ndarray], label: int) -> None:

@@ -196,7 +196,12 @@ def join(sides: dict[str, tuple[Path, int]], folder: Path) -> Path:
             name = f"head={arm},optimizer.lr={run.lr:g},seed={seed}"
             names[run.phase].append(name)
             write_run(folder / "runs" / name, replace(run, run=name, arm=arm, head=arm, seed=seed), history)
-    record = read_study_record(next(study for study, _ in sides.values()))
+    records = {arm: read_study_record(study) for arm, (study, _) in sides.items()}
+    record = next(iter(records.values()))
+    best = {
+        criterion: {arm: rate for arm, own in records.items() for rate in own.protocol.best[criterion].values()}
+        for criterion in record.criteria
+    }
     joined = replace(
         record,
         name=folder.name,
@@ -204,6 +209,7 @@ def join(sides: dict[str, tuple[Path, int]], folder: Path) -> Path:
         num_classes=dict.fromkeys(TWIN, next(iter(record.num_classes.values()))),
         runs={phase: tuple(of_phase) for phase, of_phase in names.items()},
         grid={"optimizer.lr": tuple(sorted(shared))},
+        protocol=replace(record.protocol, best=best),
     )
     write_study(folder, joined)
     write_results(folder)

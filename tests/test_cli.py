@@ -87,7 +87,7 @@ def test_a_sweep_of_heads_and_seeds_is_simply_run(command, tmp_path):
 
 def test_a_sweep_over_learning_rates_is_searched_and_confirmed(command, tmp_path):
     # Batches of 16 make four steps: enough to diverge.
-    steps = [*TINY, "training.batch_size=16"]
+    steps = [*TINY, "training.batch_size=16", "claims=[accuracy]"]
     result = command("-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=1e-6,0.3,1e30", "seed=0,1", *steps)
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / "outputs/s/results.csv")
@@ -249,6 +249,72 @@ def test_a_place_that_cannot_be_is_a_wrong_request(command, tmp_path, arguments)
     result = command(*arguments)
     (line,) = result.err.splitlines()
     assert result.status == 2 and arguments[-1][:100] in line and "accepted: " in line and "Error" not in line
+
+
+# After four steps sigmoid's accuracy is best at 0.3 and its NLL at 0.03; both of softmax are best at 0.3.
+TWO_RATES = ["-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=0.01,0.03,0.3,1e30", "seed=0,1", *TINY]
+TWO_RATES += ["training.batch_size=16", "claims=[accuracy,loss]"]
+
+
+def confirmed(study: Path) -> dict[str, list[float]]:
+    """Return the rates at which each arm is confirmed, by the last command, with two seeds each."""
+    runs = [json.loads((study / "runs" / run / "run.json").read_text()) for run in studied(study)["runs"]["confirm"]]
+    table = pd.DataFrame(runs).groupby(["arm", "lr"]).seed.agg(list)
+    assert all(seeds == [2, 3] for seeds in table)
+    return {arm: [*table[arm].index] for arm in ("softmax", "sigmoid")}
+
+
+def studied(study: Path) -> dict:
+    return json.loads((study / "study.json").read_text())
+
+
+def test_an_arm_is_confirmed_at_its_best_rate_for_each_criterion(command, tmp_path):
+    result = command(*TWO_RATES)
+    assert result.status == 0, result.err
+    study = tmp_path / "outputs/s"
+    table = pd.read_csv(study / "results.csv")
+    assert confirmed(study) == {"softmax": [0.3], "sigmoid": [0.03, 0.3]}
+    best = {"val_accuracy": {"softmax": 0.3, "sigmoid": 0.3}, "val_nll": {"softmax": 0.3, "sigmoid": 0.03}}
+    assert studied(study)["protocol"]["best"] == best
+    rows = {row["claim"]: row for row in json.loads((study / "verdicts.json").read_text())["claims"]}
+    at_rates = table[table.phase == "confirm"].groupby(["arm", "lr"])[["test_accuracy", "test_nll"]].mean()
+    assert rows["accuracy"]["mean_versus"] == pytest.approx(at_rates.test_accuracy["sigmoid", 0.3])
+    assert rows["loss_nll"]["mean_versus"] == pytest.approx(at_rates.test_nll["sigmoid", 0.03])
+    assert rows["loss_nll"]["note"] == "at the learning rates of the best val_nll: softmax 0.3 and sigmoid 0.03"
+    # The TensorBoard page and the arms' table are about the first criterion alone.
+    accuracy = 100 * at_rates.test_accuracy["sigmoid", 0.3]
+    assert re.search(rf"^sigmoid +0.3 .* {accuracy:.2f} ± ", result.out, re.MULTILINE)
+
+
+def test_claims_that_need_another_rate_are_confirmed_later(command, tmp_path):
+    study = tmp_path / "outputs/s"
+    assert command(*TWO_RATES, "claims.loss_nll.selected_by=null", "claims.loss_brier.selected_by=null").status == 0
+    assert confirmed(study) == {"softmax": [0.3], "sigmoid": [0.3]}
+    search = {run: (study / "runs" / run / "run.json").stat().st_mtime_ns for run in studied(study)["runs"]["search"]}
+    for _ in range(2):
+        result = command(*TWO_RATES)
+        assert result.status == 0, result.err
+        assert confirmed(study) == {"softmax": [0.3], "sigmoid": [0.03, 0.3]}
+        assert set(studied(study)["protocol"]["best"]) == {"val_accuracy", "val_nll"}
+    assert search == {run: (study / "runs" / run / "run.json").stat().st_mtime_ns for run in search}
+    # Another margin is another claim.
+    refused = command(*TWO_RATES, "claims.loss_nll.margin=0.5")
+    assert refused.status == 2 and "claims.loss_nll.margin: 0.02, now 0.5" in refused.err
+
+
+def test_the_primary_metric_of_a_study_can_be_changed(command, tmp_path):
+    study = tmp_path / "outputs/s"
+    assert command(*TWO_RATES).status == 0
+    written = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/run.json")}
+    for metric, rates in (("nll", [0.03, 0.3]), ("macro_f1", [0.03, 0.3])):
+        result = command(*TWO_RATES, f"protocol.metric={metric}")
+        assert result.status == 0, result.err
+        assert studied(study)["protocol"]["selected_by"] == f"val_{metric}"
+        assert confirmed(study)["sigmoid"] == rates
+    assert {path: path.stat().st_mtime_ns for path in written} == written, "no run is trained again"
+    claim = studied(study)["claims"]["macro_f1"]
+    assert (claim["metric"], claim["selected_by"], claim["weight"]) == ("test_macro_f1", "val_macro_f1", 0.25)
+    assert claim["sentence"] == "Softmax reaches better macro F1."
 
 
 def test_confirm_seeds_can_be_left_out(command, tmp_path):
@@ -489,6 +555,10 @@ def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
         (["~optimizer.lr"], ["optimizer.lr: missing"]),
         (["~training"], ["training: missing"]),
         (["protocol.confirm_seeds=1000000000"], ["protocol.confirm_seeds=1000000000", "accepted"]),
+        (["protocol.metric=f1"], ["protocol.metric=f1", "accepted: accuracy, balanced_accuracy, macro_f1"]),
+        (["claims.loss_nll.selected_by=val_foo"], ["claims.loss_nll.selected_by=val_foo", "val_accuracy"]),
+        (["claims.loss_nll.selected_by=test_nll"], ["selected_by=test_nll", "did you mean", "val_nll"]),
+        (["+claims.stability_lr.selected_by=val_nll"], ["claims.stability_lr.selected_by=val_nll", "phase search"]),
         (["claims=[accurcy]"], ["claims=accurcy", "did you mean accuracy"]),
         (["claims.accurcy.margin=1"], ["claims.accurcy", "did you mean accuracy"]),
         (

@@ -89,7 +89,12 @@ ENVIRONMENT = Environment(
     device_name="x86_64",
     commit="0123456789abcdef0123456789abcdef01234567",
 )
-CHANCE_LEVEL = {"accuracy": 1 / CLASSES, "nll": math.log(CLASSES), "brier": 1 - 1 / CLASSES, "ece": 0.0}
+CHANCE_LEVEL = {
+    **dict.fromkeys(["accuracy", "balanced_accuracy", "macro_f1"], 1 / CLASSES),
+    "nll": math.log(CLASSES),
+    "brier": 1 - 1 / CLASSES,
+    "ece": 0.0,
+}
 
 
 def configured_claims() -> dict[str, Claim]:
@@ -108,6 +113,7 @@ def make_study(
     seeds: int = 10,
     lrs: Sequence[float] = (0.01, 0.1, 1.0),
     best_lr: float | Mapping[str, float] = 0.1,
+    best_lr_of_nll: float | None = None,
     effects: Mapping[str, Mapping[str, float]] | None = None,
     tuned: bool = True,
     diverged: Iterable[tuple[str | None, float | None, int | None]] = (),
@@ -124,7 +130,8 @@ def make_study(
             {"softmax,dropout=0.1": ["head=softmax", "model.dropout=0.1"], ...}.
         seeds: number of search seeds 0, 1, ...; the confirm phase has as many fresh ones, seeds, seeds + 1, ...
         lrs: grid of learning rates.
-        best_lr: learning rate of the lowest validation loss, of all arms or by arm.
+        best_lr: learning rate of the highest validation accuracy, of all arms or by arm.
+        best_lr_of_nll: learning rate of the lowest NLL; None takes `best_lr`.
         effects: numbers added to an arm's metrics in all phases: {"sigmoid": {"test_accuracy": -0.02}}.
             The key "delay" adds steps to the time constant of the arm's learning curve.
         tuned: whether there is a search; without one every run is of the phase "run", at `lrs` or at 0.1.
@@ -141,18 +148,24 @@ def make_study(
     first, fresh = range(seeds), range(seeds, 2 * seeds) if tuned else range(0)
     rng = np.random.default_rng(seed)
     luck = rng.normal(size=(2 * seeds, len(METRICS) + len(FINAL)))
-    runs = _Runs(folder.name, arms, best_lr, effects or {}, tuple(diverged), tuple(failed), noise, rng, luck)
+    runs = _Runs(
+        folder.name, arms, best_lr, best_lr_of_nll, effects or {}, tuple(diverged), tuple(failed), noise, rng, luck
+    )
     phase: Phase = "search" if tuned else "run"
     made = [runs.make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
     names = {phase: tuple(run.run for run, _ in made)}
+    chosen = configured_claims() if claims is None else read_claims(claims)
+    best: dict[str, dict[str, float]] = {}
     if tuned:
-        best = best_learning_rates(results(run for run, _ in made))
-        confirmed = [runs.make(arm, best[arm], seed, "confirm") for arm in best for seed in fresh]
+        table = results(run for run, _ in made)
+        criteria = dict.fromkeys(["val_accuracy", *(claim.selected_by or "val_accuracy" for claim in chosen.values())])
+        best = {criterion: best_learning_rates(table, criterion) for criterion in criteria}
+        rates = {arm: sorted({by_arm[arm] for by_arm in best.values()}) for arm in best["val_accuracy"]}
+        confirmed = [runs.make(arm, lr, seed, "confirm") for arm in rates for lr in rates[arm] for seed in fresh]
         names["confirm"] = tuple(run.run for run, _ in confirmed)
         made += confirmed
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = configured_claims() if claims is None else read_claims(claims)
-    write_study(folder, _study_record(folder.name, arms, sorted(lrs), first, fresh, names, chosen))
+    write_study(folder, _study_record(folder.name, arms, sorted(lrs), first, fresh, names, chosen, best))
     if records:
         for run, history in made:
             write_run(folder / "runs" / run.run, run, history)
@@ -178,6 +191,7 @@ def _study_record(
     fresh: Sequence[int],
     runs: Mapping[str, tuple[str, ...]],
     claims: dict[str, Claim],
+    best: dict[str, dict[str, float]],
 ) -> StudyRecord:
     return StudyRecord(
         name=name,
@@ -194,6 +208,7 @@ def _study_record(
             selected_by="val_accuracy",
             extended={"below": 0, "above": 0},
             ladder=(),
+            best=best,
         ),
         runs=dict(runs),
         hparams={},
@@ -213,6 +228,7 @@ class _Runs:
     study: str
     arms: Mapping[str, Sequence[str]]
     best_lr: float | Mapping[str, float]
+    best_lr_of_nll: float | None
     effects: Mapping[str, Mapping[str, float]]
     diverged: tuple[tuple[str | None, float | None, int | None], ...]
     failed: tuple[tuple[str | None, float | None, int | None], ...]
@@ -267,7 +283,8 @@ class _Runs:
         phase: Phase,
     ) -> dict[str, float]:
         optimum = self.best_lr[arm] if isinstance(self.best_lr, Mapping) else self.best_lr
-        metrics = _metrics(self.noise * luck, math.log10(lr / optimum), shifts, phase)
+        away = [math.log10(lr / rate) for rate in (optimum, self.best_lr_of_nll or optimum)]
+        metrics = _metrics(self.noise * luck, away[0], away[1], shifts, phase)
         if status == "failed":
             return {}
         if status == "diverged":
@@ -284,13 +301,15 @@ def _any(patterns: Iterable[tuple], *run: object) -> bool:
     return any(all(want in (None, have) for want, have in zip(pattern, run, strict=True)) for pattern in patterns)
 
 
-def _metrics(luck: np.ndarray, decades: float, shifts: Sequence[Mapping[str, float]], phase: str) -> dict[str, float]:
-    """Draw the final metrics of a run `decades` away from its arm's best learning rate."""
+def _metrics(
+    luck: np.ndarray, decades: float, decades_of_nll: float, shifts: Sequence[Mapping[str, float]], phase: str
+) -> dict[str, float]:
+    """Draw the final metrics of a run so many decades away from its arm's best learning rates for accuracy and NLL."""
     values = {}
     for (name, (mean, deviation)), own in zip((METRICS | FINAL).items(), luck, strict=True):
         values[name] = mean + deviation * own
     values["val_accuracy"] -= 0.05 * decades**2
-    values["val_nll"] += 0.3 * decades**2
+    values["val_nll"] += 0.3 * decades_of_nll**2
     test = {f"test_{name[4:]}": value for name, value in values.items() if name.startswith("val_")}
     if phase == "search":
         values = {name: values[name] for name in METRICS}
@@ -385,5 +404,5 @@ def _config(name: str, head: str, lr: float, seed: int) -> dict[str, Any]:
         "precision": "float32",
         "pack_size": None,
         "training": {"epochs": EPOCHS, "batch_size": 64, "schedule": "cosine"},
-        "protocol": {"confirm_seeds": None},
+        "protocol": {"confirm_seeds": None, "metric": "accuracy"},
     }

@@ -394,6 +394,24 @@ def test_a_claim_about_an_unknown_metric_hears_of_those_that_are_derived(tmp_pat
         assert verdict.note.startswith(f"not judged: no run has the metric {metric}s; did you mean {metric}")
 
 
+def test_a_claim_is_judged_at_the_best_rates_by_its_criterion(tmp_path):
+    tested = {"accuracy": ACCURACY, "at_accuracy": NLL, "at_nll": NLL | {"selected_by": "val_nll"}}
+    study = table_of(tmp_path / "s", claims=tested, best_lr_of_nll=0.01)
+    verdicts = {verdict.claim: verdict for verdict in judge(study)}
+    table = read_results(study).query("phase == 'confirm'")
+    for claim, lr in (("at_accuracy", 0.1), ("at_nll", 0.01)):
+        nll = table[table.lr == lr].groupby("arm").test_nll.mean()
+        assert verdicts[claim].mean_arm == pytest.approx(nll["softmax"])
+        assert verdicts[claim].mean_versus == pytest.approx(nll["sigmoid"])
+        assert verdicts[claim].seeds == 10 and verdicts[claim].examples == 1800
+    assert verdicts["at_accuracy"].mean_arm > verdicts["at_nll"].mean_arm + 0.1
+    assert (verdicts["at_accuracy"].note, verdicts["at_nll"].selected_by) == (None, "val_nll")
+    assert verdicts["at_nll"].note == "at the learning rates of the best val_nll: softmax 0.01 and sigmoid 0.01"
+    # Where nothing is tuned, nothing was selected.
+    untuned = judge(table_of(tmp_path / "u", claims=tested, tuned=False))
+    assert {verdict.selected_by for verdict in untuned} == {None} and untuned[1].difference == untuned[2].difference
+
+
 def test_studies_of_one_head_against_itself_are_rarely_decided(tmp_path):
     """Any claim of a null study is decided in at most one study of twenty, whatever the number of claims."""
     tested = {metric: ACCURACY | {"metric": metric, "margin": 1e-6} for metric in ("test_accuracy", "test_nll")}

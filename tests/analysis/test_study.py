@@ -57,6 +57,50 @@ def test_a_part_of_a_study_has_its_arms_alone_under_their_new_names(study):
     pd.testing.assert_frame_equal(part.results.drop(columns="arm"), rows.drop(columns="arm"))
 
 
+@pytest.fixture
+def both(tmp_path):
+    """A study whose accuracy is best at the rate 0.1 and whose NLL is best at 0.01."""
+    return make_study(tmp_path / "both", seeds=4, best_lr_of_nll=0.01)
+
+
+def test_arms_are_compared_first_at_the_best_rate_by_the_primary_criterion(both):
+    whole = read_study(both)
+    arms = ("softmax", "sigmoid")
+    assert whole.record.criteria == ("val_accuracy", "val_nll")
+    assert whole.best == dict.fromkeys(arms, 0.1) and whole.best_by("val_nll") == dict.fromkeys(arms, 0.01)
+    confirmed = whole.results[whole.results.phase == "confirm"]
+    assert confirmed.groupby(["arm", "lr"]).size().tolist() == [4] * 4
+    assert set(whole.final.lr) == {0.1} and len(whole.final) == 8
+    assert {*whole.history.run, *whole.predictions} == {*whole.final.run}
+    assert whole.part({"sigmoid": "mine"}).best_by("val_nll") == {"mine": 0.01}
+
+
+def test_what_was_chosen_is_what_the_record_says(both):
+    path = both / "study.json"
+    content = json.loads(path.read_text())
+    content["protocol"]["best"]["val_accuracy"] = {"softmax": 0.01, "sigmoid": 0.1}
+    path.write_text(json.dumps(content))
+    whole = read_study(both)
+    assert whole.best == {"softmax": 0.01, "sigmoid": 0.1}
+    assert whole.final.groupby("arm").lr.unique().map(list).to_dict() == {"sigmoid": [0.1], "softmax": [0.01]}
+
+
+def test_a_study_without_recorded_rates_has_those_at_which_its_arms_were_confirmed(tmp_path):
+    folder = make_study(tmp_path / "old", seeds=4, claims={})
+    path = folder / "study.json"
+    content = json.loads(path.read_text())
+    del content["protocol"]["best"]
+    path.write_text(json.dumps(content))
+    whole = read_study(folder)
+    # As if the accuracy had chosen another rate than it does today.
+    table = whole.results.assign(val_accuracy=whole.results.val_accuracy - 0.1 * (whole.results.lr == 0.1))
+    again = replace(whole, results=table)
+    assert again.best == {"softmax": 0.1, "sigmoid": 0.1} and len(again.final) == 8
+    # Before the confirm phase the search tells.
+    searched = replace(whole, results=table[table.phase == "search"])
+    assert set(searched.best.values()) != {0.1} and set(searched.final.phase) == {"search"}
+
+
 def test_a_history_that_was_changed_is_not_used(study):
     run = read_study(study).final.run.iloc[0]
     path = study / "runs" / run / "history.csv"

@@ -33,6 +33,10 @@ def test_a_study_is_read_back_as_it_was(study, tmp_path):
         ({"num_classes": {"softmax": 10}}, "num_classes=softmax: must name every arm, also ['sigmoid']"),
         ({"claims": {"mine": ACCURACY | {"margin": -1}}}, "claims.mine.margin=-1.0: must be positive and finite"),
         ({"claims": {"mine": ACCURACY | {"phase": "x"}}}, "claims.mine.phase=x: accepted: confirm, search"),
+        (
+            {"claims": {"mine": ACCURACY | {"phase": "search", "selected_by": "val_nll"}}},
+            "claims.mine.selected_by=val_nll: null, as a claim of the phase search",
+        ),
     ],
 )
 def test_a_broken_study_is_refused_with_file_key_and_what_is_accepted(study, change, message):
@@ -43,6 +47,15 @@ def test_a_broken_study_is_refused_with_file_key_and_what_is_accepted(study, cha
     text = str(refusal.value)
     assert text.startswith(f"{path}: broken ({message}") and "\n" not in text
     assert text.endswith("; run the study's command again to write it anew")
+
+
+def test_best_rates_are_of_arms_of_the_study(study):
+    path = study / "study.json"
+    content = json.loads(path.read_text())
+    content["protocol"]["best"] = {"val_nll": {"sigmiod": 0.1}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"protocol\.best\.val_nll=sigmiod: no arm; did you mean sigmoid\?"):
+        read_study_record(study)
 
 
 def test_a_ladder_names_arms_of_the_study(study):

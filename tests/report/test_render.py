@@ -400,7 +400,8 @@ def test_runs_of_earlier_commands_are_left_out_but_named(tmp_path):
     study = small(tmp_path / "study")
     content = json.loads((study / "study.json").read_text())
     runs = {phase: [run for run in names if "softmax" in run] for phase, names in content["runs"].items()}
-    change(study / "study.json", arms={"softmax": content["arms"]["softmax"]}, runs=runs)
+    protocol = content["protocol"] | {"best": {"val_accuracy": {"softmax": 0.1}}}
+    change(study / "study.json", arms={"softmax": content["arms"]["softmax"]}, runs=runs, protocol=protocol)
     summary = summarise(study)
     assert "16 runs in the folder belong to earlier commands" in remarks(summary)
     assert [arm.arm for arm in summary.arms] == ["softmax"]

@@ -152,10 +152,12 @@ def test_bad_axes(arguments, message):
 
 
 def test_confirm_takes_each_arm_at_its_best():
-    runs = confirm({"a": ("head=a",), "b": ("head=b",)}, {"a": 0.1, "b": 1.0}, [10, 11])
+    runs = confirm({"a": ("head=a",), "b": ("head=b",)}, {"a": [0.1, 0.1], "b": [1.0, 0.3]}, [10, 11])
     assert [(run.arm, run.overrides, run.lr, run.seed) for run in runs] == [
         ("a", ("head=a",), 0.1, 10),
         ("a", ("head=a",), 0.1, 11),
+        ("b", ("head=b",), 0.3, 10),
+        ("b", ("head=b",), 0.3, 11),
         ("b", ("head=b",), 1.0, 10),
         ("b", ("head=b",), 1.0, 11),
     ]
@@ -164,11 +166,12 @@ def test_confirm_takes_each_arm_at_its_best():
 @pytest.mark.parametrize(
     ("best", "extended", "beyond"),
     [
-        ({"a": 0.1, "b": 0.1}, (0, 0), {}),
-        ({"a": 0.01, "b": 0.1}, (0, 0), {"below": 0.001}),
-        ({"a": 0.01, "b": 3.0}, (1, 1), {"below": 0.001, "above": 90.0}),
-        ({"a": 0.01, "b": 3.0}, (2, 0), {"above": 90.0}),
-        ({"a": 0.01}, (2, 2), {}),
+        ({"a": [0.1], "b": [0.1]}, (0, 0), {}),
+        ({"a": [0.01], "b": [0.1]}, (0, 0), {"below": 0.001}),
+        ({"a": [0.1, 0.01], "b": [0.1, 0.1]}, (0, 0), {"below": 0.001}),
+        ({"a": [0.01], "b": [3.0]}, (1, 1), {"below": 0.001, "above": 90.0}),
+        ({"a": [0.01], "b": [3.0]}, (2, 0), {"above": 90.0}),
+        ({"a": [0.01]}, (2, 2), {}),
     ],
 )
 def test_a_grid_grows_at_the_edges_that_hold_a_best_rate_twice_each(best, extended, beyond):

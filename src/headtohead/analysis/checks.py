@@ -57,7 +57,8 @@ def _tuning(study: Study) -> Iterable[Check]:
             f"The arms are not tuned: all of them ran at {shared}. The verdicts hold at that rate and say little about "
             "the heads. Sweep optimizer.lr to compare every arm at its own best rate.",
         )
-    for arm, lr in study.best.items():
+    chosen = [choice for criterion in study.record.criteria for choice in study.best_by(criterion).items()]
+    for arm, lr in dict.fromkeys(chosen):
         if len(study.grid) > 1 and lr in (study.grid[0], study.grid[-1]):
             side = "lowest" if lr == study.grid[0] else "highest"
             yield Check(
@@ -112,7 +113,7 @@ def _unfinished_runs(study: Study) -> Iterable[Check]:
         yield Check("warning", f"{plural(len(failed), 'run')} failed: {names}. {causes}.")
     diverged = study.results.loc[study.results.status == "diverged"]
     if len(diverged):
-        at_best = int(diverged.run.isin(study.final.run).sum())
+        at_best = int((diverged.run.isin(study.final.run) | (diverged.phase == "confirm")).sum())
         each = listed(f"{count} of {arm}" for arm, count in diverged.arm.value_counts().sort_index().items())
         chosen = f", {at_best} of them at a chosen learning rate" if at_best else ""
         yield Check(

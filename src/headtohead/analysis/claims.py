@@ -17,8 +17,9 @@ VERDICTS: dict[Decision, Word] = {
 # The keys of a row of verdicts.json, in order.
 KEYS = (
     *("claim", "sentence", "metric", "phase", "direction", "margin", "arm", "versus", "head", "versus_head", "context"),
-    *("weight", "seeds", "examples", "mean_arm", "mean_versus", "difference", "lower", "upper", "confidence"),
-    *("p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples", "minimum_detectable", "note"),
+    *("selected_by", "weight", "seeds", "examples", "mean_arm", "mean_versus", "difference", "lower", "upper"),
+    *("confidence", "p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples"),
+    *("minimum_detectable", "note"),
 )
 
 
@@ -72,6 +73,7 @@ def _open_verdict(study: Study, name: str, claim: Claim, arm: str, versus: str) 
         direction=claim.direction,
         margin=claim.margin,
         weight=claim.weight,
+        selected_by=claim.selected_by if study.tuned else None,
         arm=arm,
         versus=versus,
         head=study.head_of(arm),

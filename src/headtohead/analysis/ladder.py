@@ -34,7 +34,7 @@ def ladder_rows(study: Study) -> list[LadderRow]:
     rows = []
     for name, claim in study.record.claims.items() if arms else ():
         try:
-            pairs = pair_up(study, claim.metric, claim.phase, arms)
+            pairs = pair_up(study, claim.metric, claim.phase, arms, claim.selected_by)
         except Unjudged:
             continue
         steps = tuple(pairs.estimate(arm, before).interval(0.95) for before, arm in pairwise(arms))

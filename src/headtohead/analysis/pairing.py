@@ -15,6 +15,7 @@ import pandas as pd
 from headtohead.analysis import statistics
 from headtohead.analysis.estimates import Crossed, Estimate, Shares, floor_of_shares
 from headtohead.analysis.study import Study
+from headtohead.analysis.text import listed
 from headtohead.options import nearest
 from headtohead.record.run import COLUMNS, read_history
 
@@ -69,7 +70,7 @@ class Pairs:
         return replace(estimate, floor=floor)
 
 
-def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pairs:
+def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], selected_by: str | None = None) -> Pairs:
     """Pair the runs of arms by seed and fold. The value of a seed is the mean over its folds.
 
     In the search a seed's value is the mean over the learning rates at which all arms have one. A diverged run counts
@@ -77,11 +78,13 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pai
 
     Args:
         metric: Column of results.csv, or key of DERIVED.
+        selected_by: Criterion by whose best learning rates the runs of the phase confirm count; None takes the primary
+            one.
 
     Raises:
         Unjudged: fewer than two seeds have it.
     """
-    runs = _rows(study, phase)
+    runs = _rows(study, phase, selected_by)
     if runs.empty:
         raise Unjudged(f"the study has no runs of the phase {phase}")
     runs = runs.loc[runs.arm.isin(arms)]
@@ -90,7 +93,7 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pai
     if metric in DERIVED:
         values, note = DERIVED[metric](study, runs)
     else:
-        values, note = _no_better_diverged(_recorded(runs, metric), runs.status), None
+        values, note = statistics.no_better_diverged(_recorded(runs, metric), runs.status), None
     runs = runs.assign(value=values.where(runs.status != "failed"))
     # In the other phases each arm has a learning rate of its own.
     cell = ["seed", "lr"] if phase == "search" else ["seed", "fold"]
@@ -98,10 +101,9 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pai
     measured = table.dropna()
     if phase != "search":
         # Without one of its folds a seed has not tested every example.
-        measured = measured.loc[
-            ~measured.index.isin(table.index[table.isna().any(axis=1)].unique("seed"), level="seed")
-        ]
-    notes = [note] if note else []
+        partial_seeds = table.index[table.isna().any(axis=1)].unique("seed")
+        measured = measured.loc[~measured.index.isin(partial_seeds, level="seed")]
+    notes = [text for text in (note, _other_rates(study, phase, arms, selected_by)) if text]
     if len(measured) < len(table):
         lacking = runs.status[runs.value.isna() & (runs.status != "finished")].value_counts()
         reasons = "".join(f", {count} {status}" for status, count in lacking.items())
@@ -115,17 +117,6 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str]) -> Pai
     if blocks is None and metric.startswith(OF_TEST):
         notes.append("no values on blocks of test examples: the interval covers new seeds on these examples alone")
     return Pairs(by_seed, "; ".join(notes) or None, blocks, size_G, of_examples=metric in OF_EXAMPLES)
-
-
-def _no_better_diverged(values: pd.Series, status: pd.Series) -> pd.Series:
-    """Return the values with those of diverged runs at the worst value of a finished run, where they were better.
-
-    Of the metrics that a guess has, the accuracy alone is better where it is higher.
-    """
-    finished = values[status == "finished"]
-    if str(values.name).endswith("accuracy"):
-        return values.where(status != "diverged", values.clip(upper=finished.min()))
-    return values.where(status != "diverged", values.clip(lower=finished.max()))
 
 
 def _by_block(
@@ -153,12 +144,27 @@ def _by_block(
     return values, sums["size"].iloc[0].to_numpy(float)
 
 
-def _rows(study: Study, phase: Scope) -> pd.DataFrame:
-    """Return the runs of a phase. In a study without a search all runs are of the phase run, and count as confirm."""
+def _rows(study: Study, phase: Scope, selected_by: str | None) -> pd.DataFrame:
+    """Return the runs of a phase, those of the phase confirm at the best learning rates by a criterion.
+
+    In a study without a search all runs are of the phase run, and count as confirm.
+    """
     if phase == "final":
         return study.finite.loc[study.final.index]
     phases = ["confirm", "run"] if phase == "confirm" else ["search"]
-    return study.finite.loc[study.finite.phase.isin(phases)]
+    rows = study.finite.loc[study.finite.phase.isin(phases)]
+    return study.at_best(rows, selected_by) if phase == "confirm" and study.tuned else rows
+
+
+def _other_rates(study: Study, phase: Scope, arms: Sequence[str], selected_by: str | None) -> str | None:
+    """Return a note on the learning rates of arms where they are not those by which the study compares first."""
+    if phase != "confirm" or not study.tuned or selected_by is None:
+        return None
+    best = study.best_by(selected_by)
+    if all(best.get(arm) == study.best.get(arm) for arm in arms):
+        return None
+    rates = listed((f"{arm} {best[arm]:g}" for arm in arms if arm in best), most=len(arms))
+    return f"at the learning rates of the best {selected_by}: {rates}"
 
 
 def _recorded(runs: pd.DataFrame, metric: str) -> pd.Series:

@@ -96,18 +96,41 @@ class Study:
 
     @cached_property
     def best(self) -> dict[str, float]:
-        """The best learning rate of each arm; arms without an ended run are missing."""
-        return best_learning_rates(self.searched) if {"val_accuracy", "val_nll"} <= set(self.results) else {}
+        """The best learning rate of each arm by the primary criterion; arms without an ended run are missing."""
+        return self.best_by(self.record.protocol.selected_by)
+
+    def best_by(self, criterion: str) -> dict[str, float]:
+        """Return the best learning rate of each arm by a validation metric; arms without an ended run are missing.
+
+        The confirm phase records them. Before it, they follow from the search. A study of an older release records
+        none: there an arm has been confirmed at one rate.
+        """
+        recorded = self.record.protocol.best
+        if criterion in recorded:
+            return recorded[criterion]
+        confirmed = self.results.loc[self.results.phase == "confirm"]
+        of_runs = {} if recorded else confirmed.groupby("arm").lr.first().to_dict()
+        return best_learning_rates(self.searched, criterion) | of_runs
+
+    def at_best(self, rows: pd.DataFrame, criterion: str | None = None) -> pd.DataFrame:
+        """Return those of some rows of results.csv that have their arm's best learning rate by a criterion.
+
+        Args:
+            criterion: Validation metric; None takes the primary criterion.
+        """
+        best = rows.arm.map(self.best_by(criterion) if criterion else self.best).astype(float)
+        # A table in text may have lost the last digit of a rate.
+        return rows.loc[np.isclose(rows.lr.astype(float), best, rtol=1e-6, atol=0)]
 
     @cached_property
     def final(self) -> pd.DataFrame:
         """The runs by which the arms are compared, without failed ones.
 
-        They are the runs of the confirm phase. Before it has begun, and in a study without one, they are each arm's
-        runs at its best learning rate.
+        They are each arm's runs at its best learning rate by the primary criterion: those of the confirm phase or,
+        before it has begun and in a study without one, all.
         """
-        confirmed = self.results.loc[self.results.phase == "confirm"]
-        at_best = self.results.loc[self.results.lr == self.results.arm.map(self.best)]
+        at_best = self.at_best(self.results)
+        confirmed = at_best.loc[at_best.phase == "confirm"]
         rows = confirmed if len(confirmed) else at_best
         return rows.loc[rows.status != "failed"]
 
@@ -252,7 +275,14 @@ class Study:
             self.record,
             arms={name: self.record.arms[arm] for arm, name in names.items()},
             num_classes={name: self.record.num_classes[arm] for arm, name in names.items()},
-            protocol=replace(self.record.protocol, ladder=()),
+            protocol=replace(
+                self.record.protocol,
+                ladder=(),
+                best={
+                    criterion: {names[arm]: rate for arm, rate in rates.items() if arm in names}
+                    for criterion, rates in self.record.protocol.best.items()
+                },
+            ),
             data=tuple(
                 replace(data, arms=tuple(names[arm] for arm in data.arms if arm in names)) for data in self.record.data
             ),

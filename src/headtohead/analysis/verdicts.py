@@ -36,6 +36,8 @@ class Comparison:
         margin: Size below which a difference does not matter, in the metric's unit; without one, no arms are
             equivalent.
         weight: Share of the family's level, as `Claim.weight`.
+        selected_by: Criterion by whose best learning rates the arms are compared; None for the primary one, or where
+            the whole grid is compared.
         arm: Label of the first arm.
         versus: Label of the other arm.
         seeds: Number of pairs of runs.
@@ -64,6 +66,7 @@ class Comparison:
     direction: Direction
     margin: float | None
     weight: float | None = None
+    selected_by: str | None = None
     arm: str
     versus: str
     seeds: int = 0
@@ -162,7 +165,7 @@ def _measure(study: Study, comparison: AComparison, level: float) -> tuple[AComp
     """Return a comparison with all that its own runs say, and the estimate behind it."""
     arm, versus = comparison.arm, comparison.versus
     try:
-        pairs = pair_up(study, comparison.metric, comparison.phase, [arm, versus])
+        pairs = pair_up(study, comparison.metric, comparison.phase, [arm, versus], comparison.selected_by)
     except Unjudged as reason:
         return replace(comparison, note=f"not judged: {reason}"), None
     estimate = pairs.estimate(arm, versus)

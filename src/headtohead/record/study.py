@@ -24,6 +24,8 @@ class Claim:
         favours: Name of the favoured head, as in `head=softmax`.
         weight: Share of the level of the claims about a pair of arms, in [0, 1]. None shares what others leave. 0 is
             for a fact of construction, which is shown and takes no part in the correction.
+        selected_by: Validation metric, such as "val_nll", by whose best learning rate of each arm a claim of the phase
+            "confirm" is judged; None takes the study's primary one.
     """
 
     sentence: str
@@ -33,6 +35,7 @@ class Claim:
     margin: float
     favours: str
     weight: float | None = None
+    selected_by: str | None = None
 
     def __post_init__(self):
         weight = self.weight
@@ -41,6 +44,8 @@ class Claim:
         )
         holds = math.isfinite(self.margin) and self.margin > 0
         require(holds, "claim.margin", self.margin, "must be positive and finite, in the metric's unit")
+        whole_grid = "null, as a claim of the phase search is judged over the whole grid"
+        require(self.phase == "confirm" or self.selected_by is None, "claim.selected_by", self.selected_by, whole_grid)
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ class StudyProtocol:
     Attributes:
         search_seeds: Seeds of the search, or of all runs where there is none.
         confirm_seeds: Fresh seeds of the confirm phase; empty without one.
-        selected_by: Validation metric that chose each arm's learning rate.
+        selected_by: Primary criterion: the validation metric that chooses each arm's learning rate.
         extended: Number of learning rates that were added to the grid `below` and `above`.
         ladder: Labels of arms, in order: the report splits the difference between the first and the last into steps.
             Empty without a ladder.
         looks: Number of seeds that each arm is compared by at each look, ascending. A look is a moment at which
             verdicts are computed with more seeds than before.
+        best: For each criterion the best learning rate of each arm. Empty before the confirm phase, and in records of
+            older releases.
     """
 
     search_seeds: tuple[int, ...]
@@ -64,6 +71,7 @@ class StudyProtocol:
     extended: dict[str, int]
     ladder: tuple[str, ...]
     looks: tuple[int, ...] = ()
+    best: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,17 @@ class StudyRecord:
             for run in runs:
                 is_name = run not in ("", ".", "..") and not {"/", "\\", "\0"} & {*run}
                 require(is_name, f"runs.{phase}", run, "must be names of folders in runs/")
+        for criterion, rates in self.protocol.best.items():
+            for arm, rate in rates.items():
+                require(arm in self.arms, f"protocol.best.{criterion}", arm, f"no arm; {nearest(arm, self.arms)}")
+                require(math.isfinite(rate), f"protocol.best.{criterion}.{arm}", rate, "must be finite")
         require(not missing, "num_classes", ", ".join(self.num_classes), f"must name every arm, also {missing}")
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The validation metrics by whose best learning rates the study compares: the primary one, those of claims."""
+        of_claims = [claim.selected_by for claim in self.claims.values() if claim.selected_by]
+        return tuple(dict.fromkeys([self.protocol.selected_by, *of_claims]))
 
 
 def read_claims(nodes: Mapping[str, Any]) -> dict[str, Claim]:

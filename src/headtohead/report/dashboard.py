@@ -235,8 +235,9 @@ def _shown(study: Study) -> pd.DataFrame:
     parts = []
     for arm in study.arms:
         runs = study.results.loc[(study.results.arm == arm) & (study.results.status != "failed")]
+        runs = study.at_best(runs)
         confirmed = runs.loc[runs.phase == "confirm"]
-        parts.append(confirmed if len(confirmed) else runs.loc[runs.lr == study.best.get(arm)])
+        parts.append(confirmed if len(confirmed) else runs)
     return pd.concat(parts)
 
 

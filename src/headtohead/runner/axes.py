@@ -5,7 +5,7 @@ An arm is every swept setting but the seed, the fold and the learning rate, whic
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import prod
@@ -210,9 +210,11 @@ def search(axes: Axes) -> list[Run]:
     ]
 
 
-def confirm(arms: Mapping[str, tuple[str, ...]], best: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
-    """Return each arm that has a best learning rate at that rate with fresh seeds."""
-    return [Run(arm, arms[arm], best[arm], seed) for arm, seed in product(best, seeds)]
+def confirm(
+    arms: Mapping[str, tuple[str, ...]], best: Mapping[str, Iterable[float]], seeds: Sequence[int]
+) -> list[Run]:
+    """Return each arm that has best learning rates at each of them, ascending, with fresh seeds."""
+    return [Run(arm, arms[arm], lr, seed) for arm in best for lr, seed in product(sorted({*best[arm]}), seeds)]
 
 
 def in_folds(run: Run, folds: Sequence[int | None]) -> list[Run]:
@@ -220,21 +222,23 @@ def in_folds(run: Run, folds: Sequence[int | None]) -> list[Run]:
     return [replace(run, fold=fold) for fold in folds]
 
 
-def rates_beyond(grid: Sequence[float], best: Mapping[str, float], extended: Mapping[str, int]) -> dict[str, float]:
+def rates_beyond(
+    grid: Sequence[float], best: Mapping[str, Iterable[float]], extended: Mapping[str, int]
+) -> dict[str, float]:
     """Return the learning rates by which a grid grows: at each edge where an arm has its best rate.
 
     Args:
         grid: the learning rates searched so far, ascending, two or more.
-        best: each arm's best learning rate.
+        best: each arm's best learning rates, one for each criterion.
         extended: how often the grid has grown `below` and `above`, at most EXTENSIONS times each.
 
     Returns:
         A rate for `below`, for `above`, for both or for neither; it continues the grid in the same ratio.
     """
-    beyond = {}
-    if grid[0] in best.values() and extended["below"] < EXTENSIONS:
+    beyond, rates = {}, {rate for rates in best.values() for rate in rates}
+    if grid[0] in rates and extended["below"] < EXTENSIONS:
         beyond["below"] = _next_rate(grid[1], grid[0])
-    if grid[-1] in best.values() and extended["above"] < EXTENSIONS:
+    if grid[-1] in rates and extended["above"] < EXTENSIONS:
         beyond["above"] = _next_rate(grid[-2], grid[-1])
     return beyond
 

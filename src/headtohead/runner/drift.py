@@ -1,6 +1,7 @@
 """Drift: a study's folder was made with another configuration, claims, code, data or libraries than the command."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,29 @@ def _study_drift(before: StudyRecord, now: StudyRecord) -> list[str]:
     """List, a line each, how two records of a study differ in what both commands give all their runs."""
     common = before.settings.keys() & now.settings.keys()
     settings = [{key: record.settings[key] for key in now.settings if key in common} for record in (before, now)]
-    lines = differences(*settings) + differences({"claims": before.claims}, {"claims": now.claims})
+    lines = differences(*settings) + differences(*_claims(before, now))
     for arm in before.sources.keys() & now.sources.keys():
         lines += [line for line in changes(before.sources[arm], now.sources[arm]) if line not in lines]
     return lines + differences(_software(before.environment), _software(now.environment))
+
+
+def _claims(before: StudyRecord, now: StudyRecord) -> list[dict[str, Any]]:
+    """Return the claims of two records as far as they must agree.
+
+    Claims may be judged at other learning rates. With another primary metric those on accuracy are about that metric.
+    """
+    primary = {f"test_{record.protocol.selected_by.removeprefix('val_')}" for record in (before, now)}
+    free = primary | {"test_accuracy"} if len(primary) > 1 else set()
+    return [
+        {
+            "claims": {
+                name: replace(claim, selected_by=None)
+                for name, claim in record.claims.items()
+                if claim.metric not in free
+            }
+        }
+        for record in (before, now)
+    ]
 
 
 def _run_drift(member: Member, now: StudyRecord) -> list[str]:

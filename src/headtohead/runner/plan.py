@@ -32,6 +32,7 @@ from headtohead.training.config import Config, architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
 from headtohead.training.loop import recorded_metrics
+from headtohead.training.metrics import OF_A_SPLIT
 from headtohead.training.models import checked_build, require_batches
 from headtohead.training.packing import is_stackable
 
@@ -90,10 +91,9 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     packings = _choose_packings(members, opened)
     before = previous_record(members[0].study)
     record = _initial_record(axes, members, config, before)
-    for lr in axes.lrs:
-        # A value may refer to the seed, and leave its range at a fresh one.
-        fresh = confirm(axes.arms, dict.fromkeys(axes.arms, lr), record.protocol.confirm_seeds)
-        _compose(config, axes, fresh, "confirm")
+    # A value may refer to the seed, and leave its range at a fresh one.
+    fresh = confirm(axes.arms, dict.fromkeys(axes.arms, axes.lrs), record.protocol.confirm_seeds)
+    _compose(config, axes, fresh, "confirm")
     record = _with_sources(record, members, opened, before)
     if not members[0].config.settings.accept_drift:
         refuse_drift(members, before, record)
@@ -225,7 +225,7 @@ def _initial_record(
         protocol=StudyProtocol(
             search_seeds=tuple(seeds),
             confirm_seeds=tuple(fresh),
-            selected_by="val_accuracy",
+            selected_by=f"val_{first.protocol.metric}",
             extended={"below": 0, "above": 0},
             ladder=first.protocol.ladder or (),
             looks=_looks(before, len(fresh or seeds)),
@@ -292,7 +292,7 @@ def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
 
 def _read_claims(config: DictConfig, members: Sequence[Member]) -> dict[str, Claim]:
     """Check the claims of a study; refuse one about a metric that no run records or a head that does not exist."""
-    claims = read_claims(members[0].claims)
+    claims = _about_the_primary(read_claims(members[0].claims), members[0].config.protocol.metric)
     loader = GlobalHydra.instance().config_loader()
     heads = {*loader.get_group_options("head"), *(member.head for member in members)}
     device = resolve_device(members[0].config.settings.device)
@@ -308,7 +308,25 @@ def _read_claims(config: DictConfig, members: Sequence[Member]) -> dict[str, Cla
         recorded = f"not recorded by a run of this study in the phase {claim.phase}; {nearest(claim.metric, known)}"
         require(claim.metric in known, f"claims.{name}.metric", claim.metric, recorded)
         require(claim.favours in heads, f"claims.{name}.favours", claim.favours, nearest(claim.favours, heads))
+        criteria = [f"val_{metric}" for metric in OF_A_SPLIT]
+        chosen = claim.selected_by
+        require(chosen in [None, *criteria], f"claims.{name}.selected_by", chosen, nearest(chosen, criteria))
     return claims
+
+
+def _about_the_primary(claims: dict[str, Claim], metric: str) -> dict[str, Claim]:
+    """Return the claims of a study; where none is about its primary metric, those on accuracy are made about it."""
+    if any(claim.metric == f"test_{metric}" for claim in claims.values()):
+        return claims
+    restated = {}
+    for name, claim in claims.items():
+        if claim.metric == "test_accuracy":
+            name = name.replace("accuracy", metric)
+            sentence = claim.sentence.replace("accuracy", metric.replace("_", " ").replace("f1", "F1"))
+            chosen = claim.selected_by and f"val_{metric}"
+            claim = replace(claim, sentence=sentence, metric=f"test_{metric}", selected_by=chosen)
+        restated[name] = claim
+    return restated
 
 
 def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:

@@ -73,7 +73,9 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    node = cast(DictConfig, OmegaConf.merge({"protocol": {"ladder": None}}, with_home(run.config)))
+    node = cast(
+        DictConfig, OmegaConf.merge({"protocol": {"ladder": None, "metric": "accuracy"}}, with_home(run.config))
+    )
     if not allow_code and (named := named_code(_resolved(node, folder))):
         accepted = "accepted: --allow-code, for a record that you trust"
         raise ConfigError(f"{folder}: would run code from elsewhere, {', '.join(named)}; {accepted}")

@@ -111,8 +111,9 @@ class Sweep:
                 return  # no learning rate is chosen from a part of a search
             fresh = self.record.protocol.confirm_seeds
             if fresh:
-                runs = confirm(self.record.arms, self._best_rates(), fresh)
-                self._train(plan.compose(runs, "confirm"), "confirm")
+                best = self._best_rates()
+                self.record = replace(self.record, protocol=replace(self.record.protocol, best=best))
+                self._train(plan.compose(confirm(self.record.arms, _by_arm(best), fresh), "confirm"), "confirm")
         else:
             self._train(plan.members, "run")
         self._pick_examples()
@@ -124,7 +125,7 @@ class Sweep:
         ended: set[str] = set()
         while not self.failures:
             protocol = self.record.protocol
-            beyond = rates_beyond(self.record.grid[LR], self._best_rates(), protocol.extended)
+            beyond = rates_beyond(self.record.grid[LR], _by_arm(self._best_rates()), protocol.extended)
             members = self._compose_beyond({side: rate for side, rate in beyond.items() if side not in ended})
             ended |= {*beyond} - {*members}
             if not members:
@@ -149,9 +150,11 @@ class Sweep:
                 print(f"The grid does not grow to {LR}={rate:g}: {error}", file=sys.stderr)
         return members
 
-    def _best_rates(self) -> dict[str, float]:
+    def _best_rates(self) -> dict[str, dict[str, float]]:
+        """Return for each criterion of the study the best learning rate of each arm."""
         table = read_results(self._plan.folder)
-        return best_learning_rates(table.loc[table.run.isin(self.record.runs["search"])])
+        searched = table.loc[table.run.isin(self.record.runs["search"])]
+        return {criterion: best_learning_rates(searched, criterion) for criterion in self.record.criteria}
 
     def _train(self, members: Sequence[Member], phase: Phase) -> None:
         """Train runs of a phase that have not ended, and write study.json before and results.csv after."""
@@ -272,6 +275,15 @@ class Sweep:
         """Return the packs of which a run has not ended."""
         sources = self.record.sources
         return [pack for pack in packs if not all(has_ended(run, phase, sources[run.run.arm]) for run in pack)]
+
+
+def _by_arm(best: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return the best learning rates of each arm, one for each criterion."""
+    rates: dict[str, list[float]] = {}
+    for by_criterion in best.values():
+        for arm, rate in by_criterion.items():
+            rates.setdefault(arm, []).append(rate)
+    return rates
 
 
 def _flaws_of_records(packs: Sequence[list[Member]]) -> Iterator[str]:

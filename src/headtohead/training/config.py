@@ -15,6 +15,7 @@ from headtohead.training.models import MODELS, Model
 from headtohead.training.optimizers import OPTIMIZERS, Optimizer
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+PRIMARY_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -63,10 +64,13 @@ class Protocol:
             omits the confirm phase.
         ladder: labels of arms in order. The report splits the difference between the first and the last arm into the
             steps between neighbours.
+        metric: primary metric of the study. On validation it chooses each arm's learning rate, on test it compares the
+            arms.
     """
 
     confirm_seeds: int | None
     ladder: tuple[str, ...] | None
+    metric: str
 
     def __post_init__(self) -> None:
         seeds = self.confirm_seeds
@@ -74,6 +78,7 @@ class Protocol:
         rungs = self.ladder
         valid = rungs is None or len(set(rungs)) == len(rungs) > 1
         require(valid, "protocol.ladder", list(rungs or ()), "null, or two or more arms, none of them twice")
+        require(self.metric in PRIMARY_METRICS, "protocol.metric", self.metric, nearest(self.metric, PRIMARY_METRICS))
 
 
 @dataclass(frozen=True)

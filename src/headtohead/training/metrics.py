@@ -222,9 +222,14 @@ def balanced_accuracy(examples: PerExample, num_classes: int) -> Tensor:
 
 
 def chance_level(num_classes: int) -> dict[str, float]:
-    """Return the metrics of a uniform guess, which is calibrated. A diverged run counts with them."""
+    """Return the metrics of a uniform guess, which is calibrated. A diverged run counts with them.
+
+    The macro F1 is that on classes of equal size, which is the highest that such a guess can expect.
+    """
     return {
         "accuracy": 1 / num_classes,
+        "balanced_accuracy": 1 / num_classes,
+        "macro_f1": 1 / num_classes,
         "nll": math.log(num_classes),
         "brier": 1 - 1 / num_classes,
         "ece": 0.0,

@@ -28,7 +28,7 @@ from headtohead.runner.resolve import NAME_OF_A_GROUP, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
-from headtohead.training.config import Config, architecture_key, resolve_device
+from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
 from headtohead.training.loop import recorded_metrics
@@ -92,12 +92,24 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     before = previous_record(members[0].study)
     record = _initial_record(axes, members, config, before)
     # A value may refer to the seed, and leave its range at a fresh one.
-    fresh = confirm(axes.arms, dict.fromkeys(axes.arms, axes.lrs), record.protocol.confirm_seeds)
-    _compose(config, axes, fresh, "confirm")
+    asked = members[0].config.protocol
+    _check_more_seeds(axes, asked, record.protocol)
+    fresh = confirmed_seeds(record.protocol.search_seeds, asked.max_seeds or len(record.protocol.confirm_seeds))
+    _compose(config, axes, confirm(axes.arms, dict.fromkeys(axes.arms, axes.lrs), fresh), "confirm")
     record = _with_sources(record, members, opened, before)
     if not members[0].config.settings.accept_drift:
         refuse_drift(members, before, record)
     return StudyPlan(members[0].study, axes, members, packings, record, config, context)
+
+
+def _check_more_seeds(axes: Axes, asked: Protocol, protocol: StudyProtocol) -> None:
+    """Refuse to add seeds to a study that confirms nothing, or fewer seeds than it begins with."""
+    if asked.until_decided:
+        accepted = "accepted with a sweep of optimizer.lr and protocol.confirm_seeds other than 0"
+        require(_is_tuned(axes) and protocol.confirm_seeds, "protocol.until_decided", "true", accepted)
+        fewest = len(protocol.confirm_seeds)
+        accepted = f"{fewest} or more, the seeds of the first look"
+        require((asked.max_seeds or 0) >= fewest, "protocol.max_seeds", asked.max_seeds, accepted)
 
 
 def _is_tuned(axes: Axes) -> bool:
@@ -208,7 +220,8 @@ def _initial_record(
     first = members[0].config
     device = resolve_device(first.settings.device)
     seeds = sorted({member.config.settings.seed for member in members})
-    fresh = _fresh_seeds(seeds, first.protocol.confirm_seeds) if _is_tuned(axes) else []
+    count = first.protocol.confirm_seeds
+    fresh = confirmed_seeds(seeds, len(seeds) if count is None else count) if _is_tuned(axes) else []
     phases: tuple[Phase, ...] = ("search", "confirm")[: 1 + bool(fresh)] if _is_tuned(axes) else ("run",)
     classes = {member.run.arm: data.load(member.config.dataset, device).classes for member in members}
     distinct = {*classes.values()}
@@ -228,7 +241,7 @@ def _initial_record(
             selected_by=f"val_{first.protocol.metric}",
             extended={"below": 0, "above": 0},
             ladder=first.protocol.ladder or (),
-            looks=_looks(before, len(fresh or seeds)),
+            looks=looks(before.protocol.looks if before else (), len(fresh or seeds)),
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
@@ -237,10 +250,9 @@ def _initial_record(
     )
 
 
-def _looks(before: StudyRecord | None, seeds: int) -> tuple[int, ...]:
-    """Return the looks of a study, also those of its earlier commands; there is a new one where seeds were added."""
-    looks = before.protocol.looks if before else ()
-    return looks if looks and seeds <= looks[-1] else (*looks, seeds)
+def looks(before: tuple[int, ...], seeds: int) -> tuple[int, ...]:
+    """Return the looks of a study, with those before; there is a new one where seeds were added."""
+    return before if before and seeds <= before[-1] else (*before, seeds)
 
 
 def _with_sources(
@@ -329,6 +341,6 @@ def _about_the_primary(claims: dict[str, Claim], metric: str) -> dict[str, Claim
     return restated
 
 
-def _fresh_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
-    """Return the seeds that follow those of the search: `count`, or as many where it is None."""
-    return [seeds[-1] + 1 + index for index in range(len(seeds) if count is None else count)]
+def confirmed_seeds(searched: Sequence[int], count: int) -> list[int]:
+    """Return the fresh seeds of the confirm phase, which follow those of the search, ascending."""
+    return [searched[-1] + 1 + index for index in range(count)]

@@ -73,9 +73,8 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    node = cast(
-        DictConfig, OmegaConf.merge({"protocol": {"ladder": None, "metric": "accuracy"}}, with_home(run.config))
-    )
+    older = {"protocol": {"ladder": None, "until_decided": False, "max_seeds": None, "metric": "accuracy"}}
+    node = cast(DictConfig, OmegaConf.merge(older, with_home(run.config)))
     if not allow_code and (named := named_code(_resolved(node, folder))):
         accepted = "accepted: --allow-code, for a record that you trust"
         raise ConfigError(f"{folder}: would run code from elsewhere, {', '.join(named)}; {accepted}")

@@ -17,17 +17,19 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from headtohead.analysis.claims import judge
 from headtohead.analysis.predictions import most_ambiguous, same_examples
 from headtohead.analysis.statistics import best_learning_rates
 from headtohead.analysis.study import read_study
+from headtohead.analysis.text import listed
 from headtohead.options import BREAKDOWNS, ConfigError, one_line
 from headtohead.record.files import write_arrays
 from headtohead.record.run import Phase, flaws_of_files, read_results, read_run, write_results
 from headtohead.record.study import write_study
-from headtohead.runner.axes import LR, confirm, rates_beyond, search
+from headtohead.runner.axes import LR, SEED, confirm, rates_beyond, search
 from headtohead.runner.pack_job import PackJob
 from headtohead.runner.packs import into_packs
-from headtohead.runner.plan import StudyPlan
+from headtohead.runner.plan import StudyPlan, confirmed_seeds, looks
 from headtohead.runner.process import cores
 from headtohead.runner.progress import Bar, Stop
 from headtohead.runner.resolve import Member
@@ -113,12 +115,42 @@ class Sweep:
             if fresh:
                 best = self._best_rates()
                 self.record = replace(self.record, protocol=replace(self.record.protocol, best=best))
-                self._train(plan.compose(confirm(self.record.arms, _by_arm(best), fresh), "confirm"), "confirm")
+                self._confirm(fresh)
         else:
             self._train(plan.members, "run")
         self._pick_examples()
         if not self.failures:
             shutil.rmtree(plan.folder / CHECKPOINTS, ignore_errors=True)
+
+    def _confirm(self, fresh: Sequence[int]) -> None:
+        """Train each arm at its best rates with fresh seeds, and with more of them until its claims are decided."""
+        rates = _by_arm(self.record.protocol.best)
+        while fresh:
+            self._train(self._plan.compose(confirm(self.record.arms, rates, fresh), "confirm"), "confirm")
+            fresh = [] if self.failures else self._more_seeds()
+            protocol = self.record.protocol
+            seeds = (*protocol.confirm_seeds, *fresh)
+            protocol = replace(protocol, confirm_seeds=seeds, looks=looks(protocol.looks, len(seeds)))
+            hparams = {**self.record.hparams, SEED: tuple(dict.fromkeys([*self.record.hparams[SEED], *fresh]))}
+            self.record = replace(self.record, protocol=protocol, hparams=hparams)
+
+    def _more_seeds(self) -> list[int]:
+        """Return the seeds of the next look: as many as there are; none where more seeds would decide nothing."""
+        protocol, most = self.record.protocol, self._plan.members[0].config.protocol.max_seeds
+        known = len(protocol.confirm_seeds)
+        if most is None or known >= most:
+            return []
+        verdicts = [verdict for verdict in judge(read_study(self._plan.folder)) if verdict.weight]
+        undecided = [
+            verdict.claim
+            for verdict in verdicts
+            if verdict.seeds and verdict.decision == "undecided" and not verdict.needs_examples
+        ]
+        if not undecided:
+            return []
+        more = confirmed_seeds(protocol.search_seeds, min(2 * known, most))[known:]
+        print(f"{listed(dict.fromkeys(undecided))}: not decided with {known} seeds, {len(more)} more", file=sys.stderr)
+        return more
 
     def _extend_grid(self) -> None:
         """Search rates beyond the edges of the grid, for all arms, as long as the best rate of an arm is on one."""

@@ -64,17 +64,26 @@ class Protocol:
             omits the confirm phase.
         ladder: labels of arms in order. The report splits the difference between the first and the last arm into the
             steps between neighbours.
+        until_decided: whether to add fresh seeds, twice as many at each look, until every primary claim is decided or
+            no number of seeds would decide it.
+        max_seeds: most fresh seeds for that; None without it.
         metric: primary metric of the study. On validation it chooses each arm's learning rate, on test it compares the
             arms.
     """
 
     confirm_seeds: int | None
     ladder: tuple[str, ...] | None
+    until_decided: bool
+    max_seeds: int | None
     metric: str
 
     def __post_init__(self) -> None:
         seeds = self.confirm_seeds
         require(seeds is None or 0 <= seeds <= 10**6, "protocol.confirm_seeds", seeds, "accepted: 0 to 1,000,000")
+        most = self.max_seeds
+        accepted = "the most fresh seeds, with protocol.until_decided=true; null without it"
+        require(self.until_decided == (most is not None), "protocol.max_seeds", most, accepted)
+        require(most is None or 2 <= most <= 10**6, "protocol.max_seeds", most, "accepted: 2 to 1,000,000")
         rungs = self.ladder
         valid = rungs is None or len(set(rungs)) == len(rungs) > 1
         require(valid, "protocol.ladder", list(rungs or ()), "null, or two or more arms, none of them twice")

@@ -26,8 +26,8 @@ COMMON = {
     "device": ("cpu", "auto"),
     "accept_drift": ("true", "false"),
     "protocol.confirm_seeds": ("null", "0", "2"),
+    "protocol.metric": ("accuracy", "balanced_accuracy", "macro_f1", "nll"),
     "dataset.val_fraction": ("0.2", "0.3", "2.5e-1"),
-    "dataset.test_fraction": ("0.2", "0.4"),
     "dataset.label_noise": ("0", "0.1"),
     "dataset.ood": ("null", "permuted"),
     "optimizer.clip_norm": ("null", "1", "0.001"),
@@ -36,12 +36,17 @@ COMMON = {
     "head.prior_bias": ("none", "uniform", "frequencies"),
 }
 OF_OPTION = {
+    **{key: {"dataset.folds": ("2", "3", "5"), "fold": ("0", "1", "0,1")} for key in TABLES},
     "mlp": {"model.widths": ("[4]", "[8,4]"), "model.batch_norm": ("true", "false"), "model.dropout": ("0", "0.5")},
     "cnn": {"model.widths": ("[2]", "[2,3]")},
     "sgd": {"optimizer.momentum": ("0.5", "0.9"), "optimizer.nesterov": ("true", "false")},
     "adamw": {"optimizer.beta1": ("0", "0.8"), "optimizer.eps": ("1e-8", "0.1")},
-    "digits": {"dataset.crop_padding": ("0", "1"), "dataset.flip": ("true", "false")},
-    "gaussians": {"dataset.separation": ("0", "4", "100"), "dataset.dimensions": ("1", "7")},
+    "digits": {"dataset.crop_padding": ("0", "1"), "dataset.flip": ("true", "false"), "dataset.folds": ("2", "5")},
+    "gaussians": {
+        "dataset.test_fraction": ("0.2", "0.4"),
+        "dataset.separation": ("0", "4", "100"),
+        "dataset.dimensions": ("1", "7"),
+    },
 }
 # Wrong values of keys that every line has.
 WRONG = {
@@ -60,9 +65,14 @@ WRONG = {
     "seed": ("-1", "1.5", "a", "null", "1e400"),
     "name": ("''", "a/b", "..", "'a b'", "null", "x" * 300),
     "protocol.confirm_seeds": ("-1", "few", "1.5"),
+    "protocol.metric": ("acuracy", "3", "null"),
+    "protocol.max_seeds": ("1", "-1", "1.5", "few", "5"),
+    "protocol.until_decided": ("true", "maybe", "null"),
     "protocol.ladder": ("[softmax]", "7", "[a,a]"),
     "dataset.val_fraction": ("0", "1", "-0.2", "1.5", "nan", "half", "null"),
-    "dataset.test_fraction": ("0", "1", "nan", "null"),
+    "dataset.test_fraction": ("0", "1", "nan", "-0.1"),
+    "dataset.folds": ("0", "1", "-1", "1.5", "x", "1000000"),
+    "fold": ("-1", "5", "1.5", "x", "null"),
     "dataset.label_noise": ("-0.1", "1.5", "nan", "null"),
     "dataset.imbalance": ("0", "0.5", "nan", "null"),
     "dataset.train_size": ("0", "-5", "1.5", "1000000000"),
@@ -195,6 +205,9 @@ def valid(random: random.Random) -> Line:
         values[key] = random.choice(options[key])
     if "softmax_cosine" in values["head"]:
         values.pop("training.zero_classifier", None)  # its weights have no direction at zero
+    if "," in values["head"]:
+        # Options of a head could make two heads the same one.
+        values.pop("head.label_smoothing", None), values.pop("head.prior_bias", None)
     if random.random() < 0.3:
         values["claims"] = f"[{','.join(random.sample(CLAIMS, random.randint(0, 3)))}]"
     arguments = [f"{key}={value}" for key, value in values.items()]

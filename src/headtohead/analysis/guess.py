@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from headtohead.analysis.statistics import Interval, t_interval
-from headtohead.analysis.study import Study
+from headtohead.analysis.study import Study, by_seed
 from headtohead.analysis.text import decimal, plus_minus
 
 # Two-sided 95 % of a normal distribution.
@@ -82,10 +82,10 @@ def beats_a_guess(study: Study, arm: str) -> bool:
 
 
 def final_interval(study: Study, arm: str, metric: str) -> Interval:
-    """Return the mean and interval of a metric over an arm's final runs; NaN where none has it."""
+    """Return the mean and interval of a metric over the seeds of an arm's final runs; NaN where none has it."""
     runs = study.finite.loc[study.final.index]
     runs = runs.loc[runs.arm == arm]
-    return t_interval(runs[metric].dropna() if metric in runs else [])
+    return t_interval(by_seed(runs, metric))
 
 
 def nothing_to_recommend(study: Study, leader: str, arms: Sequence[str]) -> str | None:

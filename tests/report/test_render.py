@@ -260,11 +260,12 @@ def test_equivalent_heads_are_called_so(tmp_path):
 
 def test_an_undecided_answer_tells_what_the_next_look_could_decide(tmp_path):
     summary = summarise(small(tmp_path / "study", noise=2.0))
-    assert "is not settled" in summary.answer.headline
+    assert summary.answer.headline.startswith("No difference in test accuracy was shown between")
     (comparison,) = summary.answer.comparisons
     assert 0 < comparison.next_power < 1
     outlook = f"{2 * comparison.seeds} seeds would decide it with a probability of {comparison.next_power:.0%}"
-    assert any(f"({comparison.versus}: {outlook})" in text for text in summary.answer.sentences)
+    assert any(f"undecided against {comparison.versus} (" in text for text in summary.answer.sentences)
+    assert any(f"; {outlook})" in text for text in summary.answer.sentences)
 
 
 def test_the_answer_and_the_verdicts_never_disagree(tmp_path):
@@ -281,7 +282,7 @@ def test_the_answer_and_the_verdicts_never_disagree(tmp_path):
 def test_the_choice_is_made_on_validation_not_on_test(tmp_path):
     effects = {"softmax": {"val_accuracy": 0.03, "test_accuracy": -0.03}}
     headline = summarise(small(tmp_path / "study", seeds=10, effects=effects)).answer.headline
-    assert headline == "Undecided: validation favours softmax at learning rate 0.1, the test set sigmoid."
+    assert headline == "Use sigmoid at learning rate 0.1: it is better than softmax, which validation favours."
 
 
 def test_better_probabilities_are_mentioned(tmp_path):
@@ -432,6 +433,7 @@ def test_a_study_without_its_confirm_phase_is_provisional(tmp_path):
     summary, _ = write_report(study)
     assert "the confirm phase has not begun" in warnings(summary)
     assert "provisional" in " ".join(summary.answer.sentences)
+    assert summary.answer.headline.startswith("Provisional: ")
     assert "test_accuracy" not in summary.study.results
     assert not (study / "figures" / "seeds.svg").exists()
 

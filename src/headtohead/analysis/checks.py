@@ -120,6 +120,11 @@ def _unfinished_runs(study: Study) -> Iterable[Check]:
             "warning" if at_best else "remark",
             f"{plural(len(diverged), 'run')} diverged ({each}){chosen}. A diverged run counts at chance level.",
         )
+    shares = (study.results.status == "diverged").groupby(study.results.arm).mean()
+    most = [arm for arm in study.arms if shares.get(arm, 0) > 0.5]
+    if most:
+        text = f"Most runs of {listed(most)} diverged. What is said of {listed(most)} rests on the few that did not."
+        yield Check("warning", text)
 
 
 def _seeds(study: Study) -> Iterable[Check]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,9 @@ from headtohead.analysis.checks import Check, run_checks
 from headtohead.analysis.claims import KEYS, Verdict, judge
 from headtohead.analysis.guess import nothing_to_recommend
 from headtohead.analysis.ladder import LadderRow, ladder_rows
-from headtohead.analysis.statistics import Interval, t_interval
+from headtohead.analysis.statistics import Interval, is_higher_better, t_interval
 from headtohead.analysis.study import Study, read_study
-from headtohead.analysis.text import listed, plural, plus_minus, split_shared
+from headtohead.analysis.text import capitalised, difference, in_percent, listed, plural, plus_minus, split_shared
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
 from headtohead.record.files import to_json
 
@@ -55,9 +56,9 @@ class Answer:
     """The answer to a study's question.
 
     Attributes:
-        headline: The arm to use, in one sentence.
+        headline: The arm to use, or that no difference was shown and the safer choice.
         sentences: What this rests on.
-        comparisons: The recommended arm against each other one.
+        comparisons: The arm that validation favours against each other one.
         is_vain: Whether no arm is shown to beat a guess, so that none is recommended.
     """
 
@@ -118,7 +119,7 @@ def verdicts_json(summary: Summary) -> str:
 def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
     """Answer which head to use, at which learning rate, and how sure that is; in each context, where there are several.
 
-    Validation chooses the arm (mean accuracy, then NLL). The test accuracy compares it with the others.
+    Validation chooses the arm, in the search. The test metric of the same kind compares it with the others.
     """
     contexts: dict[tuple[str, ...], list[str]] = {}
     for arm in study.arms:
@@ -141,30 +142,45 @@ def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
     return Answer(f"{headline}.", tuple(headlines), tuple(comparisons), vain == len(contexts))
 
 
-def compare(study: Study, verdicts: Sequence[Verdict], arm: str, metric: str) -> list[Comparison]:
+def compare(
+    study: Study, verdicts: Sequence[Verdict], arm: str, metric: str, selected_by: str | None = None
+) -> list[Comparison]:
     """Compare `arm` with each other arm by a metric of the final runs.
 
     Where a claim is about this metric and this pair, its verdict is taken, so that a report never contradicts
-    itself. The other pairs are one family of tests.
+    itself. The other pairs are one family of tests. Where the arm was picked by the final runs, all pairs of arms are
+    this family, so that picking costs nothing.
+
+    Args:
+        selected_by: Criterion by whose best learning rates the arms are compared; None takes the primary one.
     """
-    direction = "lower" if metric.endswith("nll") else "higher"
+    direction = "higher" if is_higher_better(metric) else "lower"
+    primary = study.record.protocol.selected_by
     taken: dict[str, Comparison] = {}
     for verdict in verdicts:
-        if verdict.metric == metric and verdict.phase == "confirm" and arm in (verdict.arm, verdict.versus):
+        at_these_rates = not study.tuned or (verdict.selected_by or primary) == (selected_by or primary)
+        if verdict.metric == metric and verdict.phase == "confirm" and at_these_rates:
+            if arm not in (verdict.arm, verdict.versus):
+                continue
             comparison = verdict if verdict.arm == arm else verdict.from_other_side()
             if comparison.direction != direction:
                 comparison = replace(comparison, decision=REVERSED.get(comparison.decision, comparison.decision))
             taken[comparison.versus] = comparison
     known = set(study.final.loc[study.final[metric].notna(), "arm"])
     others = [other for other in study.arms if other in known and other != arm and arm in known]
-    margin = _margin(study, metric)
+    pairs = [(arm, other) for other in others if other not in taken]
+    if pairs and not _is_confirmed(study):
+        pairs = [(arm, other) for other in others] + [*combinations(others, 2)]
+    scope, margin = ("confirm" if selected_by else "final"), _margin(study, metric)
     family = [
-        Comparison(metric=metric, phase="final", direction=direction, margin=margin, arm=arm, versus=other)
-        for other in others
-        if other not in taken
+        Comparison(
+            metric=metric, phase=scope, direction=direction, margin=margin, selected_by=selected_by, arm=one, versus=two
+        )
+        for one, two in pairs
     ]
-    taken |= {comparison.versus: comparison for comparison in decide(study, family)}
-    return [taken[other] for other in others if taken[other].seeds]
+    tested = {row.versus: row for row in decide(study, family) if row.arm == arm}
+    rows = tested | taken
+    return [rows[other] for other in others if rows[other].seeds]
 
 
 def _summarise_arm(study: Study, arm: str) -> ArmSummary:
@@ -195,27 +211,49 @@ def _renamed(rows: Sequence[AComparison], names: Mapping[str, str]) -> list[ACom
 
 
 def _answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
-    final = study.final
-    if final.empty or not {"val_accuracy", "val_nll"} <= set(final):
+    primary = study.record.protocol.selected_by
+    ranked = _ranked(study, primary)
+    if not ranked:
         return Answer("There is no answer yet: no run has ended well.", (), ())
-    by_arm = study.by_arm(final)
-    means = pd.DataFrame({arm: runs[["val_accuracy", "val_nll"]].mean() for arm, runs in by_arm}).T
-    ranked = means.sort_values(by=["val_accuracy", "val_nll"], ascending=[False, True], kind="stable")
-    leader = str(ranked.index[0])
-    tested = study.is_measured("test_accuracy")
-    comparisons = compare(study, verdicts, leader, "test_accuracy" if tested else "val_accuracy")
+    leader, metric = ranked[0], f"test_{primary.removeprefix('val_')}"
+    tested = study.is_measured(metric)
+    comparisons = compare(study, verdicts, leader, metric if tested else primary)
 
     sentences = [_performance(study, leader, len(ranked))]
     if comparisons:
-        sentences.append(_certainty(comparisons))
+        sentences.append(_certainty(leader, comparisons))
     if not tested:
         sentences.append("The test set has not been read yet: this rests on validation and is provisional.")
-    surest = _better_probabilities(study, verdicts, leader, means)
+    surest = _better_probabilities(study, verdicts, leader)
     if surest is not None:
         sentences.append(f"The probabilities of {surest} are better (lower NLL): prefer it where they matter.")
-    vain = nothing_to_recommend(study, leader, [str(arm) for arm in ranked.index])
-    headline = vain or _headline(study, leader, comparisons)
+    vain = nothing_to_recommend(study, leader, ranked)
+    headline = vain or _headline(study, verdicts, ranked, comparisons)
+    if not tested and not vain:
+        headline = f"Provisional: {headline}"
     return Answer(headline, tuple(sentences), tuple(comparisons), vain is not None)
+
+
+def _is_confirmed(study: Study) -> bool:
+    """Return whether the final runs are fresh, so that nothing was picked by them."""
+    return bool((study.final.phase == "confirm").any())
+
+
+def _ranked(study: Study, criterion: str) -> list[str]:
+    """Return the arms with final runs, best first by a validation metric, then by NLL, at each arm's best rate.
+
+    The search ranks them, whose runs no test sees again. Without a search the final runs do.
+    """
+    if study.final.empty or not {criterion, "val_nll"} <= {*study.final}:
+        return []
+    rows = study.at_best(study.searched, criterion) if study.tuned else study.final
+    rows = rows.loc[(rows.status != "failed") & rows.arm.isin(study.final.arm)]
+    if rows.empty:
+        return []
+    metrics = list(dict.fromkeys([criterion, "val_nll"]))
+    means = pd.DataFrame({arm: runs[metrics].mean() for arm, runs in study.by_arm(rows)}).T
+    ascending = [not is_higher_better(metric) for metric in metrics]
+    return [str(arm) for arm in means.sort_values(metrics, ascending=ascending, kind="stable").index]
 
 
 def _margin(study: Study, metric: str) -> float | None:
@@ -225,54 +263,149 @@ def _margin(study: Study, metric: str) -> float | None:
 
 
 def _performance(study: Study, leader: str, arms: int) -> str:
+    """Return a sentence on the validation of an arm that led there, and on its final runs."""
+    primary = study.record.protocol.selected_by
+    rows = study.at_best(study.searched) if study.tuned else study.final
+    extreme = "highest" if is_higher_better(primary) else "lowest"
+    text = (
+        f"Validation favours {leader}: its {_words(primary)} is "
+        if arms > 1
+        else f"{leader} has a {_words(primary)} of "
+    )
+    text += _reached(primary, rows.loc[rows.arm == leader])
+    text += f", the {extreme} of {arms} arms" if arms > 1 else ""
     runs = study.final.loc[study.final.arm == leader]
-    accuracy = plus_minus(t_interval(runs.val_accuracy.dropna()), 100, 2)
-    text = f"{leader} reaches a validation accuracy of {accuracy} %"
-    if arms > 1:
-        text += f", the highest of {arms} arms,"
-    if "test_accuracy" in runs and runs.test_accuracy.notna().any():
-        text += f" and {plus_minus(t_interval(runs.test_accuracy.dropna()), 100, 2)} % on test"
-        if "test_nll" in runs and runs.test_nll.notna().any():
-            text += f" with an NLL of {plus_minus(t_interval(runs.test_nll.dropna()), 1, 3)}"
-    return f"{text.rstrip(',')} ({plural(len(runs), 'seed')})."
+    reached = [f"a {_words(metric)} of {_reached(metric, runs)}" for metric in _tested(primary) if _has(runs, metric)]
+    return f"{text}. It reaches {listed(reached)} ({plural(runs.seed.nunique(), 'seed')})." if reached else f"{text}."
 
 
-def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str, means: pd.DataFrame) -> str | None:
-    """Return the arm of the lowest validation NLL if the final NLL shows it better than `leader`, else None."""
-    if means.val_nll.isna().all() or (arm := str(means.val_nll.idxmin())) == leader:
+def _tested(primary: str) -> list[str]:
+    """Return the test metrics that the answer quotes: that of the primary criterion, and the NLL."""
+    return list(dict.fromkeys([f"test_{primary.removeprefix('val_')}", "test_nll"]))
+
+
+def _has(runs: pd.DataFrame, metric: str) -> bool:
+    return metric in runs and bool(runs[metric].notna().any())
+
+
+def _reached(metric: str, runs: pd.DataFrame) -> str:
+    interval = t_interval(runs[metric].dropna())
+    return f"{plus_minus(interval, 100, 2)} %" if in_percent(metric) else plus_minus(interval, 1, 3)
+
+
+def _words(metric: str) -> str:
+    """Name a metric in a sentence: `test balanced accuracy`, `validation NLL`."""
+    words = {"val": "validation", "f1": "F1", "nll": "NLL"}
+    return " ".join(words.get(part, part) for part in metric.split("_"))
+
+
+def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str) -> str | None:
+    """Return the arm of the lowest validation NLL if the final NLL shows it better than `leader`, else None.
+
+    Where the study confirms arms at their best rates for the NLL, these are compared.
+    """
+    ranked = _ranked(study, "val_nll")
+    if not ranked or ranked[0] == leader or study.record.protocol.selected_by == "val_nll":
         return None
+    confirmed = study.tuned and _is_confirmed(study) and "val_nll" in study.record.criteria
     metric = "test_nll" if study.is_measured("test_nll") else "val_nll"
-    better = [row.versus for row in compare(study, verdicts, arm, metric) if row.decision == "better"]
-    return arm if leader in better else None
+    rows = compare(study, verdicts, ranked[0], metric, "val_nll" if confirmed else None)
+    if leader not in [row.versus for row in rows if row.decision == "better"]:
+        return None
+    rate = study.best_by("val_nll").get(ranked[0]) if confirmed else None
+    other = rate is not None and rate != study.best.get(ranked[0])
+    return f"{ranked[0]} at learning rate {rate:g}" if other else ranked[0]
 
 
-def _headline(study: Study, leader: str, comparisons: Sequence[Comparison]) -> str:
+def _headline(
+    study: Study, verdicts: Sequence[Verdict], ranked: Sequence[str], comparisons: Sequence[Comparison]
+) -> str:
+    """Return what to use, where that is decided; else that it is not, and the safer choice."""
+    leader = ranked[0]
     others = {decision: [row.versus for row in comparisons if row.decision == decision] for decision in DECISIONS}
-    at = f"{leader} at learning rate {study.best[leader]:g}" if leader in study.best else leader
-    if not comparisons and study.final.arm.nunique() > 1:
-        return f"No answer yet: {at} leads, but the arms share fewer than the 2 seeds that a comparison needs."
+    at = _at_rate(study, leader)
+    if not comparisons and len(ranked) > 1:
+        return f"No answer yet: validation favours {at}, but the arms share fewer than the 2 seeds that a test needs."
     if not comparisons:
         return f"Only {at} has run: there is nothing to compare it with."
     if not study.tuned:
-        return f"No answer about the heads, since no arm is tuned. Here {at} leads."
-    if others["worse"]:
-        return f"Undecided: validation favours {at}, the test set {listed(others['worse'])}."
-    if others["undecided"]:
-        return f"Use {at}, but its lead over {listed(others['undecided'])} is not settled."
+        return f"No answer about the heads, since no arm is tuned. Here {_finding(leader, comparisons)}."
+    if others["worse"] and len(comparisons) == 1:
+        return f"Use {_at_rate(study, others['worse'][0])}: it is better than {leader}, which validation favours."
+    if others["worse"] or others["undecided"]:
+        alike = [arm for arm in ranked if arm in others["worse"]]
+        alike = alike or [arm for arm in ranked if arm not in others["better"]]
+        safest, reason = _safest(study, verdicts, alike)
+        finding = capitalised(_finding(leader, comparisons))
+        return f"{finding}. The safer choice is {_at_rate(study, safest)}: {reason}."
     if others["equivalent"]:
         which = "which is" if len(others["equivalent"]) == 1 else "which are"
         return f"Use {at}, or {listed(others['equivalent'], last='or')}, {which} equivalent."
     return f"Use {at}: it is better than every other arm."
 
 
-def _certainty(comparisons: Sequence[Comparison]) -> str:
-    """Return a sentence on the arms that the recommended one was compared with, by decision."""
+def _at_rate(study: Study, arm: str) -> str:
+    return f"{arm} at learning rate {study.best[arm]:g}" if arm in study.best else arm
+
+
+def _finding(leader: str, comparisons: Sequence[Comparison]) -> str:
+    """Return what the comparisons of the arm that validation favours with the others have shown, as a clause."""
+    others = {decision: [row.versus for row in comparisons if row.decision == decision] for decision in DECISIONS}
+    metric = _words(comparisons[0].metric)
+    if others["worse"]:
+        return f"validation favours {leader}, but by {metric} it is worse than {listed(others['worse'])}"
+    if others["undecided"]:
+        text = f"no difference in {metric} was shown between {leader} and {listed(others['undecided'], last='or')}"
+        only = comparisons[0]
+        return f"{text}: {leader} minus {only.versus} is {_difference(only)}" if len(comparisons) == 1 else text
+    if others["equivalent"]:
+        return f"{leader} is equivalent to {listed(others['equivalent'])} by {metric}, and better than any other arm"
+    return f"{leader} is better than every other arm by {metric}"
+
+
+def _difference(row: Comparison) -> str:
+    """Return a difference with its interval and unit."""
+    text = difference(row.metric, Interval(row.difference, row.lower, row.upper))
+    return f"{text} points" if in_percent(row.metric) else text
+
+
+def _safest(study: Study, verdicts: Sequence[Verdict], arms: Sequence[str]) -> tuple[str, str]:
+    """Return the safest of arms between which no difference was shown, and why it is.
+
+    Args:
+        arms: Labels, best first by validation.
+    """
+    final, edges = study.final, study.grid[:1] + study.grid[-1:]
+    sensitive = {
+        row.arm if row.decision == "worse" else row.versus
+        for row in verdicts
+        if row.metric == "lr_sensitivity" and row.decision in ("better", "worse") and {row.arm, row.versus} <= {*arms}
+    }
+    costs = {
+        "fewer of its runs diverged": lambda arm: (final.status[final.arm == arm] == "diverged").mean(),
+        "its learning rate is not on the edge of the grid": lambda arm: study.best.get(arm) in edges,
+        "it is less sensitive to the learning rate": lambda arm: arm in sensitive,
+        "its head is PyTorch's default": lambda arm: study.head_of(arm) != "softmax",
+    }
+    reasons, left = [], [*arms]
+    for reason, cost in costs.items():
+        least = min(map(cost, left))
+        kept = [arm for arm in left if cost(arm) == least]
+        if len(kept) < len(left):
+            reasons.append(reason)
+        left = kept
+    return left[0], listed(reasons if len(left) == 1 else [*reasons, "validation favours it"])
+
+
+def _certainty(leader: str, comparisons: Sequence[Comparison]) -> str:
+    """Return a sentence on the arms that the one which validation favours was compared with, by decision."""
     relations = {"better": "better than", "worse": "worse than", "equivalent": "equivalent to"}
     parts = []
     for decision in DECISIONS:
         rows = [row for row in comparisons if row.decision == decision]
         if rows:
-            outlooks = [f"{row.versus}: {row.outlook}" for row in rows if row.outlook]
-            part = f"{relations.get(decision, 'undecided against')} {listed(row.versus for row in rows)}"
-            parts.append(part + (f" ({listed(outlooks)})" if outlooks else ""))
-    return f"How sure: by {comparisons[0].metric.replace('_', ' ')}, paired by seed, it is {'; '.join(parts)}."
+            each = listed(f"{row.versus} ({'; '.join(filter(None, (_difference(row), row.outlook)))})" for row in rows)
+            parts.append(f"{relations.get(decision, 'undecided against')} {each}")
+    confidence = f"{100 * comparisons[0].confidence:.3g} %"
+    by = f"by {_words(comparisons[0].metric)}, paired by seed, with {confidence} intervals"
+    return f"How sure: {by}, {leader} is {'; '.join(parts)}."

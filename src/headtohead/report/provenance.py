@@ -45,7 +45,7 @@ def facts(study: Study) -> dict[str, str]:
         "learning rates": ", ".join(f"{lr:g}" for lr in learning_rates),
         "search seeds" if study.tuned else "seeds": ranges(protocol.search_seeds),
         "confirm seeds": ranges(protocol.confirm_seeds),
-        "rates chosen by": f"mean {protocol.selected_by}" if study.tuned else "nobody",
+        "rates chosen by": f"mean {listed(study.record.criteria)}" if study.tuned else "nobody",
         "comparisons": "paired by seed and crossed with blocks of test examples: t tests, Holm's correction with "
         "weights over the claims; equivalence by two one-sided tests against the claim's margin",
         "looks": f"{len(protocol.looks)}, at {listed(protocol.looks)} seeds" if protocol.looks else "not recorded",

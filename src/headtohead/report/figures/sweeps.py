@@ -51,7 +51,9 @@ def learning_rates(study: Study) -> Drawn:
             mean = line(axis, rates * aside, values_SR, look, log)
             if log:
                 losses += [*mean[np.isfinite(mean)]]
-            best = rates == study.best.get(arm)
+            # The loss has a ring of its own where claims are judged at its best rate.
+            criterion = metric if metric in study.record.criteria else study.record.protocol.selected_by
+            best = np.isclose(rates, study.best_by(criterion).get(arm, math.nan))
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": look["color"]}
             axis.plot(rates[best] * aside, mean[best], linestyle="none", markeredgewidth=1.4, **ring)
     for axis in axes:

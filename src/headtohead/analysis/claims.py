@@ -18,7 +18,8 @@ VERDICTS: dict[Decision, Word] = {
 KEYS = (
     *("claim", "sentence", "metric", "phase", "direction", "margin", "arm", "versus", "head", "versus_head", "context"),
     *("weight", "seeds", "examples", "mean_arm", "mean_versus", "difference", "lower", "upper", "confidence"),
-    *("p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples", "minimum_detectable", "note"),
+    *("error", "p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples", "minimum_detectable"),
+    "note",
 )
 
 

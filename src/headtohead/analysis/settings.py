@@ -103,29 +103,31 @@ def _estimate(rows: Sequence[Verdict]) -> Crossed:
     """Estimate the mean difference over settings, with Student's t: the interval of Hartung and Knapp (2001).
 
     All settings have the same weight (Bonett, 2009; Shuster, 2010). The error is that of their spread, and at least
-    that of their own errors, as Roever, Knapp and Friede (2015) advise.
+    that of their own errors, as Roever, Knapp and Friede (2015) advise. What their own errors have in common adds to
+    it, since no spread shows it.
     """
+    count = len(rows)
     over_settings = Crossed.over_seeds([row.difference for row in rows])
-    own = _own_variance(rows)
-    if len(rows) == 2:
+    alone = sum(row.error**2 for row in rows) / count**2
+    together = _joint_variance(rows) / count**2
+    spread, own = over_settings.seed_variance + max(together - alone, 0.0), max(together, alone)
+    if count == 2:
         # One degree of freedom is too few for Satterthwaite's to rest on.
-        return replace(over_settings, seed_variance=max(over_settings.seed_variance, own))
-    return replace(over_settings, floor=own)
+        return replace(over_settings, seed_variance=max(spread, own))
+    return replace(over_settings, seed_variance=spread, floor=own)
 
 
-def _own_variance(rows: Sequence[Verdict]) -> float:
-    """Return the variance of the mean over settings that the settings' own errors give.
+def _joint_variance(rows: Sequence[Verdict]) -> float:
+    """Return the variance of the sum of the settings' differences, from seeds and blocks.
 
-    Settings of one dataset share its test examples, and with them a part of their errors. The error of their averaged
-    differences contains it. Settings of other datasets may be averaged with them: they share nothing.
+    Settings of one dataset share its test examples, and with them a part of their errors, which the sum of their
+    differences contains. Settings of other datasets may be summed with them: they share nothing.
     """
-    alone = sum(row.error**2 for row in rows)
     by_shape: dict[tuple[int, ...], list[np.ndarray]] = {}
     for row in rows:
         if row.differences_SG is not None:
             by_shape.setdefault(row.differences_SG.shape, []).append(row.differences_SG)
-    together = sum(_variance(np.sum(differences, axis=0)) for differences in by_shape.values())
-    return max(alone, together) / len(rows) ** 2
+    return sum(_variance(np.sum(differences, axis=0)) for differences in by_shape.values())
 
 
 def _variance(differences_SG: np.ndarray) -> float:

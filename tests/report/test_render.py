@@ -308,6 +308,43 @@ def test_every_setting_of_the_heads_has_an_answer(tmp_path):
     assert [item.versus for item in answer.comparisons] == ["softmax,dropout=0.0", "sigmoid,dropout=0.5"]
 
 
+def test_what_holds_across_settings_stands_above_the_verdicts_of_settings(tmp_path, study):
+    arms = {
+        f"{data},{head}": [f"dataset={data}", f"head={head}"]
+        for data in ("iris", "wine", "digits")
+        for head in ("softmax", "sigmoid", "sigmoid_mean")
+    }
+    claims = {"accuracy": ACCURACY | {"weight": 0.25}, "val_nll": ACCURACY | {"metric": "val_nll", "margin": 0.02}}
+    folder = small(tmp_path / "several", arms=arms, claims=claims, failed=[("wine,sigmoid", None, None)])
+    summary, _ = write_report(folder)
+    rows = json.loads((folder / "verdicts.json").read_text())["settings"]
+    assert [(row["claim"], row["versus_head"], row["settings"]) for row in rows] == [
+        (claim, head, count)
+        for claim in ("accuracy", "val_nll")
+        for head, count in (("sigmoid", 2), ("sigmoid_mean", 3))
+    ]
+    shown = [row for row in page(folder).tables["across"] if len(row) == 7][1:]
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    for cells, row in zip(shown, rows, strict=True):
+        scale = 100 if row["metric"].endswith("accuracy") else 1
+        assert cells[0].startswith(f"softmax against {row['versus_head']}") and cells[1] == str(row["settings"])
+        numbers = [float(number.replace("−", "-")) for number in re.findall(r"[−+]?\d+\.?\d*", cells[2] + cells[3])]
+        keys = ("difference", "lower", "upper", "predicted_lower", "predicted_upper")
+        wanted = [scale * row[key] for key in keys if row[key] is not None]
+        assert numbers == pytest.approx(wanted, abs=0.06 * (wanted[2] - wanted[1]))
+        assert cells[3] == "-" if row["settings"] == 2 else cells[3].startswith("[")
+        assert cells[6] == row["verdict"]
+        assert f"| {row['settings']} | {cells[2]} | {cells[3]} |" in markdown
+    assert "not judged in 1 of 3 settings" in shown[0][0]
+    assert markdown.index("## Across settings") < markdown.index("## How sure") < markdown.index("## Common claims")
+    text = page(folder).text
+    assert text.index("Across settings What") < text.index("How sure") < text.index("Common claims, and")
+    console = Console(record=True, width=80, file=StringIO())
+    print_study(summary, console)
+    assert "common claims across settings" in console.export_text()
+    assert "across" not in page(study).tables and "## Across" not in (study / "report.md").read_text(encoding="utf-8")
+
+
 def test_what_two_arms_share_is_said_once():
     assert against("softmax", "sigmoid") == "softmax against sigmoid"
     assert against("noise=0.2,softmax", "noise=0.2,sigmoid") == "noise=0.2: softmax against sigmoid"

@@ -18,7 +18,7 @@ VERDICTS: dict[Decision, Word] = {
 KEYS = (
     *("claim", "sentence", "metric", "phase", "direction", "margin", "arm", "versus", "head", "versus_head", "context"),
     *("selected_by", "weight", "seeds", "examples", "mean_arm", "mean_versus", "difference", "lower", "upper"),
-    *("confidence", "p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples"),
+    *("confidence", "error", "p", "p_corrected", "p_equivalence", "verdict", "next_power", "needs_examples"),
     *("minimum_detectable", "note"),
 )
 

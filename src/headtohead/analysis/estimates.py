@@ -26,6 +26,11 @@ class Estimate(Protocol):
     @property
     def mean(self) -> float: ...
 
+    @property
+    def error(self) -> float:
+        """Standard error of the mean."""
+        ...
+
     def interval(self, confidence: float) -> Interval:
         """Return the interval that contains the true difference with this confidence."""
         ...
@@ -182,6 +187,11 @@ class Shares:
     @property
     def mean(self) -> float:
         return (self.first - self.second) / self.pairs
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, by Agresti and Min (2005)."""
+        return math.sqrt(matched_pairs_variance(self.first, self.second, self.pairs))
 
     def interval(self, confidence: float) -> Interval:
         """Return bounds from those of both shares of discordant pairs (Clopper and Pearson, 1934), by Bonferroni."""

@@ -56,16 +56,22 @@ class Pairs:
     of_runs: pd.DataFrame | None = None
     of_examples: bool = False
 
+    def differences(self, arm: str, versus: str) -> np.ndarray:
+        """Return the differences of an arm from another one for each seed and block, (S, G); G = 1 without blocks."""
+        if self.blocks is None:
+            return (self.values[arm] - self.values[versus]).to_numpy()[:, None]
+        return self.blocks[arm] - self.blocks[versus]
+
     def estimate(self, arm: str, versus: str) -> Estimate:
         """Estimate the difference of an arm from another one."""
         if self.of_runs is not None:
             first, second = (self.of_runs[name].to_numpy() > 0 for name in (arm, versus))
             return Shares(int((first & ~second).sum()), int((second & ~first).sum()), len(self.of_runs))
-        differences_S = (self.values[arm] - self.values[versus]).to_numpy()
+        differences_SG = self.differences(arm, versus)
         if self.blocks is None or self.size_G is None:
-            return Crossed.over_seeds(differences_S)
-        differences_SG = self.blocks[arm] - self.blocks[versus]
-        estimate = Crossed.over_seeds_and_blocks(float(differences_S.mean()), differences_SG)
+            return Crossed.over_seeds(differences_SG[:, 0])
+        mean = float((self.values[arm] - self.values[versus]).to_numpy().mean())
+        estimate = Crossed.over_seeds_and_blocks(mean, differences_SG)
         floor = floor_of_shares(differences_SG, self.size_G) if self.of_examples else 0.0
         return replace(estimate, floor=floor)
 

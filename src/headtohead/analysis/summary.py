@@ -9,12 +9,23 @@ from pathlib import Path
 import pandas as pd
 
 from headtohead.analysis.checks import Check, run_checks
-from headtohead.analysis.claims import KEYS, Verdict, judge
+from headtohead.analysis.claims import KEYS, VERDICTS, Verdict, judge
 from headtohead.analysis.guess import nothing_to_recommend
 from headtohead.analysis.ladder import LadderRow, ladder_rows
+from headtohead.analysis.settings import SETTINGS_KEYS, AcrossSettings, across_settings
 from headtohead.analysis.statistics import Interval, is_higher_better, t_interval
-from headtohead.analysis.study import Study, read_study
-from headtohead.analysis.text import capitalised, difference, in_percent, listed, plural, plus_minus, split_shared
+from headtohead.analysis.study import Study, by_seed, read_study
+from headtohead.analysis.text import (
+    MINUS,
+    capitalised,
+    difference,
+    in_percent,
+    listed,
+    plural,
+    plus_minus,
+    predicted,
+    split_shared,
+)
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
 from headtohead.record.files import to_json
 
@@ -33,7 +44,7 @@ class ArmSummary:
         runs: Number of runs.
         diverged: Number of runs that diverged.
         failed: Number of runs that failed.
-        seeds: Number of final runs.
+        seeds: Number of seeds of the final runs.
         val_accuracy: Mean and interval of the validation accuracy.
         test_accuracy: Mean and interval of the test accuracy.
         test_nll: Mean and interval of the test NLL.
@@ -75,6 +86,7 @@ class Summary:
     Attributes:
         study: The study, as it was read.
         verdicts: Verdicts on the claims, in their order.
+        settings: Verdicts across the settings of the study, in the order of the claims; empty with one setting.
         arms: Summaries of the arms, in their order.
         answer: Answer to the study's question.
         checks: What could be wrong, warnings first.
@@ -83,6 +95,7 @@ class Summary:
 
     study: Study
     verdicts: list[Verdict]
+    settings: list[AcrossSettings]
     arms: list[ArmSummary]
     answer: Answer
     checks: list[Check]
@@ -99,27 +112,31 @@ def summarise(folder: Path) -> Summary:
     """
     study = read_study(folder)
     verdicts = judge(study)
+    settings = across_settings(study, verdicts)
     return Summary(
         study=study,
         verdicts=verdicts,
+        settings=settings,
         arms=[_summarise_arm(study, arm) for arm in study.arms],
-        answer=answer(study, verdicts),
+        answer=answer(study, verdicts, settings),
         checks=run_checks(study, verdicts),
         ladder=ladder_rows(study),
     )
 
 
 def verdicts_json(summary: Summary) -> str:
-    """Return the text of verdicts.json: the answer, and a row per claim and pair of arms."""
+    """Return the text of verdicts.json: the answer, and rows of verdicts: across settings, and per pair of arms."""
     rows = [{key: getattr(verdict, key) for key in KEYS} for verdict in summary.verdicts]
+    settings = [{key: getattr(verdict, key) for key in SETTINGS_KEYS} for verdict in summary.settings]
     answer = {"headline": summary.answer.headline, "sentences": summary.answer.sentences}
-    return to_json({"answer": answer, "claims": rows})
+    return to_json({"answer": answer, "settings": settings, "claims": rows})
 
 
-def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
+def answer(study: Study, verdicts: Sequence[Verdict], settings: Sequence[AcrossSettings]) -> Answer:
     """Answer which head to use, at which learning rate, and how sure that is; in each context, where there are several.
 
-    Validation chooses the arm, in the search. The test metric of the same kind compares it with the others.
+    What holds across the contexts comes first, for the claims of a given weight. Validation chooses an arm, in the
+    search. The test metric of the same kind compares it with the others.
     """
     contexts: dict[tuple[str, ...], list[str]] = {}
     for arm in study.arms:
@@ -134,12 +151,36 @@ def answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
         headlines.append(f"{', '.join(context) or 'otherwise'}: {part.headline}")
         vain += part.is_vain
         comparisons += _renamed(part.comparisons, {name: arm for arm, name in names.items()})
-    headline = f"An answer for each of {len(contexts)} settings"
+    primary = [row for row in settings if row.weight]
+    headline = _headline_across(primary) or f"An answer for each of {len(contexts)} settings"
     if vain == len(contexts):
         headline = f"Use none of the arms: no arm is shown to beat a guess in any of {vain} settings"
     elif vain:
         headline += f"; in {vain} of them no arm is shown to beat a guess"
-    return Answer(f"{headline}.", tuple(headlines), tuple(comparisons), vain == len(contexts))
+    sentences = (*map(_across, primary), *headlines)
+    return Answer(f"{headline}.", sentences, tuple(comparisons), vain == len(contexts))
+
+
+def _headline_across(rows: Sequence[AcrossSettings]) -> str:
+    """Return the verdicts on the first claim of `rows`, across settings; empty without rows."""
+    if not rows:
+        return ""
+    of_first = [row for row in rows if row.claim == rows[0].claim]
+    by_word = {word: [row.versus for row in of_first if row.verdict == word] for word in VERDICTS.values()}
+    words = [f"{word} (against {listed(heads)})" for word, heads in by_word.items() if heads]
+    count = max(row.settings for row in of_first)
+    return f'Across {count} settings, "{rows[0].sentence.rstrip(".")}" is {", ".join(words)}'
+
+
+def _across(row: AcrossSettings) -> str:
+    """Return a sentence on a claim across settings."""
+    interval = Interval(row.difference, row.lower, row.upper)
+    unit = " points" if in_percent(row.metric) else ""
+    text = f"{row.arm} {MINUS} {row.versus}, across {row.settings} settings: {row.metric.replace('_', ' ')} "
+    text += difference(row.metric, interval) + unit
+    if math.isfinite(row.predicted_lower):
+        text += f", in a new setting {predicted(row.metric, interval, row.predicted_lower, row.predicted_upper)}"
+    return f"{text}: {row.verdict}."
 
 
 def compare(
@@ -189,7 +230,7 @@ def _summarise_arm(study: Study, arm: str) -> ArmSummary:
     lr = study.best.get(arm, math.nan)
 
     def interval(metric: str) -> Interval:
-        return t_interval(final[metric].dropna() if metric in final else [])
+        return t_interval(by_seed(final, metric))
 
     return ArmSummary(
         arm=arm,
@@ -198,7 +239,7 @@ def _summarise_arm(study: Study, arm: str) -> ArmSummary:
         runs=len(runs),
         diverged=int((runs.status == "diverged").sum()),
         failed=int((runs.status == "failed").sum()),
-        seeds=len(final),
+        seeds=final.seed.nunique(),
         val_accuracy=interval("val_accuracy"),
         test_accuracy=interval("test_accuracy"),
         test_nll=interval("test_nll"),
@@ -289,7 +330,7 @@ def _has(runs: pd.DataFrame, metric: str) -> bool:
 
 
 def _reached(metric: str, runs: pd.DataFrame) -> str:
-    interval = t_interval(runs[metric].dropna())
+    interval = t_interval(by_seed(runs, metric))
     return f"{plus_minus(interval, 100, 2)} %" if in_percent(metric) else plus_minus(interval, 1, 3)
 
 

@@ -48,10 +48,19 @@ def difference(metric: str, interval: Interval, digits: int | None = None) -> st
     factor = 100 if in_percent(metric) else 1
     mean, lower, upper = (factor * bound for bound in interval)
     digits = num_decimals((upper - lower) / 2, abs(mean)) if digits is None else digits
-    if math.isnan(lower):
-        return decimal(mean, digits, signed=True)
-    bounds = ", ".join(decimal(bound, digits, signed=True) for bound in (lower, upper))
-    return f"{decimal(mean, digits, signed=True)} [{bounds}]"
+    text = decimal(mean, digits, signed=True)
+    return text if math.isnan(lower) else f"{text} {_bounds(lower, upper, digits)}"
+
+
+def predicted(metric: str, interval: Interval, lower: float, upper: float) -> str:
+    """Format bounds of a prediction with the decimals of the difference that they belong to: `[−0.05, +0.47]`."""
+    factor = 100 if in_percent(metric) else 1
+    digits = num_decimals(factor * interval.half_width, factor * abs(interval.mean))
+    return "-" if math.isnan(lower) else _bounds(factor * lower, factor * upper, digits)
+
+
+def _bounds(lower: float, upper: float, digits: int) -> str:
+    return f"[{decimal(lower, digits, signed=True)}, {decimal(upper, digits, signed=True)}]"
 
 
 def plus_minus(interval: Interval, scale: float, digits: int) -> str:

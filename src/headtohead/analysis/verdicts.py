@@ -1,11 +1,13 @@
 """Compare pairs of arms by a metric, correct a family of comparisons, and decide each.
 
 The claims and the answer of a study both use `decide`.
+
+Shape suffixes: S seeds, G blocks of test examples.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -48,6 +50,7 @@ class Comparison:
         lower: Lower bound of the difference's interval.
         upper: Upper bound of the difference's interval.
         confidence: Confidence of this interval, in [0, 1]: one minus the level of the look.
+        error: Standard error of the difference.
         p: p-value of no difference.
         p_corrected: `p` corrected for the family, by Holm with weights, and for the looks. Below ALPHA the difference
             is real.
@@ -59,6 +62,8 @@ class Comparison:
         minimum_detectable: Difference that a study of this size detects with 80 % power after the correction; NaN for
             a share of runs.
         note: What a reader must know; None without a note.
+        differences_SG: Differences of seeds on blocks, (S, G), from which the error of several comparisons together
+            follows; G = 1 where the interval covers seeds alone.
     """
 
     metric: str
@@ -77,6 +82,7 @@ class Comparison:
     lower: float = math.nan
     upper: float = math.nan
     confidence: float = math.nan
+    error: float = math.nan
     p: float = math.nan
     p_corrected: float = math.nan
     p_equivalence: float = math.nan
@@ -85,6 +91,7 @@ class Comparison:
     needs_examples: int | None = None
     minimum_detectable: float = math.nan
     note: str | None = None
+    differences_SG: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def from_other_side(self) -> "Comparison":
         """Return the comparison of `versus` with `arm`."""
@@ -98,6 +105,7 @@ class Comparison:
             "lower": -self.upper,
             "upper": -self.lower,
             "decision": REVERSED.get(self.decision, self.decision),
+            "differences_SG": None if self.differences_SG is None else -self.differences_SG,
         }
         return Comparison(**values | swapped)
 
@@ -114,6 +122,11 @@ class Comparison:
 AComparison = TypeVar("AComparison", bound=Comparison)
 
 
+def look_of(study: Study) -> int:
+    """Return the number of the study's last look, from 1 on."""
+    return max(1, len(study.record.protocol.looks))
+
+
 def level_of_look(look: int) -> float:
     """Return the level of the k-th look, alpha / (k (k + 1)), k from 1 on. The levels of all looks sum to alpha."""
     return ALPHA / (look * (look + 1))
@@ -125,28 +138,31 @@ def decide(study: Study, family: Sequence[AComparison]) -> list[AComparison]:
     They are one family of tests: the correction counts those of them that the study has the runs for and whose weight
     is not 0.
     """
-    look = max(1, len(study.record.protocol.looks))
+    look = look_of(study)
     level = level_of_look(look)
-    spent = ALPHA / level
     measured = [_measure(study, comparison, level) for comparison in family]
-    weights = _weights([comparison for comparison, _ in measured])
+    decided = decide_measured([comparison for comparison, _ in measured], level)
+    weights = _weights(decided)
+    # Holm holds a test against this share of the level before any other has passed.
+    shares = np.where(weights > 0, weights, 1.0)
+    return [
+        _look_ahead(comparison, estimate, float(share) * level, float(share) * level_of_look(look + 1))
+        for comparison, (_, estimate), share in zip(decided, measured, shares, strict=True)
+    ]
+
+
+def decide_measured(family: Sequence[AComparison], level: float) -> list[AComparison]:
+    """Correct the p-values of comparisons, which are one family of tests at the level of a look, and decide each."""
+    spent = ALPHA / level
+    weights = _weights(family)
     tested = weights > 0
-    corrected = np.array([comparison.p for comparison, _ in measured])
-    equivalence = np.array([comparison.p_equivalence for comparison, _ in measured])
+    corrected = np.array([comparison.p for comparison in family])
+    equivalence = np.array([comparison.p_equivalence for comparison in family])
     corrected[tested] = np.minimum(spent * weighted_holm(corrected[tested], weights[tested]), 1)
     equivalence[tested] = np.minimum(spent * weighted_holm(equivalence[tested], weights[tested]), 1)
-    # Holm holds a test against this share of the level before any other has passed.
-    shares = np.where(tested, weights, 1.0)
     return [
-        _look_ahead(
-            _decide(replace(comparison, p_corrected=float(p), p_equivalence=float(p_equivalence))),
-            estimate,
-            float(share) * level,
-            float(share) * level_of_look(look + 1),
-        )
-        for (comparison, estimate), p, p_equivalence, share in zip(
-            measured, corrected, equivalence, shares, strict=True
-        )
+        _decide(replace(comparison, p_corrected=float(p), p_equivalence=float(p_equivalence)))
+        for comparison, p, p_equivalence in zip(family, corrected, equivalence, strict=True)
     ]
 
 
@@ -181,9 +197,11 @@ def _measure(study: Study, comparison: AComparison, level: float) -> tuple[AComp
         lower=lower,
         upper=upper,
         confidence=1 - level,
+        error=estimate.error,
         p=estimate.p(),
         p_equivalence=math.nan if margin is None else estimate.equivalence_p(margin),
         note=pairs.note,
+        differences_SG=pairs.differences(arm, versus),
     )
     return measured, estimate
 

@@ -3,11 +3,11 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,10 +19,20 @@ from rich.table import Table
 from headtohead.analysis.checks import Check
 from headtohead.analysis.claims import VERDICTS, Verdict
 from headtohead.analysis.ladder import LadderRow
+from headtohead.analysis.settings import AcrossSettings
 from headtohead.analysis.statistics import Interval
 from headtohead.analysis.summary import ArmSummary, Summary, summarise, verdicts_json
-from headtohead.analysis.text import against, decimal, difference, in_percent, num_decimals, plus_minus, rivals
-from headtohead.analysis.verdicts import Comparison, level_of_look
+from headtohead.analysis.text import (
+    against,
+    decimal,
+    difference,
+    in_percent,
+    num_decimals,
+    plus_minus,
+    predicted,
+    rivals,
+)
+from headtohead.analysis.verdicts import Comparison, level_of_look, look_of
 from headtohead.options import ConfigError, printable, require
 from headtohead.record.files import without_home, write_atomically
 from headtohead.report import provenance
@@ -40,6 +50,8 @@ SYMBOLS = {
     "undecided": "?",
 }
 WORDS = tuple(VERDICTS.values())
+
+AVerdict = TypeVar("AVerdict", bound=Verdict)
 
 
 def write_report(study: Path, to: Path | None = None) -> tuple[Summary, list[Drawing]]:
@@ -120,6 +132,10 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
     if any(arm.on_edge for arm in summary.arms):
         console.print("* on the edge of the grid of learning rates: the arm may not be tuned", highlight=False)
     console.print()
+    if summary.settings:
+        console.print("[i]common claims across settings: the favoured head against the others[/i]", highlight=False)
+        console.print(_verdicts_table(summary.settings))
+        console.print()
     if any(verdict.seeds for verdict in summary.verdicts):
         console.print("[i]common claims: the favoured head against the others[/i]", highlight=False)
         console.print(_verdicts_table(summary.verdicts))
@@ -177,6 +193,7 @@ def content(summary: Summary, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "answer": summary.answer,
         "comparisons": [_comparison_row(comparison) for comparison in summary.answer.comparisons],
         "confidence": _confidence(summary),
+        "across": _claims(summary.settings, _across_row),
         "counts": [(word, SYMBOLS[word], counts[word]) for word in WORDS],
         "groups": _claims_by_theme(summary.verdicts),
         "arms": [_arm_row(arm) for arm in summary.arms],
@@ -197,8 +214,7 @@ def content(summary: Summary, drawings: Sequence[Drawing]) -> dict[str, Any]:
 
 def _confidence(summary: Summary) -> str:
     """Return the confidence of the intervals of differences in percent: that of the study's last look."""
-    look = max(1, len(summary.study.record.protocol.looks))
-    return f"{100 * (1 - level_of_look(look)):.3g}"
+    return f"{100 * (1 - level_of_look(look_of(summary.study))):.3g}"
 
 
 def _arm_row(arm: ArmSummary) -> dict[str, str]:
@@ -230,6 +246,12 @@ def _comparison_row(row: Comparison) -> dict[str, Any]:
 
 def _claims_by_theme(verdicts: Sequence[Verdict]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Group claims, each with its verdicts, by the theme that their ids begin with."""
+    claims = _claims(verdicts, _verdict_row)
+    return [(theme, list(group)) for theme, group in groupby(claims, key=lambda claim: claim["theme"])]
+
+
+def _claims(verdicts: Sequence[AVerdict], shown: Callable[[AVerdict], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the claims, each with its verdicts as `shown` gives them."""
     claims = []
     for claim, group in groupby(verdicts, key=lambda verdict: verdict.claim):
         rows = list(group)
@@ -244,10 +266,10 @@ def _claims_by_theme(verdicts: Sequence[Verdict]) -> list[tuple[str, list[dict[s
                 "direction": rows[0].direction,
                 "margin": f"{(100 if unit else 1) * rows[0].margin:g}",
                 "unit": unit,
-                "verdicts": [_verdict_row(row) for row in rows],
+                "verdicts": [shown(row) for row in rows],
             }
         )
-    return [(theme, list(group)) for theme, group in groupby(claims, key=lambda claim: claim["theme"])]
+    return claims
 
 
 def _verdict_row(row: Verdict) -> dict[str, Any]:
@@ -263,6 +285,23 @@ def _verdict_row(row: Verdict) -> dict[str, Any]:
         "verdict": row.verdict,
         "symbol": SYMBOLS[row.verdict],
         "more": row.outlook,
+        "note": row.note,
+    }
+
+
+def _across_row(row: AcrossSettings) -> dict[str, Any]:
+    interval = Interval(row.difference, row.lower, row.upper)
+    scale = 100 if in_percent(row.metric) else 1
+    digits = num_decimals(scale * interval.half_width, scale * abs(row.difference))
+    return {
+        "heads": against(row.arm, row.versus),
+        "settings": row.settings,
+        "difference": difference(row.metric, interval),
+        "predicted": predicted(row.metric, interval, row.predicted_lower, row.predicted_upper),
+        "tau": decimal(scale * row.tau, digits),
+        "p": _p_value(row.p_corrected),
+        "verdict": row.verdict,
+        "symbol": SYMBOLS[row.verdict],
         "note": row.note,
     }
 

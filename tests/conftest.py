@@ -14,7 +14,9 @@ from headtohead.training.config import Config, parse
 from headtohead.training.loop import Outcome, Point, train
 
 # Options for a short run.
-TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "dataset.train_size=64"]
+# The last two suit every model.
+TINY = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]", "fold=0",
+        "dataset.train_size=64"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import headtohead.configs
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
@@ -169,7 +170,7 @@ def test_a_report_on_a_folder_that_is_no_study_is_refused(command, tmp_path):
     assert tree(tmp_path) == []
 
 
-IRIS = ["dataset=iris", "training.epochs=1", "claims=[accuracy]"]
+IRIS = ["dataset=iris", "fold=0", "training.epochs=1", "claims=[accuracy]"]
 
 
 def test_a_study_of_several_models_or_datasets_has_one_folder_named_after_all(command, tmp_path):
@@ -251,9 +252,96 @@ def test_a_place_that_cannot_be_is_a_wrong_request(command, tmp_path, arguments)
     assert result.status == 2 and arguments[-1][:100] in line and "accepted: " in line and "Error" not in line
 
 
+FOLDED = ["dataset=iris", "model=linear", "training.epochs=2", "claims=[accuracy,loss,stability]"]
+
+
+def test_a_sweep_trains_all_folds_and_a_single_run_the_first(command, tmp_path):
+    study = tmp_path / "outputs/x"
+    assert command("name=x", "head=softmax", "seed=0", *FOLDED).status == 0
+    (alone,) = study.glob("runs/*/run.json")
+    made = alone.stat().st_mtime_ns
+    result = command("-m", "name=x", "head=softmax,sigmoid", "seed=0,1", *FOLDED)
+    assert result.status == 0, result.err
+    assert "90 train, 30 val, 150 test (in 5 folds) examples" in result.out
+    table = pd.read_csv(study / "results.csv")
+    assert table.groupby(["arm", "seed"]).fold.agg(sorted).tolist() == [[0, 1, 2, 3, 4]] * 4
+    assert alone.stat().st_mtime_ns == made
+    assert not any("fold=0" in run for run in table.run)
+    tested = [np.load(path)["example"] for path in study.glob("runs/head=softmax*seed=1*/predictions.npz")]
+    assert sorted(np.concatenate(tested).tolist()) == [*range(150)]
+    rows = {row["claim"]: row for row in json.loads((study / "verdicts.json").read_text())["claims"]}
+    assert (rows["accuracy"]["seeds"], rows["accuracy"]["examples"]) == (2, 150)
+    assert rows["accuracy"]["mean_arm"] == pytest.approx(table[table.arm == "softmax"].test_accuracy.mean())
+    again = command("reproduce", str(next(study.glob("runs/*sigmoid*seed=1,fold=3"))))
+    assert again.status == 0 and "equal" in again.out
+
+
+def test_the_search_trains_one_fold_and_the_confirm_phase_all(command, tmp_path):
+    arguments = ["-m", "head=softmax,sigmoid", "optimizer.lr=1e-4,0.3,1e4", "seed=0,1", *FOLDED]
+    assert command(*arguments, "name=x", "protocol.confirm_seeds=2").status == 0
+    table = pd.read_csv(tmp_path / "outputs/x/results.csv")
+    assert set(table.fold[table.phase == "search"]) == {0}
+    confirmed = table[table.phase == "confirm"]
+    assert (confirmed.groupby(["arm", "lr", "seed"]).fold.nunique() == 5).all()
+    assert command(*arguments, "name=y", "protocol.confirm_seeds=1", "fold=2,4").status == 0
+    table = pd.read_csv(tmp_path / "outputs/y/results.csv")
+    assert set(table.fold[table.phase == "search"]) == {2}
+    assert set(table.fold[table.phase == "confirm"]) == {2, 4}
+
+
+def test_seeds_are_added_until_the_claims_are_decided_or_there_are_enough(command, tmp_path):
+    arguments = ["-m", "name=x", "head=softmax,sigmoid", "optimizer.lr=1e-4,0.3,1e4", "seed=0,1", *FOLDED, "fold=0"]
+    arguments += ["protocol.confirm_seeds=2", "protocol.until_decided=true", "protocol.max_seeds=7"]
+    # No seeds decide whether a difference is within so narrow a margin, yet the examples would not be too few.
+    assert command(*arguments).status == 0
+    study = json.loads((tmp_path / "outputs/x/study.json").read_text())
+    rows = json.loads((tmp_path / "outputs/x/verdicts.json").read_text())["claims"]
+    looks, seeds = study["protocol"]["looks"], study["protocol"]["confirm_seeds"]
+    assert looks[0] == 2 and looks == [2, 4, 7][: len(looks)] and len(seeds) == looks[-1] and seeds[0] == 2
+    undecided = [
+        row for row in rows if row["weight"] and row["verdict"] == "inconclusive" and not row["needs_examples"]
+    ]
+    assert bool(undecided) <= (looks[-1] == 7)
+    table = pd.read_csv(tmp_path / "outputs/x/results.csv")
+    assert set(table.seed[table.phase == "confirm"]) == set(seeds)
+    assert all(
+        row["confidence"] == pytest.approx(1 - 0.05 / (len(looks) * (len(looks) + 1))) for row in rows if row["seeds"]
+    )
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs/x").glob("runs/*/run.json")}
+    assert command(*arguments).status == 0
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+    assert json.loads((tmp_path / "outputs/x/study.json").read_text())["protocol"]["looks"] == looks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fold=5"], "fold=5: from 0 to 4, as dataset.folds=5"),
+        (["fold=-1"], "fold=-1: from 0 to 4"),
+        (["fold=0,7"], "fold=7: from 0 to 4"),
+        (["fold=x"], "fold=x: must be an integer"),
+        (["fold=${seed}"], "fold=${seed}: may not refer to another key"),
+        (["dataset=gaussians", "fold=1"], "fold=1: 0, as the dataset has no folds"),
+        (["dataset.folds=51"], "dataset.folds=51: at most 50, the number of examples of the class setosa, or null"),
+        (["dataset.test_fraction=0.2"], "dataset.folds=5: test_fraction=0.2; give either dataset.folds or"),
+        (["dataset=mnist", "dataset.folds=5"], "dataset.folds"),
+        (["protocol.until_decided=true"], "protocol.max_seeds=None: the most fresh seeds"),
+        (["protocol.max_seeds=20"], "protocol.max_seeds=20: the most fresh seeds, with protocol.until_decided=true"),
+        (["protocol.until_decided=true", "protocol.max_seeds=20"], "accepted with a sweep of optimizer.lr"),
+        (["protocol.until_decided=true", "protocol.max_seeds=2", "optimizer.lr=0.1,1", "seed=0,1,2"],
+         "protocol.max_seeds=2: 3 or more, the seeds of the first look"),
+    ],
+)  # fmt: skip
+def test_folds_and_seeds_that_cannot_be_are_refused_before_training(command, tmp_path, arguments, message):
+    dataset = [] if arguments[0].startswith("dataset=") else ["dataset=iris"]
+    result = command("model=linear", *dataset, *arguments)
+    assert result.status == 2 and message in result.err, result.err
+    assert not (tmp_path / "outputs").exists()
+
+
 # After four steps sigmoid's accuracy is best at 0.3 and its NLL at 0.03; both of softmax are best at 0.3.
 TWO_RATES = ["-m", "name=s", "head=softmax,sigmoid", "optimizer.lr=0.01,0.03,0.3,1e30", "seed=0,1", *TINY]
-TWO_RATES += ["training.batch_size=16", "claims=[accuracy,loss]"]
+TWO_RATES += ["training.batch_size=16", "claims=[accuracy,loss]", "dataset.folds=null", "dataset.test_fraction=0.2"]
 
 
 def confirmed(study: Path) -> dict[str, list[float]]:
@@ -328,14 +416,14 @@ def test_a_study_goes_on_with_more_fresh_seeds(command, tmp_path):
     assert command(*arguments, "protocol.confirm_seeds=1").status == 0
     runs = tmp_path / "outputs/s/runs"
     before = {path.name: (path / "run.json").stat().st_mtime_ns for path in runs.iterdir()}
-    assert command(*arguments, "protocol.confirm_seeds=2").status == 0
+    assert command(*arguments, "name=x", "protocol.confirm_seeds=2").status == 0
     after = {path.name: (path / "run.json").stat().st_mtime_ns for path in runs.iterdir()}
     assert {name: after[name] for name in before} == before
     assert len(after) == len(before) + 2
     table = pd.read_csv(tmp_path / "outputs/s/results.csv")
     assert set(table[table.phase == "confirm"].seed) == {2, 3}
     # Each time with more seeds is a look; the same command once more is none.
-    assert command(*arguments, "protocol.confirm_seeds=2").status == 0
+    assert command(*arguments, "name=x", "protocol.confirm_seeds=2").status == 0
     assert json.loads((tmp_path / "outputs/s/study.json").read_text())["protocol"]["looks"] == [1, 2]
     rows = json.loads((tmp_path / "outputs/s/verdicts.json").read_text())["claims"]
     confidences = [row["confidence"] for row in rows if row["seeds"]]
@@ -421,7 +509,7 @@ def test_a_second_process_on_a_study_is_refused(command, tmp_path):
 
 
 def test_a_pack_whose_process_is_killed_is_tried_again(tmp_path):
-    study = ["-m", "name=k", "model=factory", "model.path=factories:doomed", "seed=0,1", *TINY[:3], TINY[-1]]
+    study = ["-m", "name=k", "model=factory", "model.path=factories:doomed", "seed=0,1", *TINY[:3], *TINY[-2:]]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, "-m", "headtohead", *study, "pack_size=1", "hydra.launcher.n_jobs=2"],
@@ -461,7 +549,7 @@ def test_a_sweep_over_datasets_has_no_examples_in_common(command, tmp_path):
 
 
 def test_the_pack_size_can_be_set_by_hand(command, tmp_path):
-    arguments = ["seed=range(4)", "model=cnn", "training.epochs=1", "dataset.train_size=64"]
+    arguments = ["seed=range(4)", "fold=0", "model=cnn", "training.epochs=1", "dataset.train_size=64"]
     for name, size, mode in (("auto", None, "plain"), ("two", 2, "vmap")):
         assert command("-m", f"name={name}", *arguments, *([f"pack_size={size}"] if size else [])).status == 0
         for run in records(tmp_path / "outputs" / name).values():
@@ -481,9 +569,12 @@ def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, monkeypatch, ex
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / f"outputs/{experiment}/results.csv")
     study = json.loads((tmp_path / f"outputs/{experiment}/study.json").read_text())
-    rates = len(study["grid"]["optimizer.lr"])
-    assert set(table.phase) == ({"search", "confirm"} if rates > 1 else {"run"})
-    assert len(table) == len(study["arms"]) * 2 * (rates + 1 if rates > 1 else 1)
+    rates, best = len(study["grid"]["optimizer.lr"]), study["protocol"]["best"]
+    folds = {arm: data["folds"] or 1 for data in study["data"] for arm in data["arms"]}
+    counts = {"search": 2 * rates * len(study["arms"])} if rates > 1 else {}
+    chosen = {arm: len({rate[arm] for rate in best.values()} if best else [0]) for arm in study["arms"]}
+    counts["confirm" if rates > 1 else "run"] = sum(2 * chosen[arm] * folds[arm] for arm in study["arms"])
+    assert table.phase.value_counts().to_dict() == counts
 
 
 def test_control_prior_starts_with_the_gradients_of_softmax(command, tmp_path):
@@ -618,7 +709,7 @@ def test_a_pack_that_breaks_is_recorded_and_the_others_go_on(command, tmp_path):
 
 
 def test_a_pack_that_does_not_fit_into_memory_is_halved(command, tmp_path):
-    arguments = ["-m", "head=softmax,sigmoid", "seed=0,1", "model=factory", *TINY[:3], TINY[-1]]
+    arguments = ["-m", "head=softmax,sigmoid", "seed=0,1", "model=factory", *TINY[:3], *TINY[-2:]]
     result = command(*arguments, "name=greedy", "model.path=factories:greedy", "pack_size=4")
     assert result.status == 0, result.err
     assert "4 runs do not fit into memory at once: 2 and 2 instead" in result.err

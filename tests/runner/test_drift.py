@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import TINY
 
-SHORT = ["training.epochs=1", "training.points=3", "training.evaluations=2"]
+SHORT = ["fold=0", "training.epochs=1", "training.points=3", "training.evaluations=2"]
 X = "outputs/x"
 
 

@@ -22,7 +22,7 @@ from headtohead.report.render import write_report
 from headtohead.runner import checkpoint, worker
 from headtohead.testing import make_study
 
-SHORT = ["dataset=iris", "model=linear", "training.epochs=2", "training.points=3", "training.evaluations=2"]
+SHORT = ["dataset=iris", "fold=0", "model=linear", "training.epochs=2", "training.points=3", "training.evaluations=2"]
 # Its best rate is not on the edge: the grid stays.
 STUDY = [
     "-m", *SHORT, "name=x", "head=softmax,sigmoid", "optimizer.lr=1e-3,0.3,1e4", "seed=0,1", "protocol.confirm_seeds=1",
@@ -317,7 +317,7 @@ def test_a_run_whose_files_are_truncated_is_trained_again_and_no_other(command, 
 
 def test_no_rate_is_chosen_and_nothing_is_tested_after_a_part_of_a_search(command, tmp_path):
     study = ["-m", "name=x", "model=factory", "model.path=factories:breaking", "pack_size=1", "seed=0,1"]
-    result = command(*study, "optimizer.lr=0.03,0.1,0.3", *TINY[:3], TINY[-1])
+    result = command(*study, "optimizer.lr=0.03,0.1,0.3", *TINY[:3], *TINY[-2:])
     assert result.status == 1
     assert "The search lacks 3 runs: no learning rate was chosen, and no test set was read" in result.err
     results = pd.read_csv(tmp_path / X / "results.csv")
@@ -342,7 +342,7 @@ def test_what_failed_is_listed_and_alone_tried_again(command, tmp_path, monkeypa
     (tmp_path / "mending.py").write_text(MENDED)
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["-m", "name=x", "model=factory", "model.path=mending:make", "pack_size=1", "seed=range(4)"]
-    result = command(*arguments, *TINY[:3], TINY[-1])
+    result = command(*arguments, *TINY[:3], *TINY[-2:])
     assert result.status == 1
     first, second = error_lines(result.err)
     assert first == "headtohead: 2 runs failed; the same command tries them again"
@@ -352,7 +352,7 @@ def test_what_failed_is_listed_and_alone_tried_again(command, tmp_path, monkeypa
     failed = {path for path in made if json.loads(path.read_text())["status"] == "failed"}
     assert len(failed) == 2 and len(made) == 4
     (tmp_path / "mended").touch()
-    result = command(*arguments, *TINY[:3], TINY[-1])
+    result = command(*arguments, *TINY[:3], *TINY[-2:])
     assert result.status == 0, result.err
     assert {path for path in made if path.stat().st_mtime_ns != made[path]} == failed
     assert set(table(tmp_path / X).status) == {"finished"}

@@ -82,7 +82,7 @@ def test_every_launcher_gives_the_same_results(small, launcher):
 @pytest.mark.parametrize(("launcher", "deaths"), [("joblib", 9), ("submitit_local", 1), ("ray_cluster", 2)])
 def test_a_killed_worker_is_tried_again_then_reported_and_the_same_command_goes_on(tmp_path, request, launcher, deaths):
     study = ["pack_size=1", "model=factory", "model.path=factories:doomed", f"+model.options.deaths={deaths}"]
-    study += [*TINY[:3], TINY[-1]]
+    study += [*TINY[:3], *TINY[-2:]]
     if launcher == "ray_cluster":
         study += [f"hydra.launcher.ray.init.address={request.getfixturevalue('cluster')}"]
     done = sweep(tmp_path, launcher, *study)

@@ -227,8 +227,8 @@ def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
 
 
 def _seed_spread(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
-    """Distance of the validation accuracy from its median over seeds (Brown and Forsythe, 1974)."""
-    accuracy = _recorded(runs, "val_accuracy")
+    """Distance of each seed's validation accuracy from the median over seeds (Brown and Forsythe, 1974)."""
+    accuracy = _recorded(runs, "val_accuracy").groupby([runs.arm, runs.lr, runs.seed]).transform("mean")
     return (accuracy - accuracy.groupby([runs.arm, runs.lr]).transform("median")).abs(), None
 
 

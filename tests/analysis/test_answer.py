@@ -93,6 +93,10 @@ def test_an_arm_that_the_test_shows_better_is_used_whatever_validation_favours(t
     three = answer(table_of(tmp_path / "three", arms=arms, effects=effects))
     worse = "Validation favours softmax, but by test accuracy it is worse than sigmoid and sigmoid_prior."
     assert three.headline.startswith(f"{worse} The safer choice is sigmoid")
+    effects |= {"sigmoid": {"test_accuracy": -0.03}}
+    one = answer(table_of(tmp_path / "one", arms=arms, effects=effects))
+    worse = "Validation favours softmax, but by test accuracy it is worse than sigmoid_prior."
+    assert one.headline == f"{worse} Rather use sigmoid_prior at learning rate 0.1."
 
 
 def test_picking_the_leader_of_a_study_without_a_search_costs_all_pairs(tmp_path):

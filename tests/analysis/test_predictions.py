@@ -18,7 +18,7 @@ def runs(count=3, examples=200, classes=4):
     label = rng.integers(0, classes, examples)
     for _ in range(count):
         activations = rng.random((examples, classes)).astype(np.float32)
-        yield Predictions(label, activations.argmax(1), activations)
+        yield Predictions(label, activations.argmax(1), activations, np.arange(examples))
 
 
 def test_confusion_is_that_of_scikit_learn():
@@ -39,15 +39,26 @@ def test_counts_above_thresholds_are_those_of_a_comparison():
 
 def test_the_most_ambiguous_have_the_least_gap_between_two_activations():
     activations = np.array([[0.9, 0.1, 0.0], [0.5, 0.45, 0.0], [0.02, 0.01, 0.0], [0.9, 0.0, 0.7]], np.float32)
-    run = Predictions(np.zeros(4, int), activations.argmax(1), activations)
-    assert most_ambiguous([run, run], 3).tolist() == [2, 1, 3]
+    run = Predictions(np.zeros(4, int), activations.argmax(1), activations, np.array([10, 11, 12, 13]))
+    assert most_ambiguous([run, run], 3).tolist() == [12, 11, 13]
+
+
+def test_the_most_ambiguous_are_found_over_folds_that_test_other_examples():
+    activations = np.array([[0.9, 0.1], [0.6, 0.5], [0.8, 0.2]], np.float32)
+    same = np.zeros(3, int), activations.argmax(1), activations
+    folds = [Predictions(*same, np.arange(3) + 3 * fold) for fold in (0, 1)]
+    again = Predictions(np.zeros(3, int), np.zeros(3, int), np.array([[0.9, 0.1]] * 3, np.float32), np.arange(3))
+    assert most_ambiguous(folds, 2).tolist() == [1, 4]
+    assert most_ambiguous([*folds, again], 2).tolist() == [4, 1] and same_examples([*folds, again])
 
 
 def test_other_datasets_have_other_examples():
     first, *_ = runs()
-    fewer = Predictions(first.label[:9], first.prediction[:9], first.activations[:9])
-    others = Predictions(first.label[::-1], first.prediction, first.activations)
-    assert same_examples(runs()) and not same_examples([first, fewer]) and not same_examples([first, others])
+    fewer = Predictions(first.label[:9], first.prediction[:9], first.activations[:9], first.example[:9])
+    others = Predictions(first.label[::-1], first.prediction, first.activations, first.example)
+    more = Predictions(first.label, first.prediction, np.c_[first.activations, first.activations], first.example)
+    assert same_examples(runs()) and same_examples([first, fewer])
+    assert not same_examples([first, others]) and not same_examples([first, more])
 
 
 def test_pooled_histograms_keep_their_mass_and_place():
@@ -65,6 +76,15 @@ def test_pooled_histograms_keep_their_mass_and_place():
         {"label": np.zeros(2, int), "prediction": np.zeros(2, int), "activations": np.zeros((3, 2))},
         {"label": np.full(3, 2), "prediction": np.zeros(3, int), "activations": np.zeros((3, 2))},
         {"label": np.zeros(3, int), "prediction": np.full(3, -1), "activations": np.zeros((3, 2))},
+        *(
+            {
+                "label": np.zeros(2, int),
+                "prediction": np.zeros(2, int),
+                "activations": np.zeros((2, 2)),
+                "example": example,
+            }
+            for example in (np.zeros(2, int), np.array([-1, 0]), np.arange(3), np.array([0.5, 1]))
+        ),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(arrays):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from headtohead.analysis.checks import run_checks
-from headtohead.analysis.study import read_study
+from headtohead.analysis.study import over_steps, read_study
 from headtohead.record.run import read_history
 from headtohead.testing import make_study
 
@@ -33,19 +33,26 @@ def test_a_study_of_the_first_release_is_read_without_loss(study):
     pd.testing.assert_frame_equal(again.results, whole.results)
 
 
-def test_a_metric_over_the_steps_has_a_column_per_final_run(study):
+def test_a_metric_over_the_steps_has_a_column_per_seed(study):
     whole = read_study(study)
     tables = whole.over_steps("val_accuracy", diverged=0.1)
     assert list(tables) == whole.arms
     for arm, values_SR in tables.items():
         final = whole.final[whole.final.arm == arm]
-        assert sorted(values_SR.columns) == sorted(final.run)
-        for run, status in zip(final.run, final.status, strict=True):
+        assert sorted(values_SR.columns) == sorted(final.seed)
+        for run, seed, status in zip(final.run, final.seed, final.status, strict=True):
             logged = read_history(study / "runs" / run).set_index("step").val_accuracy.dropna()
-            values = values_SR[run]
+            values = values_SR[seed]
             assert (values[logged.index] == logged).all()
             assert set(values.drop(logged.index)) == ({0.1} if status == "diverged" else set())
     assert whole.over_steps("val_charm") == {}
+
+
+def test_the_value_of_a_seed_over_the_steps_is_the_mean_over_its_folds():
+    rows = pd.DataFrame({"run": ["a", "b", "c"], "seed": [3, 3, 4], "status": ["finished", "diverged", "finished"]})
+    history = pd.DataFrame({"run": ["a", "a", "b", "c", "c"], "step": [0, 5, 0, 0, 5], "loss": [1.0, 2, 3, 4, 5]})
+    table = over_steps([("arm", rows)], history, "loss", diverged=9.0)["arm"]
+    assert table[3].tolist() == [2, 5.5] and table[4].tolist() == [4, 5]
 
 
 def test_a_part_of_a_study_has_its_arms_alone_under_their_new_names(study):

@@ -51,7 +51,7 @@ def test_a_study_is_published_whole_and_small(experiments):
     assert all(len(content) < 300_000 for content in snapshot(experiments).values())
     text = (experiments / "digits/README.md").read_text(encoding="utf-8")
     assert text.startswith("# digits\n\n**Does softmax beat sigmoid on a small real dataset")
-    assert "\n\nCost: 320 runs" in text and "\n\nExpected: no head" in text and "Command:" not in text
+    assert "\n\nCost: 340 runs" in text and "\n\nExpected: no head" in text and "Command:" not in text
     assert "\n    headtohead experiment=digits\n" in text
     assert all(f"]({path})" in text for path in figures)
     outputs = experiments.parent / "outputs"

@@ -105,15 +105,15 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
     cell = ["seed", "lr"] if phase == "search" else ["seed", "fold"]
     table = runs.groupby([*cell, "arm"]).value.mean().unstack("arm").reindex(columns=list(arms))
     measured = table.dropna()
-    if phase != "search":
-        # Without one of its folds a seed has not tested every example.
-        partial_seeds = table.index[table.isna().any(axis=1)].unique("seed")
-        measured = measured.loc[~measured.index.isin(partial_seeds, level="seed")]
     notes = [text for text in (note, _other_rates(study, phase, arms, selected_by)) if text]
     if len(measured) < len(table):
         lacking = runs.status[runs.value.isna() & (runs.status != "finished")].value_counts()
         reasons = "".join(f", {count} {status}" for status, count in lacking.items())
         notes.append(f"{len(table) - len(measured)} of {len(table)} pairs of runs lack {metric}{reasons}")
+    if phase != "search":
+        # Without one of its folds a seed has not tested every example.
+        in_part = table.index[table.isna().any(axis=1)].unique("seed")
+        measured = measured.loc[~measured.index.isin(in_part, level="seed")]
     by_seed = measured.groupby("seed").mean()
     if len(by_seed) < 2:
         raise Unjudged("; ".join([f"{len(by_seed)} pairs of seeds have {metric}, at least 2 are needed", *notes]))

@@ -376,8 +376,10 @@ def _headline(
     if others["worse"] or others["undecided"]:
         alike = [arm for arm in ranked if arm in others["worse"]]
         alike = alike or [arm for arm in ranked if arm not in others["better"]]
-        safest, reason = _safest(study, verdicts, alike)
         finding = capitalised(_finding(leader, comparisons))
+        if len(alike) == 1:
+            return f"{finding}. Rather use {_at_rate(study, alike[0])}."
+        safest, reason = _safest(study, verdicts, alike)
         return f"{finding}. The safer choice is {_at_rate(study, safest)}: {reason}."
     if others["equivalent"]:
         which = "which is" if len(others["equivalent"]) == 1 else "which are"

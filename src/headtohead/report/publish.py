@@ -126,7 +126,8 @@ def without_folders(text: str) -> str:
 
 def _judged_blocks(study: Study) -> pd.DataFrame:
     """Return the metrics on blocks by which verdicts and the answer can be computed again."""
-    judged = {claim.metric for claim in study.record.claims.values()} | {"test_accuracy", "test_nll"}
+    primary = f"test_{study.record.protocol.selected_by.removeprefix('val_')}"
+    judged = {claim.metric for claim in study.record.claims.values()} | {primary, "test_nll"}
     others = [name for name in study.blocks if name not in {"run", "block", "size"} | judged]
     return study.blocks.drop(columns=others)
 

@@ -37,7 +37,7 @@ BROWSER = [
 COMMAND = [sys.executable, "-m", "headtohead"]
 STUDY = [
     "name=small", "dataset=iris", "model=linear", "head=softmax,sigmoid", "optimizer.lr=0.03,0.1,0.3",
-    "seed=range(3)", "training.epochs=4", "device=cpu", "hydra/launcher=basic",
+    "seed=range(3)", "fold=0", "training.epochs=4", "device=cpu", "hydra/launcher=basic",
 ]  # fmt: skip
 
 

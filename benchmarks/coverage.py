@@ -2,7 +2,7 @@
 
     python benchmarks/coverage.py fixed linear            one fixed test split
     python benchmarks/coverage.py folds mlp 360 100       5 folds of each of 100 datasets of 360 examples
-    python benchmarks/coverage.py choice linear 100 100   whether a learning rate chosen over all folds flatters the test
+    python benchmarks/coverage.py choice linear 100 100   whether the choice of a learning rate flatters the folds
 
 The data are Gaussians, of which there are as many as one likes: a large test set gives the true difference. `fixed`
 trains 200 seeds of each head and draws seeds and test examples from theirs. `folds` compares each dataset's interval
@@ -44,8 +44,8 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 SEEDS, TEST, REST = 200, 10_000, 1_000
 # Of folds: the seeds of the interval, and all whose models give the truth.
 REPETITIONS, ALL_REPETITIONS = 5, 8
-# Of the choice of a rate: seeds that search; one more confirms.
-SEARCH_REPETITIONS = 3
+# Of the choice of a rate: seeds that search; one more is tested.
+SEARCH_SEEDS = 5
 COMMON = (
     *("dataset=gaussians", "dataset.ood=null", "dataset.val_fraction=0.25", "device=cpu"),
     *("training.epochs=20", "training.batch_size=32", "training.points=1", "training.evaluations=1"),
@@ -86,7 +86,7 @@ def fixed(model: str, draws: int) -> Iterator[Row]:
     inputs, labels = gaussians(TEST + REST)
     where = torch.arange(len(labels))
     pool = pool_of(inputs, labels, test=where[REST:], rest=where[:REST])
-    tested = trained_differences(configs(model, range(SEEDS), (0,)), pool)
+    tested = trained_differences(configs(model, range(SEEDS), None), pool)
     labels = labels[REST:]
     truth = {name: float(value_S.mean()) for name, value_S in differences(*tested, labels).items()}
     stream = torch.Generator().manual_seed(0)
@@ -131,20 +131,20 @@ def choice(model: str, examples: int, datasets: int) -> Iterator[Row]:
     optimism at the chosen rate minus its mean over all rates, which is zero without a choice.
     """
     optimism: dict[str, list[float]] = {}
-    seeds = range(SEARCH_REPETITIONS + 1)
     for pool, elsewhere in drawn_datasets(examples, datasets):
-        runs = [config for rate in RATES for config in configs(model, seeds, range(FOLDS), ("softmax",), rate)]
-        cohort = trained(runs, pool)
-        shape = (len(RATES), len(seeds), FOLDS)
-        here, there = (metrics_of(cohort, where, shape) for where in (pool, elsewhere))
-        validation = validation_of(cohort, shape)
-        last = validation.seed == SEARCH_REPETITIONS
+        # As in a study, the search trains one fold of each seed, and fresh seeds test all folds.
+        searched, tested = (
+            trained([run for rate in RATES for run in configs(model, seeds, of_folds, ("softmax",), rate)], pool)
+            for seeds, of_folds in ((range(SEARCH_SEEDS), (0,)), ((SEARCH_SEEDS,), range(FOLDS)))
+        )
+        here, there = (metrics_of(tested, where) for where in (pool, elsewhere))
         for metric, criterion in (("accuracy", "val_accuracy"), ("nll", "val_nll")):
-            error_LF = (here[metric] - there[metric])[:, SEARCH_REPETITIONS]
-            pooled = best_rate(validation.loc[~last], criterion)
+            error_LF = here[metric] - there[metric]
+            pooled = best_rate(validation_of(searched), criterion)
             # A run's own validation split has none of its test examples.
-            nested = [best_rate(validation.loc[last & (validation.fold == fold)], criterion) for fold in range(FOLDS)]
-            chosen = {"over all folds": error_LF[pooled].mean(), "fold by fold": error_LF[nested, range(FOLDS)].mean()}
+            own = validation_of(tested)
+            nested = [best_rate(own.loc[own.run == fold], criterion) for fold in range(FOLDS)]
+            chosen = {"by the search": error_LF[pooled].mean(), "fold by fold": error_LF[nested, range(FOLDS)].mean()}
             for how, value in chosen.items():
                 optimism.setdefault(f"{metric}, rate chosen {how}", []).append(float(value - error_LF.mean()))
     for name, values in optimism.items():
@@ -202,19 +202,19 @@ def drawn_datasets(examples: int, datasets: int) -> Iterator[tuple[Pool, Pool]]:
 
 
 def configs(
-    model: str, seeds: Sequence[int], of_folds: Sequence[int], heads: Sequence[str] = HEADS, rate: float = 0.1
+    model: str, seeds: Sequence[int], of_folds: Sequence[int] | None, heads: Sequence[str] = HEADS, rate: float = 0.1
 ) -> list[Config]:
-    """Return the configurations of each head, seed and fold, in this order."""
+    """Return the configurations of each head, seed and fold, in this order; without folds where they are None."""
     result = []
     for head in heads:
         overrides = [*COMMON, *MODELS[model], f"head={head}", f"optimizer.lr={rate}"]
-        if len(of_folds) > 1:
+        if of_folds is not None:
             overrides += [f"dataset.folds={FOLDS}", "dataset.test_fraction=null"]
         with initialize_config_module("headtohead.configs", version_base="1.3"):
             config = parse(compose("config", overrides=overrides))
         result += [
             replace(config, settings=replace(config.settings, seed=seed, fold=fold))
-            for seed, fold in product(seeds, of_folds)
+            for seed, fold in product(seeds, of_folds or (0,))
         ]
     return result
 
@@ -243,9 +243,10 @@ def contrast(cohort: Cohort, pool: Pool) -> tuple[Tensor, Tensor]:
 def trained_differences(runs: Sequence[Config], pool: Pool) -> tuple[Tensor, Tensor]:
     """Train the runs of two heads in packs of some seeds, and return their `contrast`, (S, N) each."""
     first, second = runs[: len(runs) // 2], runs[len(runs) // 2 :]
-    parts = []
-    for start in track(range(0, len(first), 20), "training", console=Console(stderr=True)):
-        parts.append(contrast(trained([*first[start : start + 20], *second[start : start + 20]], pool), pool))
+    parts = [
+        contrast(trained([*first[start : start + 20], *second[start : start + 20]], pool), pool)
+        for start in track(range(0, len(first), 20), "training", console=Console(stderr=True))
+    ]
     accuracy, nll = (torch.cat(values) for values in zip(*parts, strict=True))
     return accuracy, nll
 
@@ -309,19 +310,18 @@ def estimate(metric: str, mean_S: Tensor, value_SG: Tensor, size_G: Tensor) -> t
     return crossed, Crossed.over_seeds(mean_S.numpy())
 
 
-def metrics_of(cohort: Cohort, pool: Pool, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return accuracy and NLL of each run on its test split or another pool, in the shape of the runs."""
+def metrics_of(cohort: Cohort, pool: Pool) -> dict[str, np.ndarray]:
+    """Return accuracy and NLL of the runs of each rate on their test splits, or on another pool, (L, R / L)."""
     examples = predicted(cohort, pool)
-    return {name: examples[name].double().mean(1).view(shape).numpy() for name in ("accuracy", "nll")}
+    return {name: examples[name].double().mean(1).view(len(RATES), -1).numpy() for name in ("accuracy", "nll")}
 
 
-def validation_of(cohort: Cohort, shape: tuple[int, ...]) -> pd.DataFrame:
-    """Return the validation metrics of each run, as results.csv has them."""
+def validation_of(cohort: Cohort) -> pd.DataFrame:
+    """Return the validation metrics of each rate's runs, as results.csv has them; rates and runs are counted."""
     examples = cohort.examples(cohort.chunks("val"))
-    index = pd.MultiIndex.from_product([*map(range, shape)], names=["rate", "seed", "fold"])
     values = {f"val_{name}": examples[name].double().mean(1).numpy() for name in ("accuracy", "nll")}
-    rows = pd.DataFrame(values, index=index).reset_index()
-    return rows.assign(lr=rows.rate, arm="softmax", status="finished")
+    rate, run = np.divmod(np.arange(len(cohort)), len(cohort) // len(RATES))
+    return pd.DataFrame(values).assign(lr=rate, run=run, seed=run, arm="softmax", status="finished")
 
 
 def best_rate(validation: pd.DataFrame, criterion: str) -> int:

@@ -51,7 +51,7 @@ COMMON = (
     *("training.epochs=20", "training.batch_size=32", "training.points=1", "training.evaluations=1"),
 )
 MODELS = {"linear": ("model=linear",), "mlp": ("model=mlp", "model.widths=[64]")}
-Row = tuple[str, str, str]
+Row = tuple[str, str, str, str]
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(title="coverage by trained runs", title_justify="left")
-    for header in ("rate", "measured", "nominal"):
+    for header in ("rate", "measured", "seeds alone", "nominal"):
         table.add_column(header, justify="left" if header == "rate" else "right")
     if arguments.command == "fixed":
         rows = fixed(arguments.model, arguments.draws)
@@ -78,7 +78,7 @@ def main() -> None:
         )
     for row in rows:
         table.add_row(*row)
-    Console(width=160).print(table)
+    Console(width=130).print(table)
 
 
 def fixed(model: str, draws: int) -> Iterator[Row]:
@@ -91,16 +91,16 @@ def fixed(model: str, draws: int) -> Iterator[Row]:
     truth = {name: float(value_S.mean()) for name, value_S in differences(*tested, labels).items()}
     stream = torch.Generator().manual_seed(0)
     for examples in (100, 360, 3000):
-        counts = {metric: {seeds: Counts() for seeds in (5, 10, 40)} for metric in METRICS}
-        for seeds, _ in product((5, 10, 40), track(range(draws), f"{examples} examples", Console(stderr=True))):
-            seed_S = torch.randint(SEEDS, (seeds,), generator=stream)
-            example_N = torch.randint(TEST, (examples,), generator=stream)
-            drawn = [value_SN[seed_S][:, example_N] for value_SN in tested]
-            for metric, (crossed, alone) in estimates(drawn, labels[example_N]).items():
-                counts[metric][seeds].add(crossed, alone, truth[metric])
-        for metric, by_seeds in counts.items():
-            title = f"{model}, fixed split, {examples} examples, {metric}; 5, 10, 40 seeds"
-            yield title, "; ".join(map(str, by_seeds.values())), "93 to 99 %"
+        counts = {(metric, seeds): Counts() for metric in METRICS for seeds in (5, 10, 40)}
+        for _ in track(range(draws), f"{examples} examples", console=Console(stderr=True)):
+            for seeds in (5, 10, 40):
+                seed_S = torch.randint(SEEDS, (seeds,), generator=stream)
+                example_N = torch.randint(TEST, (examples,), generator=stream)
+                drawn = [value_SN[seed_S][:, example_N] for value_SN in tested]
+                for metric, (crossed, alone) in estimates(drawn, labels[example_N]).items():
+                    counts[metric, seeds].add(crossed, alone, truth[metric])
+        for (metric, seeds), count in counts.items():
+            yield f"{model}, fixed split, {examples} examples, {seeds} seeds, {metric}", *count.shares(), "93 to 99 %"
 
 
 def folds(model: str, examples: int, datasets: int) -> Iterator[Row]:
@@ -116,12 +116,12 @@ def folds(model: str, examples: int, datasets: int) -> Iterator[Row]:
             found[metric].append((crossed, alone, true))
     for metric in METRICS:
         title = f"{model}, folds, {examples} examples, {REPETITIONS} seeds, {metric}"
-        yield title, str(own[metric]), "93 to 99 %"
+        yield title, *own[metric].shares(), "93 to 99 %"
         others = Counts()
         mean = float(np.mean([true for _, _, true in found[metric]]))
         for crossed, alone, _ in found[metric]:
             others.add(crossed, alone, mean)
-        yield "  of the mean over datasets of this size", str(others), "not promised"
+        yield "  of the mean over datasets of this size", *others.shares(), "not promised"
 
 
 def choice(model: str, examples: int, datasets: int) -> Iterator[Row]:
@@ -150,7 +150,7 @@ def choice(model: str, examples: int, datasets: int) -> Iterator[Row]:
     for name, values in optimism.items():
         interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
         title = f"{model}, optimism of folds, {examples} examples, {name}"
-        yield title, f"{np.mean(values):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})", "0"
+        yield title, f"{np.mean(values):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})", "", "0"
 
 
 class Counts:
@@ -164,10 +164,10 @@ class Counts:
         self.alone += covers(alone, truth)
         self.total += 1
 
-    def __str__(self) -> str:
+    def shares(self) -> tuple[str, str]:
         bounds = stats.binomtest(self.crossed, self.total).proportion_ci(method="wilson")
-        measured = f"{self.crossed / self.total:.1%} ({bounds.low:.0%} to {bounds.high:.0%})"
-        return f"{measured}, alone {self.alone / self.total:.0%}"
+        crossed = f"{self.crossed / self.total:.1%} ({bounds.low:.0%} to {bounds.high:.0%})"
+        return crossed, f"{self.alone / self.total:.0%}"
 
 
 def covers(estimate: Crossed, truth: float) -> bool:

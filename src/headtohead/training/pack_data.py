@@ -82,8 +82,9 @@ class Cohort:
 
     @property
     def runs_of_views(self) -> list[Tensor]:
-        """Numbers of the runs of each view, ascending."""
-        return [(self._view_of_run_R == view).nonzero().flatten() for view in range(len(self.views))]
+        """Numbers of the runs of each view, ascending, on the CPU."""
+        view_of_run_R = self._view_of_run_R.cpu()
+        return [(view_of_run_R == view).nonzero().flatten() for view in range(len(self.views))]
 
     def spread(self, tensor_Vx: Tensor) -> Tensor:
         """Give each run the values of its view: (R, x)."""

@@ -128,29 +128,41 @@ def choice(model: str, examples: int, datasets: int) -> Iterator[Row]:
     """Yield rows on the optimism of the test on folds, accuracy and NLL minus those of the same models elsewhere.
 
     A validation example of one fold is a test example of another. What is owed to the choice of the rate is the
-    optimism at the chosen rate minus its mean over all rates, which is zero without a choice.
+    optimism at the chosen rate minus its mean over all rates, which is zero without a choice. A comparison needs that
+    of the difference of two heads alone.
     """
-    optimism: dict[str, list[float]] = {}
-    for pool, elsewhere in drawn_datasets(examples, datasets):
-        # As in a study, the search trains one fold of each seed, and fresh seeds test all folds.
-        searched, tested = (
-            trained([run for rate in RATES for run in configs(model, seeds, of_folds, ("softmax",), rate)], pool)
-            for seeds, of_folds in ((range(SEARCH_SEEDS), (0,)), ((SEARCH_SEEDS,), range(FOLDS)))
-        )
-        here, there = (metrics_of(tested, where) for where in (pool, elsewhere))
-        for metric, criterion in (("accuracy", "val_accuracy"), ("nll", "val_nll")):
-            error_LF = here[metric] - there[metric]
-            pooled = best_rate(validation_of(searched), criterion)
-            # A run's own validation split has none of its test examples.
-            own = validation_of(tested)
-            nested = [best_rate(own.loc[own.run == fold], criterion) for fold in range(FOLDS)]
-            chosen = {"by the search": error_LF[pooled].mean(), "fold by fold": error_LF[nested, range(FOLDS)].mean()}
-            for how, value in chosen.items():
-                optimism.setdefault(f"{metric}, rate chosen {how}", []).append(float(value - error_LF.mean()))
-    for name, values in optimism.items():
-        interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        title = f"{model}, optimism of folds, {examples} examples, {name}"
-        yield title, f"{np.mean(values):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})", "", "0"
+    rows = [
+        pd.DataFrame({head: optimism(model, head, *pools) for head in HEADS})
+        for pools in drawn_datasets(examples, datasets)
+    ]
+    for name in rows[0].index:
+        table = pd.DataFrame([row.loc[name] for row in rows])
+        first, other = HEADS
+        for title, values in ((first, table[first]), (f"{first} less {other}", table[first] - table[other])):
+            interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+            measured = f"{np.mean(values):+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+            yield f"{model}, optimism of folds, {examples} examples, {name}, {title}", measured, "", "0"
+
+
+def optimism(model: str, head: str, pool: Pool, elsewhere: Pool) -> pd.Series:
+    """Return the optimism of one head that is owed to the choice of its rate, by metric and way of choosing."""
+    # As in a study, the search trains one fold of each seed, and fresh seeds test all folds.
+    searched, tested = (
+        trained([run for rate in RATES for run in configs(model, seeds, of_folds, (head,), rate)], pool)
+        for seeds, of_folds in ((range(SEARCH_SEEDS), (0,)), ((SEARCH_SEEDS,), range(FOLDS)))
+    )
+    here, there = (metrics_of(tested, where) for where in (pool, elsewhere))
+    values: dict[str, float] = {}
+    for metric, criterion in (("accuracy", "val_accuracy"), ("nll", "val_nll")):
+        error_LF = here[metric] - there[metric]
+        pooled = best_rate(validation_of(searched), criterion)
+        # A run's own validation split has none of its test examples.
+        own = validation_of(tested)
+        nested = [best_rate(own.loc[own.run == fold], criterion) for fold in range(FOLDS)]
+        chosen = {"by the search": error_LF[pooled].mean(), "fold by fold": error_LF[nested, range(FOLDS)].mean()}
+        for how, value in chosen.items():
+            values[f"{metric}, rate chosen {how}"] = float(value - error_LF.mean())
+    return pd.Series(values)
 
 
 class Counts:

@@ -23,7 +23,7 @@ from headtohead.runner.axes import LR, Axes, Run, confirm, in_folds, read_axes, 
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
-from headtohead.runner.process import environment
+from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
@@ -80,6 +80,7 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     Raises:
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
+    import_from_here()
     axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
     members = _compose(config, axes, search(axes), "search" if _is_tuned(axes) else "run")
     config = copy.deepcopy(config)

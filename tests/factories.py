@@ -1,4 +1,4 @@
-"""Networks for `model=factory`, and data for `dataset=factory`, that tests name by their paths."""
+"""Networks, data and a head for `model=factory` and the like, which tests name by their paths."""
 
 import os
 import signal
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+from headtohead.training.heads import Softmax
 
 
 class Transformer(nn.Module):
@@ -113,3 +115,7 @@ def table(examples=60):
     rng = np.random.default_rng(0)
     labels = np.arange(examples) % 2
     return rng.normal(size=(examples, 3)) + labels[:, None], labels
+
+
+class Plain(Softmax):
+    """Softmax by another name."""

@@ -1,6 +1,8 @@
 """Arrays, functions and heads of the user's own, through the command line."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -329,3 +331,162 @@ def test_paths_that_lead_nowhere_are_refused(command, tmp_path, mine, options, w
     result = command(*FACTORY, *options)
     assert result.status == 2 and words in result.err and len(result.err.splitlines()) == 1, result.err
     assert not (tmp_path / "outputs").exists()
+
+
+HEAD = """
+from dataclasses import dataclass
+from torch.nn import functional as F
+from headtohead.training.heads import Head, Softmax
+
+@dataclass(frozen=True)
+class Written(Head):
+    def loss(self, logits_xK, labels_x):
+        return -logits_xK.log_softmax(-1).gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
+
+    def log_probabilities(self, logits_xK):
+        return logits_xK.log_softmax(-1)
+
+    def activations(self, logits_xK):
+        return logits_xK.softmax(-1)
+
+    def _prior_logits(self, prior_K):
+        return prior_K.log()
+
+@dataclass(frozen=True)
+class Scaled(Softmax):
+    scale: float
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        loss_x = super().loss_and_gradient(logits_xK, labels_x, gradient_xK)
+        gradient_xK.mul_(self.scale)
+        return loss_x * self.scale
+
+class Half(Head):
+    def loss(self, logits_xK, labels_x):
+        return logits_xK.sum()
+
+class Summed(Written):
+    def loss(self, logits_xK, labels_x):
+        return super().loss(logits_xK, labels_x).mean()
+
+class Unnormalised(Written):
+    def log_probabilities(self, logits_xK):
+        return logits_xK
+
+class Raising(Written):
+    def activations(self, logits_xK):
+        raise RuntimeError("not today")
+
+def function():
+    pass
+"""
+OWN_HEAD = ["name=x", *SHORT, "dataset.folds=null", "dataset.test_fraction=0.2", "dataset.train_size=64"]
+
+
+def test_a_head_of_ones_own_is_compared_like_any_other(command, tmp_path, mine):
+    """It computes softmax with cross-entropy by other code, so that the results agree up to rounding."""
+    mine(HEAD)
+    claim = "+claims.accuracy.favours=factory"
+    study = [*OWN_HEAD, "head=softmax,factory", "head.path=mine:Written", "seed=0,1", "precision=float64"]
+    result = command(*study, claim.lstrip("+"))
+    assert result.status == 0, result.err
+    found = records(tmp_path)
+    assert {(record["arm"], record["head"]) for record in found} == {("softmax", "softmax"), ("factory", "factory")}
+    by_arm = {(record["arm"], record["seed"]): record for record in found}
+    for seed in (0, 1):
+        softmax, own = by_arm["softmax", seed], by_arm["factory", seed]
+        assert softmax["metrics"]["test_nll"] == pytest.approx(own["metrics"]["test_nll"], rel=1e-9)
+        assert "code of mine" in own["sources"] and "code of mine" not in softmax["sources"]
+        assert "head.path" not in softmax["run"]
+    verdicts = json.loads((tmp_path / "outputs/x/verdicts.json").read_text())
+    assert "factory" in json.dumps(verdicts)
+    for folder in run_folders(tmp_path):
+        result = command("reproduce", str(folder))
+        assert result.status == (2 if "factory" in folder.name else 0)
+        assert result.status == 0 or "would run code from elsewhere, head.path=mine:Written; " in result.err
+    result = command("reproduce", "--allow-code", str(folder))
+    assert result.status == 0 and "equal" in result.out, result.err
+    mine(HEAD.replace("not today", "not this year"))
+    refused = command(*study, claim.lstrip("+"))
+    assert refused.status == 2 and "(code of mine: changed)" in refused.err
+
+
+def test_heads_of_ones_own_with_options_train_in_one_pack(command, tmp_path, mine):
+    """A loss times c at the learning rate r is the loss at the rate c r."""
+    mine(HEAD)
+    common = [*OWN_HEAD, "head=factory", "head.path=mine:Scaled", "precision=float64"]
+    result = command(*common, "+head.options.scale=1.0,0.5", "optimizer.lr=0.1")
+    assert result.status == 0, result.err
+    half = next(record for record in records(tmp_path) if record["arm"] == "scale=0.5")
+    assert half["pack"]["size"] == 2
+    assert command("name=y", *OWN_HEAD[1:], "head=softmax", "optimizer.lr=0.05", "precision=float64").status == 0
+    (softmax,) = records(tmp_path, "y")
+    assert half["metrics"]["test_nll"] == pytest.approx(softmax["metrics"]["test_nll"], rel=1e-9)
+    again = command(*common, "+head.options.scale=1,1.0", "name=z")
+    assert again.status == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["head.path=mine"], "head.path=mine: no head; accepted: package.module:Class"),
+        (["head.path=mine:function"], "head.path=mine:function: no head"),
+        (["head.path=mine:absent"], "head.path=mine:absent: AttributeError"),
+        (["head.path=nowhere_at_all:Head"], "head.path=nowhere_at_all:Head: ModuleNotFoundError"),
+        (["head.path=mine:Half"], "head.path=mine:Half: TypeError: Can't instantiate abstract class"),
+        (["head.path=mine:Summed"], "head.path=mine:Summed: loss returned a tensor of the shape ()"),
+        (["head.path=mine:Unnormalised"], "do not sum to one"),
+        (["head.path=mine:Raising"], "head.path=mine:Raising: RuntimeError: not today"),
+        (["head.path=mine:Scaled"], "head.options.scale: missing"),
+        (["head.path=mine:Scaled", "+head.options.scale=much"], "head.options.scale=much: must be a number"),
+        (["head.path=mine:Written", "+head.options.other=1"], "head.options.other: no such key"),
+        (["head.path=mine:Written", "head.label_smoothing=2"], "head.label_smoothing=2"),
+        ([], "head.path: missing"),
+        (["head=softmax,sigmoid", "head.path=mine:Written"], "no arm has a head of your own"),
+        (["head=softmax", "head.path=mine:Written"], "head.path"),
+    ],
+)
+def test_heads_that_are_none_are_refused(command, tmp_path, mine, options, words):
+    mine(HEAD)
+    chosen = [] if options and options[0].startswith("head=") else ["head=factory"]
+    result = command(*OWN_HEAD, *chosen, *options)
+    assert result.status == 2 and words in result.err and len(result.err.splitlines()) == 1, result.err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"head": {"name": "factory", "path": "evil:Head", "options": {}, "label_smoothing": 0.0, "prior_bias": "none"}},
+        {"head": "${oc.decode:'{name: factory, path: evil:Head, options: {}}'}"},
+        {"dataset": {"name": "factory", "path": "evil:make", "options": {}}},
+        {"dataset": {"name": "${oc.decode:factory}", "path": "evil:make", "options": {}}},
+        {"dataset": {"name": "arrays", "path": "data.npz", "_target_": "evil.make"}},
+    ],
+)
+def test_an_edited_record_imports_nothing_from_the_working_directory(command, tmp_path, edit):
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('sprung').touch()\n")
+    assert command("name=x", *SHORT, "dataset.train_size=64", "fold=0").status == 0
+    (folder,) = run_folders(tmp_path)
+    run = json.loads((folder / "run.json").read_text())
+    run["config"] |= edit
+    (folder / "run.json").write_text(json.dumps(run | {"checksum": ""}))
+    refused = command("reproduce", str(folder))
+    assert refused.status == 2 and "would run code from elsewhere" in refused.err and "evil" in refused.err
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_modules_beside_the_command_are_found_by_its_workers(tmp_path):
+    """The console script does not look in the working directory by itself, nor do the processes of joblib."""
+    (tmp_path / "mine.py").write_text(TABLE)
+    script = f"import sys; sys.path = [p for p in sys.path if p]; sys.argv[1:] = {[*FACTORY, 'dataset.path=mine:make']}"
+    script += "; sys.argv += ['head=softmax,sigmoid', 'pack_size=1', 'fold=0', 'hydra.launcher.n_jobs=2']"
+    code = f"{script}\nfrom headtohead import cli\nif __name__ == '__main__':\n    cli.main()\n"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/start.py").write_text(code)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "elsewhere/start.py"], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(records(tmp_path)) >= 2

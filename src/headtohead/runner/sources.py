@@ -86,6 +86,8 @@ def sources_of(
     for part in (model, config.dataset):
         if isinstance(part, Factory | DataFactory):
             found |= _code(part.path)
+    # It follows nothing of this package, whose heads have no code of their own.
+    found |= _code(type(config.head).__module__)
     named: set[str] = set()
     for key, value in flat(getattr(model, "options", {})).items():
         texts = value if isinstance(value, list) else [value]
@@ -109,7 +111,8 @@ def sources_by_arm(
     by_arm: dict[str, dict[str, str]] = {}
     for arm, member in {member.run.arm: member for member in members}.items():
         # Arms often differ in the head alone, and data take time.
-        key = repr((member.config.dataset, member.config.model, member.hidden))
+        of_head = type(member.config.head).__module__
+        key = repr((member.config.dataset, member.config.model, of_head, member.hidden))
         if key not in found:
             found[key] = sources_of(member.config, member.hidden, contents, opened)
         by_arm[arm] = found[key]

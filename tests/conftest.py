@@ -64,6 +64,7 @@ class Result:
 def command(tmp_path, monkeypatch, capsys):
     """Return a function that runs `headtohead` with arguments, in an empty folder and in this process."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command adds the working directory
 
     def call(*arguments: str) -> Result:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -1,11 +1,14 @@
-"""Networks for `model=factory` that tests name by their paths."""
+"""Networks, data and a head for `model=factory` and the like, which tests name by their paths."""
 
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+
+from headtohead.training.heads import Softmax
 
 
 class Transformer(nn.Module):
@@ -105,3 +108,14 @@ def tagged(input_shape, num_classes, tag):
     model = nn.Sequential()
     model.add_module("classifier", nn.Linear(input_shape[0], num_classes))
     return model
+
+
+def table(examples=60):
+    """Return a table of two classes, and its labels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(examples) % 2
+    return rng.normal(size=(examples, 3)) + labels[:, None], labels
+
+
+class Plain(Softmax):
+    """Softmax by another name."""

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import factories
 import headtohead.configs
+import numpy as np
 import pytest
 from conftest import run
 from data_files import DOWNLOADED, Made, pictures
@@ -18,6 +20,8 @@ NEEDS = {
     "model/torchvision": ["model.architecture=shufflenet_v2_x0_5"],
     "model/resnet18": ["dataset.val_fraction=0.02"],
     "dataset/composite": ["dataset.base=digits"],
+    "head/factory": ["head.path=factories:Plain"],
+    "dataset/factory": ["dataset.path=factories:table"],
 }
 
 
@@ -32,9 +36,13 @@ def test_every_choice_trains(config, choice, tmp_path, monkeypatch):
         Made(monkeypatch, name).write(tmp_path)
     elif choice == "dataset/image_folder":
         pictures(tmp_path, count=20)
-    root = [f"dataset.root={tmp_path}"] if choice == "dataset/image_folder" or name in DOWNLOADED else []
+    elif choice == "dataset/arrays":
+        np.savez(tmp_path / "data.npz", **dict(zip("Xy", factories.table(), strict=True)))
+    root = [f"dataset.path={tmp_path}/data.npz"] if choice == "dataset/arrays" else []
+    root += [f"dataset.root={tmp_path}"] if choice == "dataset/image_folder" or name in DOWNLOADED else []
     made = config(*TINY, *root, f"{group}={name}", *NEEDS.get(choice, []))
-    assert type(getattr(made, group)) in REGISTRIES[group].values()
+    # A head of the user's own takes the place of what names it.
+    assert choice == "head/factory" or type(getattr(made, group)) in REGISTRIES[group].values()
     points, (outcome,) = run([made])
     assert outcome.steps >= 2
     assert outcome.diverged_at is None

@@ -7,6 +7,7 @@ from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 
+import factories
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -85,7 +86,8 @@ def check(pool, made):
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_every_name_has_a_config_that_builds_it(name):
-    root = ["dataset.root=somewhere"] if name == "image_folder" else []
+    needed = {"image_folder": ["dataset.root=somewhere"], "arrays": ["dataset.path=x"], "factory": ["dataset.path=x"]}
+    root = needed.get(name, [])
     with initialize_config_dir(str(CONFIGS.parent), version_base="1.3"):
         config = compose("dataset/" + name, overrides=root)
     assert type(build_named(DATASETS, config.dataset, "dataset")) is DATASETS[name]
@@ -465,7 +467,7 @@ def test_datasets_with_equal_options_are_different():
 
 # Keys
 
-IN_FOLDS = ("digits", "iris", "wine", "breast_cancer")
+IN_FOLDS = ("digits", "iris", "wine", "breast_cancer", "arrays", "factory")
 
 
 @pytest.mark.parametrize(
@@ -482,6 +484,7 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
     if downloaded in DOWNLOADED:
         Made(monkeypatch, downloaded).write(tmp_path)
     pictures(tmp_path)
+    np.savez(tmp_path / "data.npz", **dict(zip("Xy", factories.table(), strict=True)))
     read, keys = set(), {field.name for field in fields(DATASETS[name])}
 
     class Traced(DATASETS[name]):
@@ -494,6 +497,7 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
 
     for more in options:
         root = {"root": str(tmp_path)} if "root" in keys else {}
+        root |= {"arrays": {"path": f"{tmp_path}/data.npz"}, "factory": {"path": "factories:table"}}.get(name, {})
         Traced.reading = False  # the checks of the options read all
         dataset = Traced(**vars(configured(name, **root)) | more)
         Traced.reading = True

@@ -23,8 +23,8 @@ from headtohead.runner.axes import LR, Axes, Run, confirm, in_folds, read_axes, 
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
-from headtohead.runner.process import environment
-from headtohead.runner.resolve import NAME_OF_A_GROUP, Member, compose
+from headtohead.runner.process import environment, import_from_here
+from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
@@ -80,6 +80,7 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     Raises:
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
+    import_from_here()
     axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
     members = _compose(config, axes, search(axes), "search" if _is_tuned(axes) else "run")
     config = copy.deepcopy(config)
@@ -155,6 +156,10 @@ def _refuse_differences_within_the_study(axes: Axes, members: Sequence[Member]) 
     for values in of_study:
         for line in differences(of_study[0], values) if values != of_study[0] else []:
             raise ConfigError(f"{line} in another run: one value holds for a study, so it may not refer to a swept key")
+    has_own_head = any(member.values["head"]["name"] == "factory" for member in members)
+    for override in filter(OF_OWN_HEAD.match, axes.common):
+        if not has_own_head:
+            raise ConfigError(f"{override}: no arm has a head of your own; accepted with head=factory among the heads")
     arms: dict[str, list[Config]] = {}
     for member in members:
         arms.setdefault(member.run.arm, []).append(member.config)
@@ -163,7 +168,8 @@ def _refuse_differences_within_the_study(axes: Axes, members: Sequence[Member]) 
         rates = {config.optimizer.lr for config in configs}
         require(axes.lrs or len(rates) == 1, LR, sorted(rates), "differs between the seeds of an arm; sweep it instead")
         # As text 1 and 1.0 differ, which they may be to a factory.
-        same = known.setdefault(repr(configs), arm)
+        # Heads of the user's own may differ in the module alone.
+        same = known.setdefault(repr([(type(config.head), config) for config in configs]), arm)
         if same != arm:
             raise ConfigError(f"{arm}: trains the same runs as {same}; leave one of them out")
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,12 @@ def cores() -> int:
 
 
 THREADS = min(torch.get_num_threads(), cores())
+
+
+def import_from_here() -> None:
+    """Let modules in the working directory be imported, after all others of the same name."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def prepare_process(threads: int | None) -> None:

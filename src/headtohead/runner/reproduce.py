@@ -16,10 +16,11 @@ from headtohead.options import ConfigError
 from headtohead.record.files import differences, with_home
 from headtohead.record.run import RunRecord, flaws_of_files, read_run
 from headtohead.runner.environment_values import recorded_values
-from headtohead.runner.process import environment, prepare_process
+from headtohead.runner.process import environment, import_from_here, prepare_process
 from headtohead.runner.sources import Contents, changes, opened_files, sources_of
 from headtohead.training import data
 from headtohead.training.config import Config, parse, resolve_device
+from headtohead.training.datasets import DATASETS
 from headtohead.training.loop import Outcome, train
 
 # How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
@@ -75,7 +76,9 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
     # Records of older versions lack what only the study needs.
     older = {"protocol": {"ladder": None, "until_decided": False, "max_seeds": None, "metric": "accuracy"}}
     node = cast(DictConfig, OmegaConf.merge(older, with_home(run.config)))
-    if not allow_code and (named := named_code(_resolved(node, folder))):
+    if allow_code:
+        import_from_here()
+    elif named := named_code(_resolved(node, folder)):
         accepted = "accepted: --allow-code, for a record that you trust"
         raise ConfigError(f"{folder}: would run code from elsewhere, {', '.join(named)}; {accepted}")
     config = parse(node)
@@ -94,9 +97,13 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
 def named_code(value: Any, key: str = "") -> list[str]:
     """List, as `key=value`, what a resolved configuration names that may run code from outside this package.
 
-    That is whatever stands at a key of CODE, and all text among a network's options, which could name a file.
+    That is whatever stands at a key of CODE, and all text among options of a function, which could name a file. The
+    path of a file of data is none of it: nothing in such a file is run.
     """
     if isinstance(value, Mapping):
+        dataset = DATASETS.get(str(value.get("name"))) if key == "dataset" else None
+        if dataset is not None and dataset.place == "path":
+            value = {part: item for part, item in value.items() if part != "path"}
         items = [(f"{key}.{part}".lstrip("."), item) for part, item in value.items()]
     elif isinstance(value, list):
         items = [(key, item) for item in value]

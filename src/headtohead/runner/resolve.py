@@ -21,6 +21,9 @@ from headtohead.training.config import Config, parse
 # Interpolations of the names in groups, as in the default `name`: they depend neither on the rate nor on the seed.
 NAME_OF_A_GROUP = re.compile(r"\$\{(dataset|model|head|optimizer)\.name\}")
 
+# Overrides that only a head of the user's own has.
+OF_OWN_HEAD = re.compile(r"\+{0,2}head\.(path|options)\b")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -83,7 +86,7 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
         if run.fold is not None:
             config = replace(config, settings=replace(config.settings, fold=run.fold))
             values["fold"] = run.fold
-    return Member(replace(run, arm=run.arm or arm.head), run.name(common), config, values, claims, arm.head, hidden)
+    return Member(replace(run, arm=run.arm or arm.head), run.name(arm.common), config, values, claims, arm.head, hidden)
 
 
 @dataclass(frozen=True)
@@ -94,25 +97,32 @@ class _Arm:
         node: the configuration.
         head: the option chosen in the config group `head`.
         interpolates: whether a value refers to another one, which may differ between the runs of the arm.
+        common: the overrides that it shares with other arms.
     """
 
     node: DictConfig
     head: str
     interpolates: bool
+    common: tuple[str, ...]
 
 
 # Composing takes Hydra tens of milliseconds. Another loader may read other files.
 @cache
 def _compose_arm(loader: ConfigLoader, config_name: str, common: tuple[str, ...], overrides: tuple[str, ...]) -> _Arm:
+    # As a head of the user's own is compared with others, only the arms that have it take what is meant for it.
+    shared = tuple(override for override in common if not OF_OWN_HEAD.match(override))
     try:
-        node = loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
+        node = loader.load_configuration(config_name, [*shared, *overrides], run_mode=RunMode.RUN)
+        is_swept = any(override.startswith("head=") for override in overrides)
+        if shared != common and (node.head.get("name") == "factory" or not is_swept):
+            shared, node = common, loader.load_configuration(config_name, [*common, *overrides], run_mode=RunMode.RUN)
     except HydraException as error:
         if overrides:
             error.add_note(f"the arm {','.join(overrides)}")
         raise
     app = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("hydra", "pack")])
     interpolates = "${" in NAME_OF_A_GROUP.sub("", repr(OmegaConf.to_container(app)))
-    return _Arm(app, node.hydra.runtime.choices["head"], interpolates)
+    return _Arm(app, node.hydra.runtime.choices["head"], interpolates, shared)
 
 
 Resolved = tuple[Config, dict[str, Any], dict[str, Any], dict[str, Any]]

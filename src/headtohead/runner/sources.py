@@ -26,6 +26,7 @@ from headtohead.runner.resolve import Member
 from headtohead.training import data
 from headtohead.training.config import Config, resolve_device
 from headtohead.training.data import Pool
+from headtohead.training.datasets import Factory as DataFactory
 from headtohead.training.datasets import Gaussians
 from headtohead.training.evaluation import ood_dataset
 from headtohead.training.models import Factory
@@ -82,8 +83,11 @@ def sources_of(
     """
     found = {f"{DATA}{key}": checksum for key, checksum in _data(config, contents).items()}
     model = config.model
-    if isinstance(model, Factory):
-        found |= _code(model.path)
+    for part in (model, config.dataset):
+        if isinstance(part, Factory | DataFactory):
+            found |= _code(part.path)
+    # It follows nothing of this package, whose heads have no code of their own.
+    found |= _code(type(config.head).__module__)
     named: set[str] = set()
     for key, value in flat(getattr(model, "options", {})).items():
         texts = value if isinstance(value, list) else [value]
@@ -107,7 +111,8 @@ def sources_by_arm(
     by_arm: dict[str, dict[str, str]] = {}
     for arm, member in {member.run.arm: member for member in members}.items():
         # Arms often differ in the head alone, and data take time.
-        key = repr((member.config.dataset, member.config.model, member.hidden))
+        of_head = type(member.config.head).__module__
+        key = repr((member.config.dataset, member.config.model, of_head, member.hidden))
         if key not in found:
             found[key] = sources_of(member.config, member.hidden, contents, opened)
         by_arm[arm] = found[key]
@@ -144,7 +149,7 @@ def _data(config: Config, contents: Contents) -> dict[str, str]:
     """Return a checksum of the examples of a run's datasets, by the key that names them."""
     dataset, device = config.dataset, resolve_device(config.settings.device)
     outliers = ood_dataset(dataset)
-    named = {"dataset.root" if hasattr(dataset, "root") else "dataset": dataset}
+    named = {f"dataset.{dataset.place}" if dataset.place else "dataset": dataset}
     if outliers is not None and outliers is not dataset:
         named["dataset.ood"] = outliers
     # What the package generates is fixed by its version; its last bits may depend on the processor.

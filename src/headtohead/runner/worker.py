@@ -35,7 +35,7 @@ from headtohead.record.tags import final_tag, tag_of
 from headtohead.runner import checkpoint
 from headtohead.runner.hparams import hparam_row
 from headtohead.runner.pack_job import PackJob
-from headtohead.runner.process import environment, prepare_process
+from headtohead.runner.process import environment, import_from_here, prepare_process
 from headtohead.runner.progress import Notes
 from headtohead.runner.resolve import Member, compose
 from headtohead.runner.sources import Contents, changes, opened_files, sources_by_arm
@@ -174,6 +174,7 @@ def run_pack(node: DictConfig) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     config_name = HydraConfig.get().job.config_name
     assert config_name is not None, "the command line names it"
+    import_from_here()
     job = PackJob.parse(node.pack)
     members = tuple(compose(config_name, job.common, run).of_study(job.study) for run in job.runs)
     prepare_process(job.threads)

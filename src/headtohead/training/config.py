@@ -11,6 +11,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from headtohead.options import ConfigError, build, build_named, nearest, require, unresolved
 from headtohead.training.datasets import DATASETS, Dataset
 from headtohead.training.heads import HEADS, Head
+from headtohead.training.heads import Factory as HeadFactory
 from headtohead.training.models import MODELS, Model
 from headtohead.training.optimizers import OPTIMIZERS, Optimizer
 
@@ -155,7 +156,7 @@ class Config:
         require(not zero or classifier.may_start_at_zero, "training.zero_classifier", zero, accepted)
 
 
-REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS, "optimizer": OPTIMIZERS}
+REGISTRIES = {"dataset": DATASETS, "model": MODELS, "head": HEADS | {"factory": HeadFactory}, "optimizer": OPTIMIZERS}
 
 
 def parse(node: DictConfig) -> Config:
@@ -176,7 +177,9 @@ def parse(node: DictConfig) -> Config:
     settings = build(
         Settings, OmegaConf.masked_copy(node, [str(key) for key in node if key not in {*groups, "claims"}]), ""
     )
-    named = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
+    named: dict[str, Any] = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
+    if isinstance(named["head"], HeadFactory):
+        named["head"] = named["head"].head()
     return Config(
         settings=settings,
         protocol=build(Protocol, node.protocol, "protocol"),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import tee
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Examples(NamedTuple):
 class Dataset(ABC):
     """Options common to all datasets, on the use of the examples outside the test split.
 
-    A dataset that reads files has an option `root`, the folder in which they are.
+    A dataset that reads files names, as `place`, its option that says where they are.
 
     Options:
         train_size: number of training examples; None takes all that remain.
@@ -88,9 +88,13 @@ class Dataset(ABC):
     flip: bool
     ood: str | None
 
+    place: ClassVar[str | None] = None
+
     def __post_init__(self) -> None:
-        root = getattr(self, "root", None)
-        require(root is None or root.strip() != "", "dataset.root", repr(root), "a folder")
+        if self.place is not None:
+            where = getattr(self, self.place)
+            accepted = "a folder" if self.place == "root" else "a file"
+            require(where.strip() != "", f"dataset.{self.place}", repr(where), accepted)
         require(
             self.train_size is None or self.train_size >= 1,
             "dataset.train_size",
@@ -202,8 +206,8 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
         ConfigError: the data is missing, damaged, or holds inputs or labels that cannot be trained on.
     """
     # The same relative path is another folder in another working directory.
-    root = getattr(dataset, "root", None)
-    place = {} if root is None else {"root": os.path.abspath(os.path.expanduser(root))}
+    key = dataset.place
+    place = {} if key is None else {key: os.path.abspath(os.path.expanduser(getattr(dataset, key)))}
     source = replace(
         dataset,
         **place,

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
+from headtohead.training import arrays
 from headtohead.training.data import Dataset, Examples, generator, stratified_order
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
@@ -44,11 +45,14 @@ class InOnePiece(Dataset):
     folds: int | None
     test_fraction: float | None
 
+    may_have_test_split: ClassVar[bool] = False  # whether the source may have one, for which both options are null
+
     def __post_init__(self) -> None:
         super().__post_init__()
         folds, fraction = self.folds, self.test_fraction
         either = "give either dataset.folds or dataset.test_fraction, and null for the other"
-        require((folds is None) != (fraction is None), "dataset.folds", folds, f"test_fraction={fraction}; {either}")
+        one_or_none = not (folds and fraction) if self.may_have_test_split else (folds is None) != (fraction is None)
+        require(one_or_none, "dataset.folds", folds, f"test_fraction={fraction}; {either}")
         require(folds is None or folds >= 2, "dataset.folds", folds, "2 or more, or null for a fixed test split")
         require(fraction is None or 0 < fraction < 1, "dataset.test_fraction", fraction, "strictly between 0 and 1")
 
@@ -115,6 +119,7 @@ class Downloaded(Dataset):
 
     root: str
 
+    place = "root"
     loader: ClassVar[str]  # name of a class of torchvision.datasets
     parts: ClassVar[tuple[dict, dict]] = (
         {"train": True},
@@ -300,6 +305,8 @@ class ImageFolder(InOnePiece):
     workers: int
     max_megapixels: int
 
+    place = "root"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(1 <= self.size <= MAX_SIDE, "dataset.size", self.size, f"from 1 to {MAX_SIDE} pixels")
@@ -340,6 +347,63 @@ class ImageFolder(InOnePiece):
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
         pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
         return pixels.view(self.size, self.size, -1).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class _OfArrays(InOnePiece):
+    """Arrays of the user's own, with their test split if they have one: see `arrays.examples_of`.
+
+    Options:
+        path: where the arrays come from.
+    """
+
+    path: str
+
+    may_have_test_split = True
+
+    def _given(self, given: dict[str, np.ndarray]) -> Examples:
+        """Return the examples of arrays, with the split that the options ask for."""
+        examples = arrays.examples_of(given, self.path)
+        if examples.test is None:
+            either = f"5 or another number, or a dataset.test_fraction, for {self.path}, which has no X_test"
+            require(self.folds is not None or self.test_fraction is not None, "dataset.folds", "null", either)
+            return examples._replace(test=self._test_split(examples.labels))
+        for key, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
+            has_split = f"null for {self.path}, which has a test split of its own (X_test)"
+            require(value is None, f"dataset.{key}", value, has_split)
+        return examples
+
+
+@dataclass(frozen=True)
+class Arrays(_OfArrays):
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally X_test, y_test and classes."""
+
+    place = "path"
+
+    def read(self) -> Examples:
+        return self._given(arrays.read_npz(self.path))
+
+
+@dataclass(frozen=True, eq=False)
+class Factory(_OfArrays):
+    """Arrays, or a dataset of PyTorch, that a function of the user's own returns.
+
+    Options:
+        path: "package.module:function", in a module that Python can import.
+        options: keyword arguments of the function.
+    """
+
+    options: dict[str, Any]
+
+    def read(self) -> Examples:
+        return self._given(arrays.call(self.path, self.options))
+
+    # A dictionary has no hash, and to a function 1 and 1.0 may differ.
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 @dataclass(frozen=True)
@@ -413,6 +477,8 @@ class Composite(Dataset):
     train_examples: int
     test_examples: int
     problem_seed: int
+
+    place = "root"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -488,6 +554,8 @@ DATASETS: dict[str, type[Dataset]] = {
     "cifar100": Cifar100,
     "svhn": Svhn,
     "image_folder": ImageFolder,
+    "arrays": Arrays,
+    "factory": Factory,
     "gaussians": Gaussians,
     "composite": Composite,
 }

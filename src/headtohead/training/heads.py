@@ -3,18 +3,20 @@
 Shape suffixes: K classes; x any leading axes, such as (B,) examples or (R, B) runs and examples.
 
 A head is small, stateless and final. To add one, write a class here, name it in HEADS and give it a YAML file in
-configs/head. Tests that run over HEADS specify what every head must do.
+configs/head. Tests that run over HEADS specify what every head must do. Or point `head=factory` at a class of your own.
 """
 
 import math
+import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headtohead.options import require
+from headtohead.options import ConfigError, build, one_line, require
 from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
 
 # Below this many classes, PyTorch's softmax over the last axis is slow: a row does not fill a vector register.
@@ -397,6 +399,67 @@ def exp(log_p: Tensor, out: Tensor | None = None) -> Tensor:
 def _softplus(z: Tensor) -> Tensor:
     # PyTorch returns z above the threshold. Its default threshold is too low for double precision.
     return F.softplus(z, threshold=40)
+
+
+@dataclass(frozen=True)
+class Factory:
+    """A head of the user's own, before its class is imported.
+
+    Options:
+        path: "package.module:Class", a subclass of `Head`, in a module in the working directory or installed.
+        options: values of the fields of the class, beside those of every head.
+        label_smoothing: see `Head`.
+        prior_bias: see `Head`.
+    """
+
+    path: str
+    options: dict[str, Any]
+    label_smoothing: float
+    prior_bias: str
+
+    def head(self) -> Head:
+        """Import the class and return the head, checked by a call of all that it must have.
+
+        Raises:
+            ConfigError: there is no such class, it is no head, or it returns something else than a head does.
+        """
+        key, accepted = f"head.path={self.path}", "package.module:Class, a subclass of headtohead.training.heads.Head"
+        flaw = ""
+        try:
+            cls = pkgutil.resolve_name(self.path) if ":" in self.path else None
+            if not isinstance(cls, type) or not issubclass(cls, Head):
+                raise ConfigError(f"{key}: no head; accepted: {accepted}")
+            common = {"label_smoothing": self.label_smoothing, "prior_bias": self.prior_bias}
+            head = build(cls, {**self.options, **common}, "head.options")
+            flaw = _flaw_of(head)
+        except ConfigError:
+            raise
+        except Exception as error:  # code of the user may raise anything
+            raise ConfigError(f"{key}: {one_line(error)}; accepted: {accepted}") from error
+        if flaw:
+            raise ConfigError(f"{key}: {flaw}")
+        return head
+
+
+def _flaw_of(head: Head) -> str:
+    """Describe what is wrong with the results of a head for a few logits; "" if nothing is."""
+    logits_xK = torch.linspace(-2, 2, 12).view(2, 2, 3)
+    labels_x, gradient_xK = torch.tensor([[0, 1], [2, 0]]), torch.empty(2, 2, 3)
+    log_q_xK = head.log_probabilities(logits_xK)
+    found = {
+        "loss": (head.loss(logits_xK, labels_x), (2, 2)),
+        "loss_and_gradient": (head.loss_and_gradient(logits_xK, labels_x, gradient_xK), (2, 2)),
+        "log_probabilities": (log_q_xK, (2, 2, 3)),
+        "activations": (head.activations(logits_xK), (2, 2, 3)),
+        "initial_bias": (head.initial_bias(torch.tensor([0.2, 0.3, 0.5])), (3,)),
+    }
+    for name, (result, shape) in found.items():
+        if not isinstance(result, Tensor) or result.shape != shape or not result.isfinite().all():
+            of = f"a tensor of the shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            return f"{name} returned {of} for logits (2, 2, 3); accepted: finite numbers of the shape {shape}"
+    if not torch.allclose(log_q_xK.exp().sum(-1), torch.ones(2, 2), atol=1e-4):
+        return "log_probabilities returned rows whose probabilities do not sum to one"
+    return ""
 
 
 HEADS: dict[str, type[Head]] = {

@@ -91,7 +91,7 @@ def may_share_a_pack(config: Config) -> object:
     settings = config.settings
     return (
         type(config.dataset),
-        tuple(dataset.items()),
+        repr(dataset),
         repr(config.model),
         config.head.classifier,
         type(config.optimizer),

@@ -195,7 +195,7 @@ class Factory(Model):
     """A network of the user's own. Only this class imports code that a configuration names.
 
     Options:
-        path: "package.module:function", in a module that Python finds (installed, or on PYTHONPATH).
+        path: "package.module:function", in a module in the working directory, installed, or on PYTHONPATH.
         options: keyword arguments; the network is `function(input_shape, num_classes, **options)`.
     """
 
@@ -206,7 +206,9 @@ class Factory(Model):
         try:
             function = pkgutil.resolve_name(self.path)
         except (ImportError, AttributeError, ValueError) as error:
-            raise self.refusal(str(error), "package.module:function, installed or on PYTHONPATH") from error
+            raise self.refusal(
+                str(error), "package.module:function, in the working directory, installed or on PYTHONPATH"
+            ) from error
         return function(input_shape, num_classes, **self.options)
 
 

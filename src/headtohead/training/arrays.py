@@ -1,0 +1,208 @@
+"""Arrays of the user's own as examples: from a file of NumPy, or from a function.
+
+Shape suffixes: N examples, D features, C channels, H height, W width.
+"""
+
+import pkgutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headtohead.options import ConfigError, nearest, one_line, require
+from headtohead.training.data import Examples
+from headtohead.training.dropout import global_states, seed_other_libraries
+from headtohead.training.memory import require_memory
+
+Array = np.ndarray[Any, Any]
+
+# The names of the arrays that a file may hold.
+NAMES = ("X", "y", "X_test", "y_test", "classes")
+# The numbers of channels that an image may have.
+CHANNELS = range(1, 5)
+KEY, CPU = "dataset.path", torch.device("cpu")
+
+
+def read_npz(path: str) -> dict[str, Array]:
+    """Read the arrays of a file that `numpy.savez` wrote; nothing in it is unpickled.
+
+    Raises:
+        ConfigError: there is no such file, it does not fit into memory, or it holds other arrays than NAMES.
+    """
+    accepted = f"a file that numpy.savez wrote, with {', '.join(NAMES[:2])} and optionally {', '.join(NAMES[2:])}"
+    require(Path(path).is_file(), KEY, path, f"no such file; accepted: {accepted}")
+    try:
+        with zipfile.ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist())
+        require_memory(size, CPU, KEY, path)
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                require(name in NAMES, KEY, path, f"holds an array {name}; {nearest(name, NAMES)}")
+            return {name: file[name] for name in file.files}
+    except ConfigError:
+        raise
+    except Exception as error:  # the readers of archives and arrays raise errors of a dozen kinds
+        reason = "it holds objects, which could run code" if "allow_pickle" in str(error) else one_line(error)
+        raise ConfigError(f"{KEY}={path}: cannot be read: {reason}; accepted: {accepted}") from error
+
+
+def call(path: str, options: Mapping[str, Any]) -> dict[str, Array]:
+    """Call a function of the user's own and return its arrays by name. Random numbers in it are always the same.
+
+    Args:
+        path: "package.module:function".
+        options: keyword arguments of the function.
+
+    Raises:
+        ConfigError: there is no such function, it raises an error, or it returns something else.
+    """
+    try:
+        require(":" in path, KEY, path, "accepted: package.module:function")
+        function = pkgutil.resolve_name(path)
+    except ConfigError:
+        raise
+    except Exception as error:  # an import runs code, which may raise anything
+        raise ConfigError(f"{KEY}={path}: {one_line(error)}; accepted: package.module:function") from error
+    try:
+        with torch.random.fork_rng(devices=[]), global_states():
+            torch.default_generator.manual_seed(0)
+            seed_other_libraries(0)
+            result = function(**options)
+            if _is_map_style(result):
+                return _all_items(path, result)
+            if isinstance(result, tuple | list) and len(result) in (2, 4):
+                return {name: _array(value) for name, value in zip(NAMES, result, strict=False)}
+    except ConfigError:
+        raise
+    except Exception as error:  # a function of the user may raise anything
+        raise ConfigError(f"{KEY}={path}: raised {one_line(error)}") from error
+    found = "nothing" if result is None else f"a {type(result).__name__}"
+    accepted = "(X, y), (X, y, X_test, y_test), or a torch.utils.data.Dataset of (input, label) with a length"
+    raise ConfigError(f"{KEY}={path}: returned {found}; accepted: {accepted}")
+
+
+def _is_map_style(value: Any) -> bool:
+    return isinstance(value, torch.utils.data.Dataset) and hasattr(value, "__len__")
+
+
+def _all_items(path: str, source: Any) -> dict[str, Array]:
+    """Read all pairs of input and label of a dataset of PyTorch."""
+    count = len(source)
+    require(count >= 1, KEY, path, "returned a dataset without examples")
+    first = source[0]
+    is_pair = isinstance(first, tuple | list) and len(first) == 2
+    require(is_pair, KEY, path, f"returned a dataset of {type(first).__name__}; accepted: pairs of input and label")
+    require_memory(count * _array(first[0]).nbytes, CPU, KEY, path)
+    inputs, labels = [], []
+    for index in range(count):
+        example, label = source[index]
+        inputs.append(_array(example))
+        labels.append(_array(label)[()])
+        shapes = f"inputs of the shapes {inputs[0].shape} and {inputs[-1].shape}"
+        require(inputs[-1].shape == inputs[0].shape, KEY, path, f"returned {shapes}; accepted: inputs of one shape")
+    return {"X": np.stack(inputs), "y": np.array(labels)}
+
+
+def _array(value: Any) -> Array:
+    """Return an array of a tensor, an image, a list or anything else that NumPy takes."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype == object and all(isinstance(item, str) for item in array.flat):
+        return array.astype(str)
+    return array
+
+
+def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
+    """Return examples from arrays named as in NAMES; those of `X_test` are the test split, or there is none.
+
+    Args:
+        source: where they come from, for error messages.
+
+    Raises:
+        ConfigError: an array is missing, or cannot be used.
+    """
+    for name, other in (("X", "y"), ("y", "X"), ("X_test", "y_test"), ("y_test", "X_test")):
+        is_needed = name in NAMES[:2] or other in arrays
+        require(name in arrays or not is_needed, KEY, source, f"no {name}; accepted: {', '.join(NAMES)}")
+    parts = [part for part in ("", "_test") if f"X{part}" in arrays]
+    inputs = [_inputs(arrays[f"X{part}"], f"X{part}", source) for part in parts]
+    labels = [_labels(arrays[f"y{part}"], f"y{part}", source) for part in parts]
+    for part, input_Nx, label_N in zip(parts, inputs, labels, strict=True):
+        sizes = f"{len(input_Nx)} examples in X{part} and {len(label_N)} in y{part}; accepted: as many, at least one"
+        require(len(input_Nx) == len(label_N) >= 1, KEY, source, sizes)
+    shapes = f"examples of the shape {tuple(inputs[0].shape[1:])} in X, {tuple(inputs[-1].shape[1:])} in X_test"
+    same = inputs[0].shape[1:] == inputs[-1].shape[1:] and inputs[0].dtype == inputs[-1].dtype
+    require(same, KEY, source, f"{shapes}; accepted: one shape and type")
+    coded, classes = _coded(labels, arrays.get("classes"), source)
+    test = torch.arange(len(labels[0]), sum(map(len, labels))) if len(parts) == 2 else None
+    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes)
+
+
+def _inputs(array: Array, name: str, source: str) -> Tensor:
+    """Return a table (N, D) as float32, or images as bytes (N, C, H, W)."""
+    found = f"{name} has the type {array.dtype} and the shape {array.shape}"
+    if array.ndim == 2 and array.dtype.kind in "biuf":
+        with np.errstate(over="ignore"):
+            table_ND = array.astype(np.float32)
+        broken = int((~np.isfinite(table_ND)).any(1).sum())
+        require(broken == 0, KEY, source, f"NaN or infinity in {broken} examples of {name}; accepted: finite numbers")
+        require(array.shape[1] >= 1, KEY, source, f"{found}; accepted: one column or more")
+        return torch.from_numpy(table_ND)
+    if array.dtype.kind == "f" and array.ndim in (3, 4):
+        array = _bytes(array)
+    accepted = "numbers (N, D), or images (N, H, W), (N, H, W, C) or (N, C, H, W) of bytes, or of bytes over 255"
+    is_image = array.dtype == np.uint8 and array.ndim in (3, 4) and 0 not in array.shape[1:]
+    require(is_image, KEY, source, f"{found}; accepted: {accepted}")
+    if array.ndim == 3:
+        return torch.from_numpy(np.array(array[:, None]))
+    first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
+    accepted = f"{CHANNELS[0]} to {CHANNELS[-1]} channels, on the second or the last axis but not on both"
+    require(first != last, KEY, source, f"{found}; accepted: {accepted}")
+    return torch.from_numpy(np.array(array if first else array.transpose(0, 3, 1, 2)))
+
+
+def _bytes(array: Array) -> Array:
+    """Return the bytes of images that were divided by 255, as torchvision's ToTensor does; others as they are."""
+    scaled = array * 255
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(scaled)
+        is_exact = bool(((np.abs(scaled - whole) < 1e-2) & (whole >= 0) & (whole <= 255)).all())
+    return whole.astype(np.uint8) if is_exact else array
+
+
+def _labels(array: Array, name: str, source: str) -> Array:
+    found = f"{name} has the type {array.dtype} and the shape {array.shape}"
+    if array.dtype.kind == "f" and array.ndim == 1:
+        missing = int(np.isnan(array).sum())
+        require(missing == 0, KEY, source, f"NaN in {missing} labels of {name}; accepted: a label for each example")
+    accepted = "integers, strings or booleans (N,)"
+    require(array.ndim == 1 and array.dtype.kind in "iubU", KEY, source, f"{found}; accepted: {accepted}")
+    missing = int((array == "").sum()) if array.dtype.kind == "U" else 0
+    require(missing == 0, KEY, source, f"no text in {missing} labels of {name}; accepted: a label for each example")
+    return array
+
+
+def _coded(labels: list[Array], classes: Array | None, source: str) -> tuple[list[Array], tuple[str, ...]]:
+    """Return labels as indices of classes, with the names of the classes: those given, or the labels in order."""
+    kinds = {"text" if label_N.dtype.kind == "U" else label_N.dtype.kind == "b" for label_N in labels}
+    require(len(kinds) == 1, KEY, source, f"{labels[0].dtype} in y, {labels[-1].dtype} in y_test; accepted: one type")
+    if classes is None:
+        values = np.unique(np.concatenate(labels))
+        names = tuple(map(str, values))
+    else:
+        require(classes.ndim == 1 and classes.dtype.kind in "iubU", KEY, source, "classes must be names (K,)")
+        names = tuple(map(str, classes))
+        require(len({*names}) == len(names), KEY, source, "classes names one twice")
+        # Labels are names, or places in the list of names.
+        values = np.array(names) if labels[0].dtype.kind == "U" else np.arange(len(names))
+        unknown = np.setdiff1d(np.concatenate(labels), values)
+        require(unknown.size == 0, KEY, source, f"the label {next(iter(unknown), None)} is not among the classes")
+    require(len(names) >= 2, KEY, source, f"{len(names)} class in y; accepted: 2 or more")
+    order = values.argsort()
+    coded = [order[np.searchsorted(values, label_N, sorter=order)] for label_N in labels]
+    count_K = np.bincount(coded[0], minlength=len(names))
+    require(count_K.min() >= 1, KEY, source, f"no example in y has the class {names[count_K.argmin()]}")
+    return coded, names

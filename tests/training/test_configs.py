@@ -17,6 +17,7 @@ NEEDS = {
     "model/factory": ["model.path=factories:transformer"],
     "model/torchvision": ["model.architecture=shufflenet_v2_x0_5"],
     "model/resnet18": ["dataset.val_fraction=0.02"],
+    "dataset/table": ["dataset.path=t.csv", "dataset.target=label"],
     "dataset/composite": ["dataset.base=digits"],
 }
 
@@ -32,6 +33,10 @@ def test_every_choice_trains(config, choice, tmp_path, monkeypatch):
         Made(monkeypatch, name).write(tmp_path)
     elif choice == "dataset/image_folder":
         pictures(tmp_path, count=20)
+    elif choice == "dataset/table":
+        rows = [f"{number % 7},{'xyz'[number % 3]}" for number in range(60)]
+        (tmp_path / "t.csv").write_text("\n".join(["a,label", *rows]))
+        monkeypatch.chdir(tmp_path)
     root = [f"dataset.root={tmp_path}"] if choice == "dataset/image_folder" or name in DOWNLOADED else []
     made = config(*TINY, *root, f"{group}={name}", *NEEDS.get(choice, []))
     assert type(getattr(made, group)) in REGISTRIES[group].values()

@@ -163,7 +163,7 @@ def _refuse_unswept(override: Override) -> None:
     """Refuse to sweep what belongs to the study, or says where and how it runs."""
     key, line = _bare_key(override), override.input_line
     group = re.split("[.@]", key)[0]
-    if group in OF_THE_STUDY or key in UNNAMED - {"dataset.root"}:
+    if group in OF_THE_STUDY or key in UNNAMED - {"dataset.root", "dataset.path"}:
         raise ConfigError(f"{line}: {key} cannot be swept, as it is no setting of a run; give one value")
 
 

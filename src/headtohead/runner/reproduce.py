@@ -97,7 +97,9 @@ def named_code(value: Any, key: str = "") -> list[str]:
     That is whatever stands at a key of CODE, and all text among a network's options, which could name a file.
     """
     if isinstance(value, Mapping):
-        items = [(f"{key}.{part}".lstrip("."), item) for part, item in value.items()]
+        # The path of a table is that of data.
+        plain = {"path"} if key == "dataset" and value.get("name") == "table" else set()
+        items = [(f"{key}.{part}".lstrip("."), item) for part, item in value.items() if part not in plain]
     elif isinstance(value, list):
         items = [(key, item) for item in value]
     else:

@@ -144,7 +144,8 @@ def _data(config: Config, contents: Contents) -> dict[str, str]:
     """Return a checksum of the examples of a run's datasets, by the key that names them."""
     dataset, device = config.dataset, resolve_device(config.settings.device)
     outliers = ood_dataset(dataset)
-    named = {"dataset.root" if hasattr(dataset, "root") else "dataset": dataset}
+    place = next((f"dataset.{key}" for key in data.PLACES if hasattr(dataset, key)), "dataset")
+    named = {place: dataset}
     if outliers is not None and outliers is not dataset:
         named["dataset.ood"] = outliers
     # What the package generates is fixed by its version; its last bits may depend on the processor.

@@ -85,7 +85,8 @@ def check(pool, made):
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_every_name_has_a_config_that_builds_it(name):
-    root = ["dataset.root=somewhere"] if name == "image_folder" else []
+    needs = {"image_folder": ["dataset.root=somewhere"], "table": ["dataset.path=t.csv", "dataset.target=species"]}
+    root = needs.get(name, [])
     with initialize_config_dir(str(CONFIGS.parent), version_base="1.3"):
         config = compose("dataset/" + name, overrides=root)
     assert type(build_named(DATASETS, config.dataset, "dataset")) is DATASETS[name]
@@ -465,7 +466,7 @@ def test_datasets_with_equal_options_are_different():
 
 # Keys
 
-IN_FOLDS = ("digits", "iris", "wine", "breast_cancer")
+IN_FOLDS = ("digits", "iris", "wine", "breast_cancer", "table")
 
 
 @pytest.mark.parametrize(
@@ -482,6 +483,7 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
     if downloaded in DOWNLOADED:
         Made(monkeypatch, downloaded).write(tmp_path)
     pictures(tmp_path)
+    (tmp_path / "t.csv").write_text("a,species\n1,x\n2,y\n3,x\n4,y\n5,x\n6,y\n7,x\n8,y\n")
     read, keys = set(), {field.name for field in fields(DATASETS[name])}
 
     class Traced(DATASETS[name]):
@@ -493,7 +495,8 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
             return super().__getattribute__(key)
 
     for more in options:
-        root = {"root": str(tmp_path)} if "root" in keys else {}
+        needs = {"root": str(tmp_path), "path": str(tmp_path / "t.csv"), "target": "species"}
+        root = {key: needs[key] for key in needs.keys() & keys}
         Traced.reading = False  # the checks of the options read all
         dataset = Traced(**vars(configured(name, **root)) | more)
         Traced.reading = True

@@ -41,12 +41,12 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Skipped:
-    """Files and folders of a source that are left out for one reason.
+    """Files, folders or columns of a source that are left out for one reason.
 
     Attributes:
         reason: why, such as "hidden".
         count: how many.
-        example: the path of the first of them.
+        example: the path or the name of the first of them.
     """
 
     reason: str

@@ -139,10 +139,11 @@ def encode(frame: pd.DataFrame, path: str) -> Columns:
     unnamed = [f"column {number}" for number, name in enumerate(frame, 1) if not str(name).strip()]
     empty = [str(name) for name, count in frame.count().items() if count == 0]
     parts: list[pd.DataFrame] = []
+    width = 0
     for name, values in frame.items():
         if str(name).strip() and name not in empty:
             parts.append(_encoded(values))
-            width = sum(part.shape[1] for part in parts)
+            width += parts[-1].shape[1]
             require_memory(4 * len(frame) * width, torch.device("cpu"), "dataset.path", path)
     require(parts, "dataset.path", path, "no column is left as an input; accepted: one or more beside the target")
     encoded = pd.concat(parts, axis=1)

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import TINY
 
+from headtohead.runner.reproduce import named_code
 from headtohead.testing import make_study
 
 
@@ -55,6 +56,12 @@ def test_code_from_elsewhere_runs_only_where_it_is_allowed(command, tmp_path):
     assert refused.status == 2 and "would run code from elsewhere, model.path=factories:modest" in refused.err
     assert "accepted: --allow-code" in refused.err and len(refused.err.splitlines()) == 1
     assert command("reproduce", "--allow-code", str(folder)).status == 0
+
+
+def test_the_path_of_a_table_is_no_code():
+    assert named_code({"dataset": {"name": "table", "path": "t.csv"}}) == []
+    for key, name in (("dataset", "factory"), ("model", "table")):
+        assert named_code({key: {"name": name, "path": "evil:make"}}) == [f"{key}.path=evil:make"]
 
 
 EVIL = """

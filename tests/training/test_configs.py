@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import factories
-import headtohead.configs
 import numpy as np
 import pytest
 from conftest import run
 from data_files import DOWNLOADED, Made, pictures
 
+import headtohead.configs
 from headtohead.training.config import REGISTRIES
 
 CONFIGS = Path(headtohead.configs.__path__[0])
@@ -19,6 +19,7 @@ NEEDS = {
     "model/factory": ["model.path=factories:transformer"],
     "model/torchvision": ["model.architecture=shufflenet_v2_x0_5"],
     "model/resnet18": ["dataset.val_fraction=0.02"],
+    "dataset/table": ["dataset.path=t.csv", "dataset.target=label"],
     "dataset/composite": ["dataset.base=digits"],
     "head/factory": ["head.path=factories:Plain"],
     "dataset/factory": ["dataset.path=factories:table"],
@@ -36,6 +37,10 @@ def test_every_choice_trains(config, choice, tmp_path, monkeypatch):
         Made(monkeypatch, name).write(tmp_path)
     elif choice == "dataset/image_folder":
         pictures(tmp_path, count=20)
+    elif choice == "dataset/table":
+        rows = [f"{number % 7},{'xyz'[number % 3]}" for number in range(60)]
+        (tmp_path / "t.csv").write_text("\n".join(["a,label", *rows]))
+        monkeypatch.chdir(tmp_path)
     elif choice == "dataset/arrays":
         np.savez(tmp_path / "data.npz", **dict(zip("Xy", factories.table(), strict=True)))
     root = [f"dataset.path={tmp_path}/data.npz"] if choice == "dataset/arrays" else []

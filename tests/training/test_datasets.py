@@ -86,8 +86,13 @@ def check(pool, made):
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_every_name_has_a_config_that_builds_it(name):
-    needed = {"image_folder": ["dataset.root=somewhere"], "arrays": ["dataset.path=x"], "factory": ["dataset.path=x"]}
-    root = needed.get(name, [])
+    needs = {
+        "image_folder": ["dataset.root=somewhere"],
+        "table": ["dataset.path=t.csv", "dataset.target=species"],
+        "arrays": ["dataset.path=x"],
+        "factory": ["dataset.path=x"],
+    }
+    root = needs.get(name, [])
     with initialize_config_dir(str(CONFIGS.parent), version_base="1.3"):
         config = compose("dataset/" + name, overrides=root)
     assert type(build_named(DATASETS, config.dataset, "dataset")) is DATASETS[name]
@@ -467,7 +472,7 @@ def test_datasets_with_equal_options_are_different():
 
 # Keys
 
-IN_FOLDS = ("digits", "iris", "wine", "breast_cancer", "arrays", "factory")
+IN_FOLDS = ("digits", "iris", "wine", "breast_cancer", "table", "arrays", "factory")
 
 
 @pytest.mark.parametrize(
@@ -485,6 +490,7 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
         Made(monkeypatch, downloaded).write(tmp_path)
     pictures(tmp_path)
     np.savez(tmp_path / "data.npz", **dict(zip("Xy", factories.table(), strict=True)))
+    (tmp_path / "t.csv").write_text("a,species\n1,x\n2,y\n3,x\n4,y\n5,x\n6,y\n7,x\n8,y\n")
     read, keys = set(), {field.name for field in fields(DATASETS[name])}
 
     class Traced(DATASETS[name]):
@@ -496,8 +502,9 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
             return super().__getattribute__(key)
 
     for more in options:
-        root = {"root": str(tmp_path)} if "root" in keys else {}
-        root |= {"arrays": {"path": f"{tmp_path}/data.npz"}, "factory": {"path": "factories:table"}}.get(name, {})
+        places = {"arrays": f"{tmp_path}/data.npz", "factory": "factories:table", "table": f"{tmp_path}/t.csv"}
+        needs = {"root": str(tmp_path), "path": places.get(name), "target": "species"}
+        root = {key: needs[key] for key in needs.keys() & keys}
         Traced.reading = False  # the checks of the options read all
         dataset = Traced(**vars(configured(name, **root)) | more)
         Traced.reading = True

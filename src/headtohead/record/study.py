@@ -84,7 +84,7 @@ class DataSummary:
         classes: Names of the classes.
         counts: Number of examples of each class, by split: "train", "val" and "test". With folds, those that are tested
             in all of them.
-        skipped: Files that were taken for no data.
+        skipped: Files, or columns of a table, that were taken for no data.
         seen: Number of test examples that also occur outside the test split.
         folds: Number of folds; None with a fixed test split.
     """

@@ -300,6 +300,8 @@ class Sweep:
         inputs = pool.inputs[torch.tensor(examples)]
         if not pool.is_image:
             tested = pool.inputs[pool.test]
+            mean = tested.nanmean(0).nan_to_num()  # for missing values
+            inputs, tested = (values.where(~values.isnan(), mean) for values in (inputs, tested))
             inputs = (inputs - tested.mean(0)) / tested.std(0).clamp(min=1e-6)
         write_arrays(self._plan.folder / "examples.npz", {"example": examples, "inputs": inputs.cpu().numpy()})
 

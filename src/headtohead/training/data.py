@@ -38,12 +38,12 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Skipped:
-    """Files and folders of a source that are left out for one reason.
+    """Files, folders or columns of a source that are left out for one reason.
 
     Attributes:
         reason: why, such as "hidden".
         count: how many.
-        example: the path of the first of them.
+        example: the path or the name of the first of them.
     """
 
     reason: str
@@ -54,12 +54,13 @@ class Skipped:
 class Examples(NamedTuple):
     """All examples of a dataset's source, on the CPU or in files."""
 
-    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images
+    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images; NaN only if `may_lack`
     labels: Tensor  # (N,) integers in [0, K)
     test: Tensor | None  # (N_test,) indices of the test split, the same for every seed; None: each seed draws folds
     classes: tuple[str, ...]  # K names
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
     val: Tensor | None = None  # (N_val,) indices of the validation split, for every seed; None: each seed draws its own
+    may_lack: bool = False  # whether NaN in the inputs are missing values
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class Pool:
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
     files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
     val: Tensor | None = None  # (N_val,) indices of the validation split; None if each seed draws its own
+    lacks: bool = False  # whether inputs are missing: NaN, for which each view has its training mean
 
     @property
     def device(self) -> torch.device:
@@ -165,12 +167,15 @@ class View:
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the training inputs, float64: (D,) for tables, (C, 1, 1) for images."""
+        """Mean of the training inputs that are not missing, float64: (D,) for tables, (C, 1, 1) for images."""
         return self._moments[0]
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation of the training inputs, shaped as `mean`; 1 where the inputs are constant."""
+        """Standard deviation of the training inputs, shaped as `mean`, with the mean for missing ones.
+
+        It is 1 where the inputs are constant, and infinite where all are missing, so that such a feature is 0.
+        """
         return self._moments[1]
 
     @cached_property
@@ -224,7 +229,7 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
 
 @lru_cache(maxsize=4)
 def _load(source: Dataset, device: torch.device) -> Pool:
-    inputs, labels, test, classes, skipped, val = source.read()
+    inputs, labels, test, classes, skipped, val, may_lack = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
     tested = 1 if test is None else len(test)
     sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {tested} test indices"
@@ -241,7 +246,8 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
     else:
-        broken = (~inputs.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
+        known = inputs.nan_to_num(posinf=math.inf, neginf=-math.inf) if may_lack else inputs
+        broken = (~known.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
         require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
         inputs = inputs.contiguous().to(device)
     is_test_N, is_val_N = torch.zeros(2, len(labels), dtype=torch.bool)
@@ -260,6 +266,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         skipped=skipped,
         files=files,
         val=None if val is None else is_val_N.nonzero().flatten().to(device),
+        lacks=may_lack and isinstance(inputs, Tensor) and bool(inputs.isnan().any()),
     )
 
 
@@ -398,7 +405,7 @@ def batches(
             top, left, flip = moves_3VB.flatten(1)
             moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
             inputs = moved.view(inputs.shape)
-        yield _standardised(inputs, *scaling), labels_VB
+        yield _standardised(inputs, *scaling, pool.lacks), labels_VB
 
 
 def _plan(
@@ -465,7 +472,7 @@ def evaluation_chunks(
     size = max(1, min(CHUNK_EXAMPLES, CHUNK_NUMBERS // (width * runs)))
     read = _gathered(pool.inputs, index_VN.split(size, dim=1))
     for inputs, labels_Vn in zip(read, labels_VN.split(size, dim=1), strict=True):
-        yield _standardised(inputs, *scaling), labels_Vn
+        yield _standardised(inputs, *scaling, pool.lacks), labels_Vn
 
 
 def crop_and_flip(images_BCHW: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor, padding: int) -> Tensor:
@@ -573,7 +580,12 @@ def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tens
         std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()
         mean, std = mean_C1[..., None], std_C1[..., None]
     else:
-        std, mean = torch.std_mean(inputs[index_N].double(), dim=0, correction=0)
+        rows_ND = inputs[index_N].double()
+        std, mean = torch.std_mean(rows_ND, dim=0, correction=0)
+        if mean.isnan().any():
+            mean = rows_ND.nanmean(0)
+            std = rows_ND.where(~rows_ND.isnan(), mean).std(0, correction=0)
+            mean, std = mean.nan_to_num(0.0), std.nan_to_num(math.inf)
     return mean, std.where(std > 0, 1.0)
 
 
@@ -584,10 +596,15 @@ def _scaling(views: Sequence[View], dtype: torch.dtype) -> tuple[Tensor, Tensor]
     return mean.to(dtype), std.reciprocal().to(dtype)
 
 
-def _standardised(gathered: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
-    """Return (gathered - mean) * inverse_std, in place if possible: another large tensor would take longer."""
+def _standardised(gathered: Tensor, mean: Tensor, inverse_std: Tensor, lacks: bool) -> Tensor:
+    """Return (gathered - mean) * inverse_std, in place if possible: another large tensor would take longer.
+
+    Args:
+        lacks: whether there may be NaN, which become 0: the training mean.
+    """
     # Two operations, not a fused multiply-add, so that the result does not depend on the size of the pack.
-    return gathered.to(mean.dtype).sub_(mean).mul_(inverse_std)
+    scaled = gathered.to(mean.dtype).sub_(mean).mul_(inverse_std)
+    return scaled.nan_to_num_(0.0) if lacks else scaled
 
 
 def _gathered(inputs: Tensor | ImageFiles, indices: Iterable[Tensor]) -> Iterator[Tensor]:

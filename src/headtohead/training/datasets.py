@@ -24,6 +24,7 @@ from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import read_tree
 from headtohead.training.memory import require_memory
+from headtohead.training.table import classes_of, column, encode, given_splits, read_frame
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -407,6 +408,49 @@ class Factory(_OfArrays):
 
 
 @dataclass(frozen=True)
+class TableFile(InOnePiece):
+    """A table in a file: a row per example, a column with its class, and columns of inputs.
+
+    Options:
+        path: a .csv, .tsv or .parquet file.
+        target: the column of classes: text, whole numbers, or true and false.
+        ignore: columns that are no inputs.
+        split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
+            without val, `val_fraction` of the train rows validate. None draws the splits.
+    """
+
+    path: str
+    target: str
+    ignore: tuple[str, ...]
+    split_column: str | None
+
+    place = "path"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key, split = "dataset.split_column", self.split_column
+        require(self.target not in self.ignore, "dataset.ignore", [*self.ignore], f"holds the target {self.target}")
+        other = f"another column than dataset.target={self.target} and those of dataset.ignore"
+        require(split is None or split not in (self.target, *self.ignore), key, split, other)
+        has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
+        require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
+
+    def read(self) -> Examples:
+        frame = read_frame(self.path)
+        labels, classes = classes_of(column(frame, "dataset.target", self.target))
+        for name in self.ignore:
+            require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
+        if self.split_column is None:
+            test, val = self._test_split(labels), None
+        else:
+            splits = column(frame, "dataset.split_column", self.split_column)
+            test, val = given_splits(splits, labels, classes)
+        no_inputs = {self.target, *self.ignore, self.split_column}
+        columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
+        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, may_lack=True)
+
+
+@dataclass(frozen=True)
 class Gaussians(InOnePiece):
     """Isotropic Gaussians of unit variance around random means: a problem of known difficulty.
 
@@ -556,6 +600,7 @@ DATASETS: dict[str, type[Dataset]] = {
     "image_folder": ImageFolder,
     "arrays": Arrays,
     "factory": Factory,
+    "table": TableFile,
     "gaussians": Gaussians,
     "composite": Composite,
 }

@@ -130,5 +130,6 @@ def test_a_diverged_run_counts_as_a_guess_in_every_block(config):
     assert outcome.diverged_at is not None
     assert outcome.blocks["test_accuracy"] == [0.1] * 20
     assert outcome.blocks["test_nll"] == [math.log(10)] * 20
-    assert all(map(math.isnan, outcome.blocks["test_macro_f1"]))
+    assert outcome.blocks["test_macro_f1"] == [0.1] * 20
+    assert all(map(math.isnan, outcome.blocks["test_misclassification_auroc"]))
     assert sum(outcome.blocks["size"]) == 359

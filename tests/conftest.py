@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from hydra import compose, initialize_config_module
 
 from headtohead import cli
@@ -27,6 +28,12 @@ def fresh_process():
     """
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_workers():
+    """End joblib's processes before a test: they stay in the folder of the test that started them."""
+    get_reusable_executor().shutdown(wait=True)
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def test_a_study_of_several_models_or_datasets_has_one_folder_named_after_all(co
         assert {run["config"]["name"] for run in records(folder).values()} == {folder.name}
 
 
-def test_swept_values_reach_the_workers_as_they_are(command, tmp_path):
+def test_swept_values_reach_the_workers_as_they_are(command, tmp_path, fresh_workers):
     """Also by way of processes, and as runs of their own whatever their names have in common."""
     values = ["'a b'", "a_b", "a:b", r"'it\'s, [x]{y}=\\'", "'100% ü'", "''", "1", "'1'"]
     result = command(
@@ -741,7 +741,7 @@ def test_users_own_configs_join_in(command, tmp_path):
     assert {run["arm"]: run["config"]["head"].get("label_smoothing") for run in runs} == {"smooth": 0.1, "softmax": 0.0}
 
 
-def test_processes_side_by_side_give_the_same_results(command, tmp_path):
+def test_processes_side_by_side_give_the_same_results(command, tmp_path, fresh_workers):
     arguments = ["head=softmax,sigmoid", "seed=0,1", "pack_size=2", *TINY]
     assert command("-m", "name=one", *arguments).status == 0
     result = command("-m", "name=two", "hydra.launcher.n_jobs=2", *arguments)

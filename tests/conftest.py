@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from joblib.externals.loky import get_reusable_executor
 from hydra import compose, initialize_config_module
+from joblib.externals.loky import get_reusable_executor
 
 from headtohead import cli
 from headtohead.training import data

@@ -6,7 +6,7 @@ An arm is every swept setting but the seed, the fold and the learning rate, whic
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, product
 from math import prod
 from typing import Any, TypeVar
@@ -215,11 +215,6 @@ def confirm(
 ) -> list[Run]:
     """Return each arm that has best learning rates at each of them, ascending, with fresh seeds."""
     return [Run(arm, arms[arm], lr, seed) for arm in best for lr, seed in product(sorted({*best[arm]}), seeds)]
-
-
-def in_folds(run: Run, folds: Sequence[int | None]) -> list[Run]:
-    """Return a run for each fold; None leaves it to the configuration."""
-    return [replace(run, fold=fold) for fold in folds]
 
 
 def rates_beyond(

@@ -19,7 +19,7 @@ from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import differences
 from headtohead.record.run import Phase
 from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
-from headtohead.runner.axes import LR, Axes, Run, confirm, in_folds, read_axes, search
+from headtohead.runner.axes import LR, Axes, Run, confirm, read_axes, search
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
@@ -122,7 +122,8 @@ def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run], phase: Phase) 
     for run in runs:
         folds = axes.folds or _folds(compose(name, axes.common, run).config, axes)
         # The search tests nothing, so that one fold of each seed is enough.
-        members += [compose(name, axes.common, one) for one in in_folds(run, folds[:1] if phase == "search" else folds)]
+        folds = folds[:1] if phase == "search" else folds
+        members += [compose(name, axes.common, replace(run, fold=fold)) for fold in folds]
     return tuple(members)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from headtohead.options import ConfigError
 from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
-from headtohead.training.config import architecture_key
-from headtohead.training.heads import HEADS, Softmax
+from headtohead.training.config import REGISTRIES, architecture_key
+from headtohead.training.heads import Softmax
 from headtohead.training.loop import may_share_a_pack
 from headtohead.training.packing import Pack, is_stackable
 
@@ -98,7 +98,7 @@ class BoundedSoftmax(Softmax):
 
 @pytest.mark.parametrize("mode", ["stacked", "vmap"])
 def test_a_head_of_the_user_brings_its_own_classifier(config, monkeypatch, mode):
-    monkeypatch.setitem(HEADS, "bounded", BoundedSoftmax)
+    monkeypatch.setitem(REGISTRIES["head"], "bounded", BoundedSoftmax)
     common = ["dataset=digits", "model.widths=[8]", "dataset.train_size=64", "training.epochs=3", "precision=float64"]
     head = ["head.name=bounded", "+head.bound=3.0", f"+head.stacks={mode == 'stacked'}"]
     runs = [vary(config(*common, *head), seed=seed, lr=lr) for seed, lr in ((0, 0.1), (1, 0.3))]

@@ -61,7 +61,7 @@ def seen_test_examples(pool: Pool) -> int:
         )
     known = Counter(outside)
     # With folds an example occurs outside the test split of its own fold as itself.
-    return sum(known[row] > pool.in_folds for row in tested)
+    return sum(known[row] > (pool.folds is not None) for row in tested)
 
 
 def _contents(tested: list[str], outside: list[str]) -> tuple[list[bytes], list[bytes]]:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
 from headtohead.training import arrays
-from headtohead.training.data import Dataset, Examples, generator, stratified_order
+from headtohead.training.data import Dataset, Examples
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import read_tree
 from headtohead.training.memory import require_memory
+from headtohead.training.splits import generator, split_off
 from headtohead.training.table import classes_of, column, encode, given_splits, read_frame
 
 CPU = torch.device("cpu")
@@ -60,19 +61,19 @@ class InOnePiece(Dataset):
     def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
         return Examples(inputs, labels, self._test_split(labels), classes)
 
-    def _test_split(self, labels: Tensor) -> Tensor | None:
+    def _test_split(self, labels: Tensor, groups: Tensor | None = None) -> Tensor | None:
         """Draw the fixed test split: indices into the labels; None with folds."""
         if self.folds is not None or self.test_fraction is None:
             return None
-        size = round(self.test_fraction * len(labels))
+        # The seed is fixed, so that no run trains on test examples of another run.
+        test, rest = split_off(labels, self.test_fraction, generator(0, "test"), groups)
         require(
-            0 < size < len(labels),
+            len(test) and len(rest),
             "dataset.test_fraction",
             self.test_fraction,
             f"a share of {len(labels)} examples that leaves at least one on both sides",
         )
-        # The seed is fixed, so that no run trains on test examples of another run.
-        return stratified_order(labels, generator(0, "test"))[:size]
+        return test
 
 
 class Table(InOnePiece):

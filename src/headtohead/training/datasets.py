@@ -25,7 +25,7 @@ from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import read_tree
 from headtohead.training.memory import require_memory
 from headtohead.training.splits import generator, split_off
-from headtohead.training.table import classes_of, column, encode, given_splits, read_frame
+from headtohead.training.table import classes_of, column, encode, given_splits, numbered, read_frame
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -369,7 +369,7 @@ class _OfArrays(InOnePiece):
         if examples.test is None:
             either = f"5 or another number, or a dataset.test_fraction, for {self.path}, which has no X_test"
             require(self.folds is not None or self.test_fraction is not None, "dataset.folds", "null", either)
-            return examples._replace(test=self._test_split(examples.labels))
+            return examples._replace(test=self._test_split(examples.labels, examples.groups))
         for key, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
             has_split = f"null for {self.path}, which has a test split of its own (X_test)"
             require(value is None, f"dataset.{key}", value, has_split)
@@ -378,7 +378,7 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally X_test, y_test and classes."""
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`."""
 
     place = "path"
 
@@ -418,12 +418,15 @@ class TableFile(InOnePiece):
         ignore: columns that are no inputs.
         split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
             without val, `val_fraction` of the train rows validate. None draws the splits.
+        groups: a column that says which rows belong together, such as those of one patient. No split, fold or block
+            divides a group, and the column is no input. None without groups.
     """
 
     path: str
     target: str
     ignore: tuple[str, ...]
     split_column: str | None
+    groups: str | None
 
     place = "path"
 
@@ -433,6 +436,8 @@ class TableFile(InOnePiece):
         require(self.target not in self.ignore, "dataset.ignore", [*self.ignore], f"holds the target {self.target}")
         other = f"another column than dataset.target={self.target} and those of dataset.ignore"
         require(split is None or split not in (self.target, *self.ignore), key, split, other)
+        other = f"another column than dataset.target={self.target} and dataset.split_column={split}"
+        require(self.groups is None or self.groups not in (self.target, split), "dataset.groups", self.groups, other)
         has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
         require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
 
@@ -441,14 +446,17 @@ class TableFile(InOnePiece):
         labels, classes = classes_of(column(frame, "dataset.target", self.target))
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
+        groups = None
+        if self.groups is not None:
+            groups = numbered(column(frame, "dataset.groups", self.groups))
         if self.split_column is None:
-            test, val = self._test_split(labels), None
+            test, val = self._test_split(labels, groups), None
         else:
             splits = column(frame, "dataset.split_column", self.split_column)
             test, val = given_splits(splits, labels, classes)
-        no_inputs = {self.target, *self.ignore, self.split_column}
+        no_inputs = {self.target, *self.ignore, self.split_column, self.groups}
         columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
-        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, may_lack=True)
+        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Shape suffixes: N examples, D features, C channels, H height, W width.
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from headtohead.training.memory import require_memory
 Array = np.ndarray[Any, Any]
 
 # The names of the arrays that a file may hold.
-NAMES = ("X", "y", "X_test", "y_test", "classes")
+NAMES = ("X", "y", "X_test", "y_test", "classes", "groups", "groups_test")
 # The numbers of channels that an image may have.
 CHANNELS = range(1, 5)
 KEY, CPU = "dataset.path", torch.device("cpu")
@@ -71,7 +71,21 @@ def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
     require(same, KEY, source, f"{shapes}; accepted: one shape and type")
     coded, classes = coded_of(labels, arrays.get("classes"), source)
     test = torch.arange(len(labels[0]), sum(map(len, labels))) if len(parts) == 2 else None
-    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes)
+    groups = _groups(arrays, [f"groups{part}" for part in parts], [len(label_N) for label_N in labels], source)
+    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes, groups=groups)
+
+
+def _groups(arrays: Mapping[str, Array], names: Sequence[str], sizes: Sequence[int], source: str) -> Tensor | None:
+    """Return the number of each example's group, (N,); None without groups."""
+    if not {"groups", "groups_test"} & {*arrays}:
+        return None
+    for name, size in zip(names, sizes, strict=True):
+        require(name in arrays, KEY, source, f"no {name}; accepted: {' and '.join(names)}, or neither")
+        found = f"{name} has the type {arrays[name].dtype} and the shape {arrays[name].shape}"
+        fits = arrays[name].shape == (size,) and arrays[name].dtype.kind in "iubU"
+        require(fits, KEY, source, f"{found}; accepted: integers, strings or booleans ({size},)")
+    require({*names} >= {"groups", "groups_test"} & {*arrays}, KEY, source, "has groups_test but no X_test")
+    return torch.from_numpy(np.unique(np.concatenate([arrays[name] for name in names]), return_inverse=True)[1])
 
 
 def inputs_of(array: Array, name: str, source: str) -> Tensor:

@@ -60,7 +60,7 @@ def seen_test_examples(pool: Pool) -> int:
         tested, outside = ([*_rows(pool.inputs, part)] for part in (pool.test, others))
     known = Counter(outside)
     # With folds an example occurs outside the test split of its own fold as itself.
-    return sum(known[row] > pool.in_folds for row in tested)
+    return sum(known[row] > (pool.folds is not None) for row in tested)
 
 
 def _contents(tested: list[str], outside: list[str]) -> tuple[list[bytes], list[bytes]]:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
 from headtohead.training import arrays, factory
-from headtohead.training.data import Dataset, Examples, generator, stratified_order
+from headtohead.training.data import Dataset, Examples
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import read_tree
 from headtohead.training.memory import require_memory
-from headtohead.training.table import classes_of, column, encode, given_splits, read_frame
+from headtohead.training.splits import generator, split_off
+from headtohead.training.table import classes_of, column, encode, given_splits, numbered, read_frame
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -60,19 +61,19 @@ class InOnePiece(Dataset):
     def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
         return Examples(inputs, labels, self._test_split(labels), classes)
 
-    def _test_split(self, labels: Tensor) -> Tensor | None:
+    def _test_split(self, labels: Tensor, groups: Tensor | None = None) -> Tensor | None:
         """Draw the fixed test split: indices into the labels; None with folds."""
         if self.folds is not None or self.test_fraction is None:
             return None
-        size = round(self.test_fraction * len(labels))
+        # The seed is fixed, so that no run trains on test examples of another run.
+        test, rest = split_off(labels, self.test_fraction, generator(0, "test"), groups)
         require(
-            0 < size < len(labels),
+            len(test) and len(rest),
             "dataset.test_fraction",
             self.test_fraction,
             f"a share of {len(labels)} examples that leaves at least one on both sides",
         )
-        # The seed is fixed, so that no run trains on test examples of another run.
-        return stratified_order(labels, generator(0, "test"))[:size]
+        return test
 
 
 class Table(InOnePiece):
@@ -367,7 +368,7 @@ class _OfArrays(InOnePiece):
         if examples.test is None:
             either = f"5 or another number, or a dataset.test_fraction, for {self.path}, which has no X_test"
             require(self.folds is not None or self.test_fraction is not None, "dataset.folds", "null", either)
-            return examples._replace(test=self._test_split(examples.labels))
+            return examples._replace(test=self._test_split(examples.labels, examples.groups))
         for key, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
             has_split = f"null for {self.path}, which has a test split of its own (X_test)"
             require(value is None, f"dataset.{key}", value, has_split)
@@ -376,7 +377,7 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally X_test, y_test and classes."""
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`."""
 
     place = "path"
 
@@ -425,12 +426,15 @@ class TableFile(InOnePiece):
         ignore: columns that are no inputs.
         split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
             without val, `val_fraction` of the train rows validate. None draws the splits.
+        groups: a column that says which rows belong together, such as those of one patient. No split, fold or block
+            divides a group, and the column is no input. None without groups.
     """
 
     path: str
     target: str
     ignore: tuple[str, ...]
     split_column: str | None
+    groups: str | None
 
     place = "path"
 
@@ -440,6 +444,8 @@ class TableFile(InOnePiece):
         require(self.target not in self.ignore, "dataset.ignore", [*self.ignore], f"holds the target {self.target}")
         other = f"another column than dataset.target={self.target} and those of dataset.ignore"
         require(split is None or split not in (self.target, *self.ignore), key, split, other)
+        other = f"another column than dataset.target={self.target} and dataset.split_column={split}"
+        require(self.groups is None or self.groups not in (self.target, split), "dataset.groups", self.groups, other)
         has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
         require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
 
@@ -448,14 +454,17 @@ class TableFile(InOnePiece):
         labels, classes = classes_of(column(frame, "dataset.target", self.target))
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
+        groups = None
+        if self.groups is not None:
+            groups = numbered(column(frame, "dataset.groups", self.groups))
         if self.split_column is None:
-            test, val = self._test_split(labels), None
+            test, val = self._test_split(labels, groups), None
         else:
             splits = column(frame, "dataset.split_column", self.split_column)
             test, val = given_splits(splits, labels, classes)
-        no_inputs = {self.target, *self.ignore, self.split_column}
+        no_inputs = {self.target, *self.ignore, self.split_column, self.groups}
         columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
-        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, may_lack=True)
+        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,11 @@ def classes_of(target: pd.Series, key: str = "dataset.target") -> tuple[Tensor, 
     return torch.from_numpy(labels), tuple(map(str, names))
 
 
+def numbered(values: pd.Series) -> Tensor:
+    """Return the number of each row's value, (N,): rows have the same one where their values are equal."""
+    return torch.from_numpy(pd.factorize(values)[0])
+
+
 def encode(frame: pd.DataFrame, path: str) -> Columns:
     """Turn columns into numbers.
 

@@ -81,7 +81,7 @@ def test_digits_in_a_file_train_as_digits_do(command, tmp_path):
 def test_arrays_are_read_as_they_are_meant(tmp_path, config):
     def load(*options, **arrays):
         save(tmp_path, **arrays)
-        made = config("dataset=arrays", f"dataset.path={tmp_path}/data.npz", *options)
+        made = config("dataset=arrays", f"dataset.path={tmp_path}/data.npz", "dataset.folds=2", *options)
         return data.load(made.dataset, torch.device("cpu"))
 
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def test_arrays_are_read_as_they_are_meant(tmp_path, config):
     for given in (images, images.transpose(0, 3, 1, 2), (images / 255).astype(np.float32)):
         pool = load(X=given, y=y)
         np.testing.assert_array_equal(pool.inputs.numpy(), images.transpose(0, 3, 1, 2))
-        assert pool.classes == ("a", "b", "c") and pool.labels.tolist() == [1, 0, 1, 0, 2, 2] and pool.in_folds
+        assert pool.classes == ("a", "b", "c") and pool.labels.tolist() == [1, 0, 1, 0, 2, 2] and pool.folds == 2
     assert load(X=images[..., 0], y=y).input_shape == (1, 5, 7)
     assert load(X=np.eye(6, dtype=bool), y=y).inputs.dtype == torch.float32
     assert load(X=np.eye(6), y=y == "a").classes == ("False", "True")
@@ -100,7 +100,7 @@ def test_arrays_are_read_as_they_are_meant(tmp_path, config):
     named = load(X=np.eye(6), y=y, classes=np.array(["c", "a", "b"]))
     assert named.classes == ("c", "a", "b") and named.labels.tolist() == [2, 1, 2, 1, 0, 0]
     split = load("dataset.folds=null", X=np.eye(6), y=y, X_test=np.ones((2, 6)), y_test=np.array(["c", "b"]))
-    assert split.test.tolist() == [6, 7] and split.labels[split.test].tolist() == [2, 1] and not split.in_folds
+    assert split.test.tolist() == [6, 7] and split.labels[split.test].tolist() == [2, 1] and split.folds is None
 
 
 X, Y = load_iris().data, load_iris().target
@@ -253,7 +253,7 @@ def test_arrays_tensors_and_datasets_of_pytorch_are_the_same_data(tmp_path, monk
     for name in ("arrays", "tensors", "pairs", "AsTexts"):
         pool = load(name)
         assert torch.equal(pool.inputs, digits.inputs) and torch.equal(pool.labels, digits.labels), name
-        assert pool.classes == digits.classes and pool.in_folds
+        assert pool.classes == digits.classes and pool.folds == 5
     pool = load("split", "dataset.folds=null")
     assert torch.equal(pool.inputs, digits.inputs) and pool.test.tolist() == [*range(1000, 1797)]
 

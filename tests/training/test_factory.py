@@ -70,7 +70,7 @@ def test_a_frame_is_read_as_the_same_table_in_a_file(tmp_path, config, load):
         pool = load(lambda frame=frame: (frame, "species"))
         np.testing.assert_array_equal(pool.inputs.numpy(), expected.inputs.numpy())
         assert torch.equal(pool.labels, expected.labels) and pool.classes == ("cat", "dog")
-        assert pool.lacks and pool.in_folds
+        assert pool.lacks and pool.folds == 5
     assert load(lambda: [FRAME, "truth"]).classes == ("False", "True")
 
 
@@ -138,7 +138,7 @@ def test_items_that_are_no_examples_are_refused(load, item, words):
 
 
 def test_images_of_pillow_have_the_colours_that_a_person_sees(load):
-    colours = np.random.default_rng(0).integers(0, 4, (6, 5, 7)).astype(np.uint8)
+    colours = np.random.default_rng(0).integers(0, 4, (12, 5, 7)).astype(np.uint8)
     palette = np.array([[255, 0, 0], [0, 200, 0], [0, 0, 90], [9, 9, 9]], np.uint8)
 
     def indexed(n):
@@ -148,10 +148,10 @@ def test_images_of_pillow_have_the_colours_that_a_person_sees(load):
         return image, n % 2
 
     expected = torch.from_numpy(palette[colours]).permute(0, 3, 1, 2)
-    assert torch.equal(load(lambda: Items(indexed, 6)).inputs, expected)
-    rgb = load(lambda: Items(lambda n: (Image.fromarray(palette[colours[n]]), n % 2), 6))
+    assert torch.equal(load(lambda: Items(indexed, 12)).inputs, expected)
+    rgb = load(lambda: Items(lambda n: (Image.fromarray(palette[colours[n]]), n % 2), 12))
     assert torch.equal(rgb.inputs, expected)
-    black = load(lambda: Items(lambda n: (Image.fromarray(colours[n] > 1), n % 2), 6))
+    black = load(lambda: Items(lambda n: (Image.fromarray(colours[n] > 1), n % 2), 12))
     assert torch.equal(black.inputs, torch.from_numpy((colours > 1) * np.uint8(255))[:, None])
 
 

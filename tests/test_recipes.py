@@ -79,6 +79,4 @@ def test_a_pre_trained_network(cook, tmp_path):
         pytest.skip("model=torchvision has no options weights and freeze")
     pictures(tmp_path / "pictures", count=12)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pt")
-    runs = cook("probe")
-    # The colours of whole images are told apart on any features.
-    assert max(run["metrics"]["val_accuracy"] for run in runs) == 1
+    assert all("file of model.weights" in run["sources"] for run in cook("probe"))

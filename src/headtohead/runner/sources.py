@@ -15,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from threading import get_ident
 from typing import Any
+
+import torch
 
 from headtohead.record.files import flat, sha256_of, without_home
 from headtohead.record.run import NOT_OF_A_RUN
@@ -165,9 +168,10 @@ def _examples(pool: Pool, contents: Contents) -> str:
     order = repr((pool.classes, pool.labels.tolist(), splits)).encode()
     if pool.files:
         return contents.of(pool.files, order)
-    assert not isinstance(pool.inputs, data.ImageFiles)
-    inputs = pool.inputs.cpu().numpy()
-    return _sha256([order, repr((inputs.dtype, inputs.shape)).encode(), inputs])
+    every = torch.arange(len(pool.labels), device=pool.device)
+    parts = (part.cpu().numpy() for part in data.in_parts(pool.inputs, every))
+    first = next(parts)
+    return _sha256(chain([order, repr((first.dtype, tuple(pool.inputs.shape))).encode(), first], parts))
 
 
 def _files_at(text: str) -> list[Path]:

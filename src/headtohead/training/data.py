@@ -98,6 +98,7 @@ class Dataset(ABC):
     ood: str | None
 
     place: ClassVar[str | None] = None
+    by_own_code: ClassVar[bool] = False  # whether code of the user's makes the examples, which may change
 
     def __post_init__(self) -> None:
         if self.place is not None:
@@ -138,6 +139,7 @@ class Pool:
     files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
     val: Tensor | None = None  # (N_val,) indices of the validation split; None if each seed draws its own
     lacks: bool = False  # whether inputs are missing: NaN, for which each view has its training mean
+    source: Dataset | None = None  # what the examples were read from
     groups: Tensor | None = None  # (N,) int64 on the CPU: the group of each example, which no split divides
 
     @property
@@ -245,7 +247,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
-    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) else ()
+    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) and not source.by_own_code else ()
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
     else:
@@ -275,6 +277,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         files=files,
         val=None if val is None else is_val_N.nonzero().flatten().to(device),
         lacks=may_lack and isinstance(inputs, Tensor) and bool(inputs.isnan().any()),
+        source=source,
         groups=groups,
     )
 
@@ -301,11 +304,32 @@ def _check_groups(group_N: Tensor, is_test_N: Tensor, is_val_N: Tensor) -> None:
 def verify(pool: Pool) -> None:
     """Read all files of a pool that is not kept in memory, once; the others were read when it was loaded.
 
+    What code of the user's made is made once more.
+
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: a file cannot be read, or the code makes other examples.
     """
-    if isinstance(pool.inputs, ImageFiles):
+    if pool.source is not None and pool.source.by_own_code:
+        path, accepted = getattr(pool.source, "path", None), "gives other data at a second call; accepted: the same"
+        require(_holds(pool, pool.source.read()), "dataset.path", path, accepted)
+    elif isinstance(pool.inputs, ImageFiles):
         pool.inputs.verify()
+
+
+def _holds(pool: Pool, examples: Examples) -> bool:
+    """Return whether these are the examples of a pool."""
+    test = torch.arange(len(examples.labels)) if examples.test is None else examples.test.sort().values
+    same_shape = examples.classes == pool.classes and examples.inputs.shape == pool.inputs.shape
+    if not (same_shape and torch.equal(examples.labels, pool.labels.cpu()) and torch.equal(test, pool.test.cpu())):
+        return False
+    every = torch.arange(len(examples.labels))
+    pairs = zip(in_parts(examples.inputs, every), in_parts(pool.inputs, every.to(pool.device)), strict=True)
+    return all(torch.equal(first.nan_to_num(), second.cpu().nan_to_num()) for first, second in pairs)
+
+
+def in_parts(inputs: Tensor | ImageFiles, index_N: Tensor) -> Iterator[Tensor]:
+    """Yield the inputs of an index in order, in parts that fit into memory."""
+    yield from _gathered(inputs, inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else index_N.split(1024))
 
 
 def view(pool: Pool, dataset: Dataset, seed: int, fold: int = 0) -> View:

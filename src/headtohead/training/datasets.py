@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
-from headtohead.training import arrays
+from headtohead.training import arrays, factory
 from headtohead.training.data import Dataset, Examples
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
@@ -363,9 +363,8 @@ class _OfArrays(InOnePiece):
 
     may_have_test_split = True
 
-    def _given(self, given: dict[str, np.ndarray]) -> Examples:
-        """Return the examples of arrays, with the split that the options ask for."""
-        examples = arrays.examples_of(given, self.path)
+    def _split_as_asked(self, examples: Examples) -> Examples:
+        """Return examples with the split that the options ask for."""
         if examples.test is None:
             either = f"5 or another number, or a dataset.test_fraction, for {self.path}, which has no X_test"
             require(self.folds is not None or self.test_fraction is not None, "dataset.folds", "null", either)
@@ -383,22 +382,31 @@ class Arrays(_OfArrays):
     place = "path"
 
     def read(self) -> Examples:
-        return self._given(arrays.read_npz(self.path))
+        return self._split_as_asked(arrays.examples_of(arrays.read_npz(self.path), self.path))
 
 
 @dataclass(frozen=True, eq=False)
 class Factory(_OfArrays):
-    """Arrays, or a dataset of PyTorch, that a function of the user's own returns.
+    """Arrays, a DataFrame or a dataset that a function of the user's own returns: see `factory.examples_of`.
 
     Options:
         path: "package.module:function", in a module that Python can import.
         options: keyword arguments of the function.
+        workers: number of processes that read images which do not fit into memory; 0 reads them in the process that
+            trains.
     """
 
     options: dict[str, Any]
+    workers: int
+
+    by_own_code = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.workers <= MAX_WORKERS, "dataset.workers", self.workers, f"from 0 to {MAX_WORKERS} processes")
 
     def read(self) -> Examples:
-        return self._given(arrays.call(self.path, self.options))
+        return self._split_as_asked(factory.examples_of(self.path, self.options, self.workers))
 
     # A dictionary has no hash, and to a function 1 and 1.0 may differ.
     def __eq__(self, other: object) -> bool:

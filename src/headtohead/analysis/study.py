@@ -113,6 +113,10 @@ class Study:
         of_runs = {} if recorded else confirmed.groupby("arm").lr.first().to_dict()
         return best_learning_rates(self.searched, criterion) | of_runs
 
+    def best_of_folds(self, criterion: str) -> dict[tuple[str, int, int], float]:
+        """Return the best learning rates of arms in single folds of seeds, where they are not those of the whole."""
+        return {choice.of: choice.lr for choice in self.record.protocol.of_folds if choice.criterion == criterion}
+
     def at_best(self, rows: pd.DataFrame, criterion: str | None = None) -> pd.DataFrame:
         """Return those of some rows of results.csv that have their arm's best learning rate by a criterion.
 
@@ -123,10 +127,10 @@ class Study:
         """
         criterion = criterion or self.record.protocol.selected_by
         best = rows.arm.map(self.best_by(criterion)).astype(float)
-        of_folds = {choice.of: choice.lr for choice in self.record.protocol.of_folds if choice.criterion == criterion}
+        of_folds = self.best_of_folds(criterion)
         if of_folds:
-            own = pd.Series([of_folds.get(run) for run in zip(rows.arm, rows.seed, rows.fold, strict=True)], rows.index)
-            best = own.astype(float).fillna(best)
+            own = [of_folds.get(of, math.nan) for of in zip(rows.arm, rows.seed, rows.fold, strict=True)]
+            best = pd.Series(own, rows.index, dtype=float).fillna(best)
         # A table in text may have lost the last digit of a rate.
         return rows.loc[np.isclose(rows.lr.astype(float), best, rtol=1e-6, atol=0)]
 

@@ -110,6 +110,10 @@ class Digits(Table):
 
     loader = "load_digits"
 
+    @property
+    def white(self) -> int:
+        return 16
+
     def read(self) -> Examples:
         bunch = self._bunch()
         inputs = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
@@ -559,6 +563,10 @@ class Composite(Dataset):
         require(self.test_examples >= 1, "dataset.test_examples", self.test_examples, "1 or more")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
         require(not self.flip, "dataset.flip", self.flip, "must be false: mirroring changes the class")
+
+    @property
+    def white(self) -> int:
+        return 16 if self.base == "digits" else 255
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]

@@ -7,18 +7,28 @@ import pytest
 import torch
 import torchvision
 from conftest import run
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, build_named
 from headtohead.training import data
 from headtohead.training.heads import Softmax
-from headtohead.training.models import Timm, Torchvision, checked_build, initialise
+from headtohead.training.models import MODELS, checked_build, initialise
 from headtohead.training.pack_data import Cohort
 
+CONFIGS = Path(__file__).parents[2] / "configs/model"
 SOFTMAX = Softmax(label_smoothing=0.0, prior_bias="none")
 SMALL = "shufflenet_v2_x0_5"
 K = 5
+
+
+def configured(name, architecture, weights, **options):
+    """Return the model of configs/model/<name>.yaml with some options replaced."""
+    node = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    return build_named(
+        MODELS, OmegaConf.merge(node, {"architecture": architecture, "weights": weights}, options), "model"
+    )
 
 
 @pytest.fixture
@@ -87,10 +97,10 @@ def test_features_are_those_of_torchvision_with_its_weights_and_preprocessing(
     theirs = torchvision.models.get_model(architecture, weights=weights)
     images = pictures(2, channels, 40, 48)
     expected = features_of(theirs, weights.transforms()(images.float().expand(-1, 3, -1, -1) / 255))
-    found = own_features(Torchvision(architecture, options, None, name), images)
+    found = own_features(configured("torchvision", architecture, name, options=options), images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.save(saved, home / "mine.pth")
-    from_file = own_features(Torchvision(architecture, options, None, str(home / "mine.pth")), images)
+    from_file = own_features(configured("torchvision", architecture, str(home / "mine.pth"), options=options), images)
     default = torchvision.models.get_model_weights(architecture).DEFAULT
     if default == weights:
         assert torch.equal(from_file, found)
@@ -103,7 +113,7 @@ def test_a_side_replaces_that_of_the_weights(tmp_path):
     preset = torchvision.models.get_model_weights(SMALL).DEFAULT.transforms()
     small = torchvision.transforms.functional.resize(images.float() / 255, [36, 36], antialias=True)
     expected = features_of(network, torchvision.transforms.functional.normalize(small, preset.mean, preset.std))
-    found = own_features(Torchvision(SMALL, {}, 36, str(tmp_path / "w.pt")), images)
+    found = own_features(configured("torchvision", SMALL, str(tmp_path / "w.pt"), resize=36), images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -114,9 +124,8 @@ def test_files_of_training_scripts_with_any_number_of_classes_are_read(tmp_path,
     if wrapped == "module.":
         state = {f"module.{key}": value for key, value in state.items()}
     torch.save({wrapped: state, "epoch": 3} if wrapped in ("state_dict", "model") else state, tmp_path / "w.pt")
-    first, second = (
-        initialise(Torchvision(SMALL, {}, 32, str(tmp_path / "w.pt")), SOFTMAX, (3, 32, 32), K, seed) for seed in (0, 1)
-    )
+    model = configured("torchvision", SMALL, str(tmp_path / "w.pt"), resize=32)
+    first, second = (initialise(model, SOFTMAX, (3, 32, 32), K, seed) for seed in (0, 1))
     for name, value in network.state_dict().items():
         if not name.startswith("fc."):
             assert torch.equal(first.backbone.state_dict()[name], value)
@@ -215,14 +224,14 @@ def test_files_that_are_not_its_weights_are_refused(tmp_path, content, words):
         file.write_bytes(content)
     elif content is not None:
         torch.save(content, file)
-    model = Torchvision(SMALL, {}, None, str(file))
+    model = configured("torchvision", SMALL, str(file))
     text = message_of(lambda: checked_build(model, SOFTMAX, (3, 32, 32), K))
     assert words in text and str(file) in text
 
 
 @pytest.mark.parametrize("name", ["IMAGENET1K_V9", "default", "w.safetensors", ""])
 def test_unknown_names_of_weights_are_refused(name):
-    text = message_of(lambda: Torchvision("resnet50", {}, None, name))
+    text = message_of(lambda: configured("torchvision", "resnet50", name))
     assert "IMAGENET1K_V2" in text and "a file .pt or .pth" in text
 
 
@@ -231,7 +240,7 @@ def test_weights_that_are_neither_there_nor_downloaded_are_refused(home, monkeyp
         raise OSError("no route to host")
 
     monkeypatch.setattr("torch.hub.urlopen", offline)
-    model = Torchvision(SMALL, {}, None, "DEFAULT")
+    model = configured("torchvision", SMALL, "DEFAULT")
     text = message_of(lambda: checked_build(model, SOFTMAX, (3, 32, 32), K))
     url = torchvision.models.get_model_weights(SMALL).DEFAULT.url
     assert url in text and str(home) in text and "no route to host" in text
@@ -262,7 +271,7 @@ def test_features_are_those_of_timm_with_its_weights_and_preprocessing(tmp_path,
     network.eval()
     with torch.no_grad():
         expected = network.forward_head(network.forward_features(shown), pre_logits=True)
-    found = own_features(Timm(architecture, {}, None, str(tmp_path / "w.pt")), images)
+    found = own_features(configured("timm", architecture, str(tmp_path / "w.pt")), images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -279,7 +288,7 @@ def test_weights_of_timm_come_from_the_cache_of_hugging_face(tmp_path, monkeypat
     (folder / "refs/main").write_text("abc")
     safetensors.save_file(network.state_dict(), folder / "snapshots/abc/model.safetensors")
     for name in ("DEFAULT", "r160_in1k"):
-        model = Timm("test_resnet", {}, None, name)
+        model = configured("timm", "test_resnet", name)
         assert model.pretrained.place == folder / "snapshots/abc/model.safetensors"
         built = checked_build(model, SOFTMAX, (3, 32, 32), K)
         assert torch.equal(built.backbone.state_dict()["conv1.0.weight"], network.state_dict()["conv1.0.weight"])
@@ -298,10 +307,10 @@ def test_weights_of_timm_come_from_the_cache_of_hugging_face(tmp_path, monkeypat
 def test_networks_of_timm_that_are_refused(architecture, weights, words):
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match=re.escape(words)):
-        checked_build(Timm(architecture, {}, None, weights), SOFTMAX, (3, 224, 224), K)
+        checked_build(configured("timm", architecture, weights), SOFTMAX, (3, 224, 224), K)
 
 
 def test_without_timm_its_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"^model\.name=timm: needs timm: pip install timm$"):
-        Timm("resnet18", {}, None, None)
+    with pytest.raises(ConfigError, match=r"^model\.name=timm: needs timm: pip install 'headtohead\[timm\]'$"):
+        configured("timm", "resnet18", None)

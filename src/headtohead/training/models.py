@@ -221,7 +221,7 @@ class Timm(Model):
         try:
             timm = import_module("timm")
         except ImportError:
-            raise ConfigError("model.name=timm: needs timm: pip install timm") from None
+            raise ConfigError("model.name=timm: needs timm: pip install 'headtohead[timm]'") from None
         names = [self.architecture] if timm.is_model(self.architecture) else timm.list_models()
         _require_options(self, names, ("pretrained", "checkpoint_path"))
 

@@ -294,6 +294,22 @@ def test_weights_of_timm_come_from_the_cache_of_hugging_face(tmp_path, monkeypat
         assert torch.equal(built.backbone.state_dict()["conv1.0.weight"], network.state_dict()["conv1.0.weight"])
 
 
+def test_weights_of_timm_that_are_neither_there_nor_downloaded_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    asked = []
+
+    def offline(repository, name):
+        asked.append(name)
+        raise hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(hub, "hf_hub_download", offline)
+    text = message_of(lambda: checked_build(configured("timm", "test_resnet", "DEFAULT"), SOFTMAX, (3, 32, 32), K))
+    assert f"timm/test_resnet.r160_in1k/model.safetensors is not in {tmp_path}, and no download" in text
+    assert asked == ["model.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("architecture", "weights", "words"),
     [

@@ -135,7 +135,7 @@ class Weights:
         try:
             return _downloaded(self.url, place) if place else self._from_hub()
         except Exception as error:  # the network, a proxy or a server may raise anything
-            cache = place.parent if place else "the cache of Hugging Face"
+            cache = place.parent if place else import_module("huggingface_hub").constants.HF_HUB_CACHE
             found = f"{source} is not in {cache}, and no download: {one_line(error, most=100)}"
             raise ConfigError(f"{KEY}={self.name}: {found}; accepted: weights that are there, or {A_FILE}") from error
 

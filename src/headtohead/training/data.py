@@ -100,6 +100,11 @@ class Dataset(ABC):
     place: ClassVar[str | None] = None
     by_own_code: ClassVar[bool] = False  # whether code of the user's makes the examples, which may change
 
+    @property
+    def white(self) -> int:
+        """The largest value of a pixel of images."""
+        return 255
+
     def __post_init__(self) -> None:
         if self.place is not None:
             where = getattr(self, self.place)
@@ -189,6 +194,7 @@ class View:
     test: Tensor  # (N_test,) indices into the pool
     prior: Tensor  # (K,) float64, class frequencies of `train_labels`
     inputs: Tensor | ImageFiles  # inputs of the pool
+    scaling: tuple[float, float] | None = None  # mean and standard deviation in place of those of the training inputs
 
     @property
     def mean(self) -> Tensor:
@@ -205,6 +211,10 @@ class View:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
+        if self.scaling is not None:
+            mean, std = torch.tensor(self.scaling, dtype=torch.float64, device=self.train.device)
+            shape = (self.inputs.shape[1], 1, 1)
+            return mean.expand(shape), std.expand(shape)
         # Computed when first needed, since all files are read for it.
         return _moments(self.inputs, self.train)
 

@@ -8,9 +8,9 @@ import os
 import shutil
 import tempfile
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
 from headtohead.training import arrays, factory
-from headtohead.training.data import Dataset, Examples
+from headtohead.training.data import Dataset, Examples, Skipped
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
-from headtohead.training.image_folder import read_tree
+from headtohead.training.image_folder import ImageTree, read_tree
 from headtohead.training.memory import require_memory
 from headtohead.training.splits import generator, split_off
 from headtohead.training.table import classes_of, column, encode, given_splits, numbered, read_frame
@@ -33,6 +33,8 @@ MAX_CLASSES = 10_000
 # Largest side of the squares to which images are resized, and the most processes that read them.
 MAX_SIDE = 4096
 MAX_WORKERS = 128
+# Largest share of the files of images that may be left out because they cannot be read.
+MAX_UNREADABLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,10 @@ class Digits(Table):
     """Images of 8 x 8 pixels with 17 grey levels."""
 
     loader = "load_digits"
+
+    @property
+    def white(self) -> int:
+        return 16
 
     def read(self) -> Examples:
         bunch = self._bunch()
@@ -298,6 +304,8 @@ class ImageFolder(InOnePiece):
         stream: whether files are read again at every epoch; None does so if they need over a quarter of the memory.
         workers: number of processes that read files; 0 reads them in the process that trains.
         max_megapixels: the largest image that is read, in millions of pixels.
+        on_error: "stop" at a file that cannot be read, or "skip" such files, for which all are read once more before
+            training, as long as they are at most MAX_UNREADABLE of all.
     """
 
     root: str
@@ -306,6 +314,7 @@ class ImageFolder(InOnePiece):
     stream: bool | None
     workers: int
     max_megapixels: int
+    on_error: Literal["stop", "skip"]
 
     place = "root"
 
@@ -323,6 +332,8 @@ class ImageFolder(InOnePiece):
             "an existing folder, with a folder of images per class",
         )
         tree = read_tree(Path(self.root))
+        if self.on_error == "skip":
+            tree = self._readable(tree)
         paths = [path for files in tree.files.values() for path, _ in files]
         labels = torch.tensor([label for files in tree.files.values() for _, label in files])
         sizes = [len(files) for files in tree.files.values()]
@@ -337,6 +348,25 @@ class ImageFolder(InOnePiece):
             test = None if drawn is None else drawn_from[drawn]
         return Examples(self._images(paths), labels, test, tree.classes, tree.skipped, index.get("val"))
 
+    def _readable(self, tree: ImageTree) -> ImageTree:
+        """Return the tree without the files that cannot be read."""
+        paths = [path for files in tree.files.values() for path, _ in files]
+        broken = {path: error for path, error in zip(paths, self._images(paths).errors(), strict=True) if error}
+        if not broken:
+            return tree
+        path, error = next(iter(broken.items()))
+        reason = str(error).rpartition(path)[2].lstrip(": ")
+        example = f"{os.path.relpath(path, self.root)} ({reason})"
+        found = f"{len(broken)} of {len(paths)} files cannot be read, such as {example}"
+        accepted = f"accepted: at most {MAX_UNREADABLE:.0%} of them"
+        require(len(broken) <= MAX_UNREADABLE * len(paths), "dataset.on_error", self.on_error, f"{found}; {accepted}")
+        files = {split: [file for file in of_split if file[0] not in broken] for split, of_split in tree.files.items()}
+        for of_split in files.values():
+            lost = {*range(len(tree.classes))} - {label for _, label in of_split}
+            empty = ", ".join(tree.classes[label] for label in sorted(lost))
+            require(not lost, "dataset.on_error", self.on_error, f"{found}; they are all images of {empty} in a split")
+        return replace(tree, files=files, skipped=(*tree.skipped, Skipped("unreadable", len(broken), example)))
+
     def _images(self, paths: list[str]) -> ImageFiles:
         shape = (1 if self.grayscale else 3, self.size, self.size)
         keep = None if self.stream is None else not self.stream
@@ -344,7 +374,7 @@ class ImageFolder(InOnePiece):
 
     def _pixels(self, path: str) -> Tensor:
         try:
-            image = read_picture(path, "L" if self.grayscale else "RGB", self.max_megapixels)
+            image = read_picture(path, "L" if self.grayscale else "RGB", self.size, self.max_megapixels)
         except OSError as error:
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
         pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
@@ -550,6 +580,10 @@ class Composite(Dataset):
         require(self.test_examples >= 1, "dataset.test_examples", self.test_examples, "1 or more")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
         require(not self.flip, "dataset.flip", self.flip, "must be false: mirroring changes the class")
+
+    @property
+    def white(self) -> int:
+        return 16 if self.base == "digits" else 255
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]

@@ -6,6 +6,7 @@ seed, fold and label noise); x the axes of one input.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -46,7 +47,12 @@ class Cohort:
 
         keys = [(run.settings.seed, run.settings.fold, run.dataset.label_noise) for run in runs]
         distinct = {key: run.dataset for key, run in zip(keys, runs, strict=True)}
-        self.views = [data.view(pool, dataset, seed, fold) for (seed, fold, _), dataset in distinct.items()]
+        weights = runs[0].model.pretrained
+        scaling = weights and weights.preprocessing.scaling_of(runs[0].dataset.white)
+        self.views = [
+            replace(data.view(pool, dataset, seed, fold), scaling=scaling)
+            for (seed, fold, _), dataset in distinct.items()
+        ]
         self._seed_of_view = [splits.stream_seed(seed, fold) for seed, fold, _ in distinct]
         view_of_run = [list(distinct).index(key) for key in keys]
         self._view_of_run_R = torch.tensor(view_of_run, device=self.device)

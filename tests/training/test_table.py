@@ -201,7 +201,7 @@ def test_converged_linear_model_equals_scikit_learn(config, write):
 def test_a_column_may_give_the_splits(config, write):
     split = np.array(["train", "train", "val", "test"])[np.arange(120) // 3 % 4]
     frame = mixed().assign(part=split)
-    made = config(*write(frame, split_column="part", folds="null", test_fraction=0.5))
+    made = config(*write(frame, split_column="part", folds="null"))
     pool = data.load(made.dataset, CPU)
     view = data.view(pool, made.dataset, 0)
     for index, name in ((view.train, "train"), (view.val, "val"), (view.test, "test")):
@@ -268,20 +268,20 @@ def test_text_of_too_many_categories_is_refused(config, write, refused):
 )
 def test_a_bad_column_of_splits_is_refused(refused, split, said):
     frame = pd.DataFrame({"a": [1, 2, 3, 4], "part": split, "species": [*"xyxy"]})
-    message = refused(frame, split_column="part", folds="null", test_fraction=0.5)
+    message = refused(frame, split_column="part", folds="null")
     assert "dataset.split_column=part" in message and said in message
 
 
 def test_a_split_column_is_neither_the_target_nor_ignored(refused):
     for options in ({"split_column": "species"}, {"split_column": "b", "ignore": "[b]"}):
-        message = refused(PLAIN, folds="null", test_fraction=0.5, **options)
+        message = refused(PLAIN, folds="null", **options)
         assert "dataset.split_column=" in message and "another column than" in message
 
 
 def test_a_parquet_file_without_pyarrow_is_refused(refused, monkeypatch):
     for module in ("pyarrow", "fastparquet"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert "needs pyarrow: pip install pyarrow" in refused(b"PAR1", name="t.parquet")
+    assert "needs pyarrow: pip install 'headtohead[parquet]'" in refused(b"PAR1", name="t.parquet")
 
 
 def test_a_parquet_file_is_the_same_table_as_a_csv(config, write):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,7 +25,16 @@ from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import read_tree
 from headtohead.training.memory import require_memory
-from headtohead.training.table import classes_of, column, encode, given_splits, read_frame
+from headtohead.training.table import (
+    classes_of,
+    column,
+    encode,
+    given_splits,
+    joined,
+    kind,
+    read_frame,
+    require_trained,
+)
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -417,14 +427,18 @@ class TableFile(InOnePiece):
         ignore: columns that are no inputs.
         split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
             without val, `val_fraction` of the train rows validate. None draws the splits.
+        test_path: a file of the same columns whose rows are the test split; None where `path` has all rows.
     """
 
     path: str
     target: str
     ignore: tuple[str, ...]
     split_column: str | None
+    test_path: str | None
 
     place = "path"
+    more_places = ("test_path",)
+    may_have_test_split = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -432,21 +446,49 @@ class TableFile(InOnePiece):
         require(self.target not in self.ignore, "dataset.ignore", [*self.ignore], f"holds the target {self.target}")
         other = f"another column than dataset.target={self.target} and those of dataset.ignore"
         require(split is None or split not in (self.target, *self.ignore), key, split, other)
-        has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
-        require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
+        one = "accepted: null, as dataset.split_column has the test split"
+        require(split is None or self.test_path is None, "dataset.test_path", self.test_path, one)
+        given = {key: split, "dataset.test_path": self.test_path}
+        given = [f"{name}={value}" for name, value in given.items() if value is not None]
+        for name, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
+            require(
+                not given or value is None, f"dataset.{name}", value, f"null, as {''.join(given)} has the test split"
+            )
+        either = "5 or another number, a dataset.test_fraction, a dataset.split_column or a dataset.test_path"
+        require(given or self.folds or self.test_fraction, "dataset.folds", "null", either)
 
-    def read(self) -> Examples:
+    def rows(self) -> tuple[pd.DataFrame, int]:
+        """Read the rows of all files, those of `test_path` last, without the ignored columns.
+
+        Returns:
+            The rows, and the number of those before the rows of `test_path`.
+        """
         frame = read_frame(self.path)
-        labels, classes = classes_of(column(frame, "dataset.target", self.target))
+        column(frame, "dataset.target", self.target, self.path)
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
-        if self.split_column is None:
-            test, val = self._test_split(labels), None
+        frame = frame.drop(columns=[*self.ignore])
+        if self.test_path is None:
+            return frame, len(frame)
+        texts = [str(name) for name, values in frame.items() if kind(values) == "category"]
+        test = read_frame(self.test_path, "dataset.test_path", texts)
+        both = joined(frame, test.drop(columns=[*self.ignore], errors="ignore"), self.test_path)
+        column(test, "dataset.target", self.target, self.test_path)
+        return both, len(frame)
+
+    def read(self) -> Examples:
+        frame, trained = self.rows()
+        labels, classes = classes_of(frame.loc[:, self.target])
+        val = None
+        if self.test_path is not None:
+            require_trained(labels[:trained], classes, "dataset.test_path", self.test_path)
+            test = torch.arange(trained, len(frame))
+        elif self.split_column is None:
+            test = self._test_split(labels)
         else:
-            splits = column(frame, "dataset.split_column", self.split_column)
+            splits = column(frame, "dataset.split_column", self.split_column, self.path)
             test, val = given_splits(splits, labels, classes)
-        no_inputs = {self.target, *self.ignore, self.split_column}
-        columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
+        columns = encode(frame.loc[:, [name not in (self.target, self.split_column) for name in frame]], self.path)
         return Examples(columns.inputs, labels, test, classes, columns.skipped, val, may_lack=True)
 
 

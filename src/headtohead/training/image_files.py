@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headtohead.options import ConfigError
-from headtohead.training.memory import memory, require_memory
+from headtohead.training.memory import fits, require_memory
 
 CPU = torch.device("cpu")
-# Largest share of a device's memory that images may take, unless the user decides.
-MEMORY_SHARE = 1 / 4
 # Start method of the processes that read, which does not depend on the launcher's. A fork takes milliseconds.
 _START = "fork" if sys.platform == "linux" else "spawn"
 # Number of bytes that are read at once if all images are read.
@@ -38,7 +36,7 @@ class ImageFiles:
         paths: paths of the files.
         image_shape: shape of an image, (C, H, W).
         read: function from a path to an image; it raises a ConfigError that names the path.
-        keep: whether all images are kept in memory; None keeps them if they take at most MEMORY_SHARE of it.
+        keep: whether all images are kept in memory; None keeps them if they take at most a quarter of it.
         workers: number of processes that read.
         device: device on which the images are placed.
     """
@@ -60,7 +58,7 @@ class ImageFiles:
         size = math.prod(self.shape)
         keep = self.keep
         if keep is None:
-            keep = size <= MEMORY_SHARE * memory(device)
+            keep = fits(size, device)
         if not keep:
             return files
         require_memory(size, device, "dataset.stream", "false")

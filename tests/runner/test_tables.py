@@ -70,7 +70,7 @@ BAD = {
     "open quote": (PLAIN + '"1.5,red,x\n', [], ["line 22 has 1 values for 3 names"]),
     "infinite": (PLAIN + "inf,red,x\n", [], ["the column size is infinite", "1 rows, such as row 21"]),
     "beyond float32": (PLAIN + "1e39,red,x\n", [], ["the column size is infinite or too large", "below 3e38"]),
-    "decimal commas": (re.sub(r"(\d+)\.5,", r'"\1,5",', PLAIN) + "10,red,x\n", [], ["numbers with commas, such as 0,5"]),
+    "decimal commas": (re.sub(r"(\d+)\.5,", r'"\1,5",', PLAIN) + "10,red,x\n", [], ["commas, such as 0,5"]),
     "a quantity": (PLAIN, ["dataset.target=size", "dataset.ignore=[kind]"], ["dataset.target=size", "the value 0.5"]),
     "huge labels": (PLAIN.replace("x\n", "1e30\n").replace("y\n", "2e30\n"), [], ["dataset.target=kind", "1e+30"]),
     "one class": (PLAIN.replace("y\n", "x\n"), [], ["1 different values; accepted: 2 to 500"]),

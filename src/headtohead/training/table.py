@@ -212,10 +212,10 @@ def kind(values: pd.Series) -> Kind:
     known = values.dropna()
     if known.empty:
         return "empty"
-    if pd.api.types.is_bool_dtype(values) or known.map(lambda value: isinstance(value, bool)).all():
-        return "truth"
     if pd.api.types.is_numeric_dtype(values):
-        return "number"
+        return "truth" if pd.api.types.is_bool_dtype(values) else "number"
+    if known.map(lambda value: isinstance(value, bool)).all():
+        return "truth"
     return "category" if _times(known) is None else "date"
 
 

@@ -56,7 +56,11 @@ def train_command(arguments: Sequence[str]) -> None:
 
 def data_command(arguments: Sequence[str]) -> None:
     """Print what the data of a command line are, and what looks wrong with them; nothing is written or trained."""
-    train_command([*arguments, f"hydra.sweeper._target_={DataSweeper.__module__}.{DataSweeper.__name__}"])
+    overrides = get_args_parser().parse_args(arguments).overrides
+    # Hydra takes overrides in a row alone.
+    place = arguments.index(overrides[0]) if overrides else len(arguments)
+    sweeper = f"hydra.sweeper._target_={DataSweeper.__module__}.{DataSweeper.__name__}"
+    train_command([*arguments[:place], sweeper, *arguments[place:]])
 
 
 def report_command(arguments: Sequence[str]) -> None:

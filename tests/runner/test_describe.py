@@ -114,7 +114,9 @@ def test_the_overrides_of_a_run_are_taken(described, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def make():\n    return [[0.5], [1.5], [1.2], [3.1]], [0, 1, 0, 1]\n")
     (tmp_path / "own/dataset").mkdir()
     (tmp_path / "own/dataset/few.yaml").write_text("defaults: [factory]\npath: mine:make\nval_fraction: 0.5\n")
-    assert "4 examples of 1 number in" in described("dataset=few", "dataset.folds=2", "--config-dir", "own")
+    own = ["dataset=few", "dataset.folds=2"], ["--config-dir", "own"]
+    for arguments in ([*own[0], *own[1]], [*own[1], *own[0]]):
+        assert "4 examples of 1 number in" in described(*arguments)
 
 
 NUMBERS = np.arange(100.0)

@@ -15,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from threading import get_ident
 from typing import Any
+
+import numpy as np
 
 from headtohead.record.files import flat, sha256_of, without_home
 from headtohead.record.run import NOT_OF_A_RUN
@@ -33,6 +36,8 @@ from headtohead.training.models import Factory
 
 # What names of sources begin with.
 DATA, CODE, VERSION, FILE, VARIABLE = "data of ", "code of ", "version of ", "file ", "environment variable of "
+# Number of examples that are read at once.
+PART = 1024
 # Names of folders that hold installed packages.
 INSTALLED = {"site-packages", "dist-packages"}
 
@@ -167,7 +172,9 @@ def _examples(pool: Pool, contents: Contents) -> str:
         return contents.of(pool.files, order)
     assert not isinstance(pool.inputs, data.ImageFiles)
     inputs = pool.inputs.cpu().numpy()
-    return _sha256([order, repr((inputs.dtype, inputs.shape)).encode(), inputs])
+    # In parts, as they may lie in a file that does not fit into memory.
+    parts = (np.ascontiguousarray(inputs[start : start + PART]) for start in range(0, len(inputs), PART))
+    return _sha256(chain([order, repr((inputs.dtype, inputs.shape)).encode()], parts))
 
 
 def _files_at(text: str) -> list[Path]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from headtohead.options import ConfigError, nearest, one_line, require
 from headtohead.training.data import Examples
 from headtohead.training.dropout import global_states, seed_other_libraries
-from headtohead.training.memory import require_memory
+from headtohead.training.memory import fits, require_memory
 
 Array = np.ndarray[Any, Any]
 
@@ -46,8 +46,34 @@ def read_npz(path: str) -> dict[str, Array]:
     except ConfigError:
         raise
     except Exception as error:  # the readers of archives and arrays raise errors of a dozen kinds
-        reason = "it holds objects, which could run code" if "allow_pickle" in str(error) else one_line(error)
-        raise ConfigError(f"{KEY}={path}: cannot be read: {reason}; accepted: {accepted}") from error
+        raise _unreadable(KEY, path, error, accepted) from error
+
+
+def read_npy(path: str, labels: str) -> dict[str, Array]:
+    """Map the inputs in a file that `numpy.save` wrote into memory, and read labels from another; never unpickle.
+
+    Raises:
+        ConfigError: there is no such file, it holds no array, or what is no image of bytes does not fit into memory.
+    """
+    accepted, found = "a .npy file that numpy.save wrote", {}
+    for name, key, file in (("X", KEY, path), ("y", "dataset.labels", labels)):
+        require(Path(file).is_file(), key, file, f"no such file; accepted: {accepted}")
+        try:
+            # Copied where it is written to, which it never is, since PyTorch warns of arrays that are read-only.
+            found[name] = np.load(file, mmap_mode="c", allow_pickle=False)
+        except Exception as error:
+            raise _unreadable(key, file, error, accepted) from error
+        require(isinstance(found[name], np.ndarray), key, file, f"holds several arrays; accepted: {accepted}")
+    inputs = found["X"]
+    if inputs.dtype != np.uint8 or inputs.ndim == 2:
+        require_memory(inputs.size * np.dtype(np.float32).itemsize, CPU, KEY, path)
+    return found
+
+
+def _unreadable(key: str, path: str, error: Exception, accepted: str) -> ConfigError:
+    has_objects = "allow_pickle" in str(error) or "Python objects" in str(error)
+    reason = "it holds objects, which could run code" if has_objects else one_line(error)
+    return ConfigError(f"{key}={path}: cannot be read: {reason}; accepted: {accepted}")
 
 
 def call(path: str, options: Mapping[str, Any]) -> dict[str, Array]:
@@ -138,11 +164,13 @@ def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
     require(same, KEY, source, f"{shapes}; accepted: one shape and type")
     coded, classes = _coded(labels, arrays.get("classes"), source)
     test = torch.arange(len(labels[0]), sum(map(len, labels))) if len(parts) == 2 else None
-    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes)
+    return Examples(
+        torch.cat(inputs) if len(parts) == 2 else inputs[0], torch.from_numpy(np.concatenate(coded)), test, classes
+    )
 
 
 def _inputs(array: Array, name: str, source: str) -> Tensor:
-    """Return a table (N, D) as float32, or images as bytes (N, C, H, W)."""
+    """Return a table (N, D) as float32, or images as bytes (N, C, H, W), which stay in a file if they are large."""
     found = f"{name} has the type {array.dtype} and the shape {array.shape}"
     if array.ndim == 2 and array.dtype.kind in "biuf":
         with np.errstate(over="ignore"):
@@ -157,11 +185,15 @@ def _inputs(array: Array, name: str, source: str) -> Tensor:
     is_image = array.dtype == np.uint8 and array.ndim in (3, 4) and 0 not in array.shape[1:]
     require(is_image, KEY, source, f"{found}; accepted: {accepted}")
     if array.ndim == 3:
-        return torch.from_numpy(np.array(array[:, None]))
+        return _images(array[:, None])
     first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
     accepted = f"{CHANNELS[0]} to {CHANNELS[-1]} channels, on the second or the last axis but not on both"
     require(first != last, KEY, source, f"{found}; accepted: {accepted}")
-    return torch.from_numpy(np.array(array if first else array.transpose(0, 3, 1, 2)))
+    return _images(array if first else array.transpose(0, 3, 1, 2))
+
+
+def _images(array: Array) -> Tensor:
+    return torch.from_numpy(array if isinstance(array, np.memmap) and not fits(array.nbytes) else np.array(array))
 
 
 def _bytes(array: Array) -> Array:

@@ -387,11 +387,25 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally X_test, y_test and classes."""
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally X_test, y_test and classes.
+
+    Options:
+        labels: y in a .npy file of its own where `path` is one with X, which need not fit into memory if it holds
+            images of bytes; None for a .npz file.
+    """
+
+    labels: str | None
 
     place = "path"
+    more_places = ("labels",)
 
     def read(self) -> Examples:
+        if Path(self.path).suffix.lower() == ".npy":
+            accepted = f"a .npy file with the labels of {self.path}"
+            if self.labels is None:
+                raise ConfigError(f"dataset.labels=null: {accepted}")
+            return self._given(arrays.read_npy(self.path, self.labels))
+        require(self.labels is None, "dataset.labels", self.labels, f"null for {self.path}, which is no .npy file")
         return self._given(arrays.read_npz(self.path))
 
 

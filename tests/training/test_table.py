@@ -168,21 +168,35 @@ def test_a_complete_table_is_scaled_as_ever(config, write):
     assert torch.equal(inputs[0], (pool.inputs[view.test] - mean.float()) * std.reciprocal().float())
 
 
-def test_converged_linear_model_equals_scikit_learn(config, write):
-    """Imputation and scaling are those of a pipeline that is fitted to the same training rows."""
-    frame, decay = mixed().drop(columns="seen"), 0.01
-    numbers = ["bill", "mass", "ringed"]
+@pytest.mark.parametrize("has_test_file", [False, True])
+def test_converged_linear_model_equals_scikit_learn(config, write, has_test_file):
+    """Imputation, encoding and scaling are those of a pipeline that is fitted to the same training rows.
+
+    There are numbers, a category, truths and dates, some missing; the file of test rows has an unknown category.
+    """
+    frame, decay = mixed(), 0.03
+    frame.loc[::9, "seen"] = None
+    overrides = write(frame)
+    if has_test_file:
+        frame.loc[100::5, "island"] = "unknown"
+        paths = [write(rows, name)[1] for rows, name in ((frame[:90], "t.csv"), (frame[90:], "u.csv"))]
+        overrides = [*overrides, paths[1].replace("path", "test_path", 1), "dataset.folds=null"]
     ours = config(
-        *write(frame), "model=linear", "head=softmax", "precision=float64", "training.epochs=3000",
+        *overrides, "model=linear", "head=softmax", "precision=float64", "training.epochs=3000",
         "training.batch_size=100000", "training.schedule=constant", "training.warmup=0", "training.points=1",
         "training.evaluations=1", "optimizer.lr=0.3", f"optimizer.weight_decay={decay}",
     )  # fmt: skip
     _, (outcome,) = run([ours])
     view = data.view(data.load(ours.dataset, CPU), ours.dataset, 0)
+    time = pd.to_datetime(frame["seen"])
+    frame["days"] = (time - pd.Timestamp("2000-01-01")).dt.days
+    frame[["year", "month", "weekday"]] = np.stack([time.dt.year, time.dt.month, time.dt.day_of_week], axis=1)
+    numbers = ["bill", "mass", "ringed", "days"]
     frame[numbers] = frame[numbers].astype(np.float32)
     oracle = make_pipeline(
         make_column_transformer(
             (SimpleImputer(add_indicator=True), numbers),
+            (SimpleImputer(), ["year", "month", "weekday"]),
             (OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["island"]),
         ),
         StandardScaler(),
@@ -191,6 +205,7 @@ def test_converged_linear_model_equals_scikit_learn(config, write):
     oracle.fit(frame.iloc[view.train], frame["species"].iloc[view.train])
     for split, index in (("val", view.val), ("test", view.test)):
         rows = frame.iloc[index]
+        assert not has_test_file or split == "val" or (rows["island"] == "unknown").any()
         probabilities = oracle.predict_proba(rows)
         at = np.searchsorted(oracle.classes_, rows["species"].to_numpy(str))
         assert outcome.metrics[f"{split}_nll"] == pytest.approx(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from headtohead.options import ConfigError
 from headtohead.training import data
-from headtohead.training.table import classes_of, encode, read_frame
+from headtohead.training.table import classes_of, encode, kind, read_frame
 
 CPU = torch.device("cpu")
 
@@ -307,6 +308,34 @@ def test_a_parquet_file_is_the_same_table_as_a_csv(config, write):
     pools = [data.load(config(*overrides, f"dataset.path={place}").dataset, CPU)
              for place in (path, path.replace(".parquet", ".csv"))]  # fmt: skip
     assert torch.equal(*(pool.inputs.nan_to_num(1e9) for pool in pools))
+
+
+def test_the_types_of_parquet_are_the_kinds_of_a_csv(config, write, tmp_path):
+    pytest.importorskip("pyarrow")
+    number = np.arange(60)
+    frame = pd.DataFrame({
+        "category": pd.Categorical(np.array(["a", "b", "c"])[number % 3]),
+        "integer": pd.array([None if n % 7 == 0 else n % 5 for n in number], dtype="Int64"),
+        "truth": pd.array([None if n % 9 == 0 else n % 2 == 1 for n in number], dtype="boolean"),
+        "time": pd.date_range("2020-01-01", periods=60),
+        "decimal": [Decimal(f"{n}.25") for n in number],
+        "span": pd.to_timedelta(number, "h"),
+        "list": [[n % 2, 3] for n in number],
+    }).set_index(pd.Index(np.array(["u", "v"])[number % 2], name="species"))  # fmt: skip
+    frame.to_parquet(tmp_path / "t.parquet")
+    read = read_frame(str(tmp_path / "t.parquet"))
+    assert {name: kind(values) for name, values in read.items()} == {
+        "species": "category", "category": "category", "integer": "number", "truth": "truth", "time": "date",
+        "decimal": "number", "span": "number", "list": "category",
+    }  # fmt: skip
+    assert read["decimal"].tolist() == (number + 0.25).tolist()
+    np.testing.assert_allclose(read["span"], number / 24)
+    overrides = write(read.drop(columns="time").assign(time=read["time"].astype(str)))
+    path = f"dataset.path={tmp_path}/t.parquet"
+    pools = [data.load(config(*overrides, *more).dataset, CPU) for more in ([], [path])]
+    assert pools[0].classes == pools[1].classes == ("u", "v")
+    columns = [sorted(map(tuple, pool.inputs.nan_to_num(1e9).T.tolist())) for pool in pools]
+    np.testing.assert_allclose(*columns, rtol=1e-6)
 
 
 STUDY = ["dataset=table", "model=linear", "head=softmax,sigmoid", "seed=0,1", "name=x",

@@ -10,6 +10,7 @@ Shape suffixes: N examples, D features.
 import csv
 import os
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -107,10 +108,25 @@ def _checked_names(path: str, delimiter: str, key: str) -> list[str]:
 
 def _parquet(path: str, key: str) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path).reset_index(drop=True)
+        frame = pd.read_parquet(path)
     except ImportError:
         message = "a .parquet file needs pyarrow: pip install 'headtohead[parquet]'"
         raise ConfigError(f"{key}={path}: {message}") from None
+    # An index without a name is the numbers of the rows.
+    frame = frame.reset_index(drop=frame.index.names == [None])
+    return pd.concat([_plain(values) for _, values in frame.items()], axis=1)
+
+
+def _plain(values: pd.Series) -> pd.Series:
+    """Return a column of a kind that text has too: durations become days, decimals floats, and lists text."""
+    if pd.api.types.is_timedelta64_dtype(values):
+        return values / pd.Timedelta(days=1)
+    if values.dtype != object:
+        return values
+    kinds = {type(value) for value in values.dropna()}
+    if kinds <= {bool}:
+        return values
+    return values.astype("float64") if kinds == {Decimal} else values.map(str, na_action="ignore")
 
 
 def joined(train: pd.DataFrame, test: pd.DataFrame, path: str) -> pd.DataFrame:
@@ -214,7 +230,7 @@ def kind(values: pd.Series) -> Kind:
         return "empty"
     if pd.api.types.is_numeric_dtype(values):
         return "truth" if pd.api.types.is_bool_dtype(values) else "number"
-    if known.map(lambda value: isinstance(value, bool)).all():
+    if all(isinstance(value, bool) for value in known):
         return "truth"
     return "category" if _times(known) is None else "date"
 
@@ -249,7 +265,8 @@ def _centred(numbers: pd.Series) -> pd.Series:
         accepted = "accepted: finite numbers below 3e38"
         raise ConfigError(f"dataset.path: the column {numbers.name} is {found}; {accepted}")
     middle = numbers.median()
-    is_exact = (numbers - rounded).abs().max() <= ROUNDED * (numbers.max() - numbers.min())
+    span = numbers.max() - numbers.min()
+    is_exact = span == 0 or (numbers - rounded).abs().max() <= ROUNDED * span
     return numbers if is_exact else (numbers - middle).rename(f"{numbers.name} less {middle:.12g}")
 
 

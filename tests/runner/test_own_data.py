@@ -112,6 +112,11 @@ SPLIT = {"X_test": X[::10], "y_test": Y[::10]}
         ({"y": Y[:-1]}, [], "150 examples in X and 149 in y"),
         ({"X": np.where(X > 7.8, np.nan, X)}, [], "NaN or infinity in 1 examples of X"),
         ({"X": X * 1e300}, [], "NaN or infinity in 150 examples of X"),
+        (
+            {"X": (X * 10).astype(int) + 1_700_000_000},
+            [],
+            "float32 rounds column 0 of X by more than 0.0001",
+        ),
         ({"y": np.where(Y == 1, np.nan, Y)}, [], "NaN in 50 labels of y"),
         ({"y": Y / 2}, [], "y has the type float64"),
         ({"y": Y[:, None]}, [], "(150, 1)"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, one_line, require
-from headtohead.training.data import Examples
+from headtohead.training.data import ROUNDED, Examples
 from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.memory import fits, require_memory
 
@@ -178,6 +178,8 @@ def _inputs(array: Array, name: str, source: str) -> Tensor:
         broken = int((~np.isfinite(table_ND)).any(1).sum())
         require(broken == 0, KEY, source, f"NaN or infinity in {broken} examples of {name}; accepted: finite numbers")
         require(array.shape[1] >= 1, KEY, source, f"{found}; accepted: one column or more")
+        if name == "X":
+            _refuse_rounding(array, table_ND, source)
         return torch.from_numpy(table_ND)
     if array.dtype.kind == "f" and array.ndim in (3, 4):
         array = _bytes(array)
@@ -190,6 +192,17 @@ def _inputs(array: Array, name: str, source: str) -> Tensor:
     accepted = f"{CHANNELS[0]} to {CHANNELS[-1]} channels, on the second or the last axis but not on both"
     require(first != last, KEY, source, f"{found}; accepted: {accepted}")
     return _images(array if first else array.transpose(0, 3, 1, 2))
+
+
+def _refuse_rounding(array_ND: Array, table_ND: Array, source: str) -> None:
+    """Refuse numbers that float32 rounds by a part of their range that matters, such as times in seconds since 1970."""
+    for place, (exact_N, rounded_N) in enumerate(zip(array_ND.T, table_ND.T, strict=True)):
+        if exact_N.dtype.itemsize < 4 or exact_N.dtype == np.float32:
+            return
+        span = float(exact_N.max()) - float(exact_N.min())
+        found = f"float32 rounds column {place} of X by more than {ROUNDED:g} of its range"
+        is_close = span == 0 or np.abs(exact_N - rounded_N.astype(np.float64)).max() <= ROUNDED * span
+        require(is_close, KEY, source, f"{found}; accepted: smaller numbers, such as these less their mean")
 
 
 def _images(array: Array) -> Tensor:

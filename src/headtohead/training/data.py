@@ -26,6 +26,8 @@ from headtohead.options import require
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.memory import fits
 
+# Largest part of the range of a feature by which float32 may round it.
+ROUNDED = 1e-4
 # Largest evaluation chunk in numbers per layer: 32 MiB as float32.
 CHUNK_NUMBERS = 2**23
 # Every example counts as at least this many numbers, since layers may be wider than the inputs.

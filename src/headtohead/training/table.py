@@ -22,7 +22,7 @@ from pandas.errors import ParserError
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, one_line, require
-from headtohead.training.data import Skipped
+from headtohead.training.data import ROUNDED, Skipped
 from headtohead.training.memory import require_memory
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -38,8 +38,6 @@ DATE_PARTS = ("year", "month", "day_of_week")
 MISSING = "(missing)"
 # The largest float64 up to which all whole numbers are told apart.
 MOST_INTEGER = 2**53
-# Numbers that float32 would round by more than this part of their range are centred first.
-ROUNDED = 1e-4
 # A number as it is often written where the point is no decimal mark.
 COMMAS = r"[+-]?\d[\d.]*(?:,\d+)*"
 

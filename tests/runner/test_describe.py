@@ -61,7 +61,19 @@ def test_splits_of_test_files_and_what_is_left_out(described, tmp_path):
     out = described(*TABLE, "dataset.test_path=test.csv", "dataset.folds=null", "dataset.ignore=[id]")
     assert "splits: 90 train, 30 val, 10 test left out: 1 ignored; 1 without any value, such as none" in out
     assert "! empty: The column none has no value." in out
-    assert "! duplicates: 10 of 130 examples repeat" in out and "! leak: 10 of 10 test examples" in out
+    assert (
+        "groups" not in out
+        and "! duplicates: 10 of 130 examples repeat" in out
+        and "! leak: 10 of 10 test examples" in out
+    )
+
+
+def test_columns_of_splits_and_groups_are_no_inputs(described, tmp_path):
+    parts = np.array(["train", "train", "val", "test"])[np.arange(120) // 6 % 4]
+    clean().assign(part=parts, patient=np.arange(120) // 6).to_csv(tmp_path / "t.csv", index=False)
+    out = described(*TABLE, "dataset.split_column=part", "dataset.groups=patient", "dataset.folds=null")
+    assert "category, split" in out and "number, groups" in out and "120 examples of 9 numbers" in out
+    assert "splits: 60 train, 30 val, 30 test" in out
 
 
 def test_what_a_run_refuses_is_refused_after_what_is_known(described, tmp_path):
@@ -70,7 +82,7 @@ def test_what_a_run_refuses_is_refused_after_what_is_known(described, tmp_path):
     out = described(*TABLE, status=2)
     assert "! identifier: The column name differs in every row" in out
     assert out.endswith("headtohead: dataset.path: the column name has 120 different texts; accepted: at most 100, "
-                        "or dataset.ignore=['name'] to leave it out\n")  # fmt: skip
+                        "or dataset.ignore=['name'] to leave it out of a file\n")  # fmt: skip
     frame.drop(columns="name").replace({"kind": {"z": "x"}}).assign(kind=["w", "w", *frame["kind"][2:]]).to_csv(
         tmp_path / "t.csv", index=False
     )

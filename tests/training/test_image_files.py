@@ -15,6 +15,7 @@ from PIL import Image
 
 from headtohead.options import ConfigError
 from headtohead.training import data, memory
+from headtohead.training import image_files as files
 from headtohead.training.image_files import ImageFiles
 from headtohead.training.loop import train
 
@@ -109,8 +110,8 @@ def test_a_batch_has_the_images_of_its_index_and_reads_each_once(workers):
 
 def test_images_that_do_not_fit_into_memory_stay_on_disk(config, pictures, monkeypatch):
     size = 60 * 3 * 8 * 8
-    for most, kind in ((size / memory.SHARE, torch.Tensor), (size / memory.SHARE - 1, ImageFiles)):
-        monkeypatch.setattr(memory, "memory", lambda device, most=most: most)
+    for most, kind in ((size / files.MEMORY_SHARE, torch.Tensor), (size / files.MEMORY_SHARE - 1, ImageFiles)):
+        monkeypatch.setattr(files, "memory", lambda device, most=most: most)
         data._load.cache_clear()
         assert isinstance(data.load(config(*folder(pictures)).dataset, CPU).inputs, kind)
     data._load.cache_clear()

@@ -85,8 +85,9 @@ def _columns(console: Console, dataset: TableFile) -> list[Finding]:
     """Print the columns of a table, and return what looks wrong with them."""
     frame, _ = dataset.rows()
     target = pd.Series(frame[dataset.target])
-    _print_columns(console, frame, {dataset.target: "target", dataset.split_column: "split"})
-    inputs = frame.loc[:, [name not in (dataset.target, dataset.split_column) for name in frame]]
+    roles = {dataset.target: "target", dataset.split_column: "split", dataset.groups: "groups"}
+    _print_columns(console, frame, roles)
+    inputs = frame.loc[:, [name not in roles for name in frame]]
     return [*check_table(inputs, target), *check_classes(target, is_column=True)]
 
 
@@ -133,7 +134,7 @@ def _print_facts(console: Console, member: Member, pool: Pool) -> None:
     inputs = f"images of {shape} bytes" if pool.is_image else plural(pool.input_shape[0], "number")
     facts = {"data": f"{len(pool.labels):,} examples of {inputs} in {len(pool.classes):,} classes"}
     train, val, test = data.split_sizes(pool, dataset, settings.seed, settings.fold)
-    folds = f", in each of {getattr(dataset, 'folds', None)} folds" if pool.in_folds else ""
+    folds = f", in each of {getattr(dataset, 'folds', None)} folds" if pool.folds else ""
     facts["splits"] = f"{train:,} train, {val:,} val, {test:,} test{folds}"
     ignored = [f"{len(dataset.ignore)} ignored"] if isinstance(dataset, TableFile) and dataset.ignore else []
     left_out = [*ignored, *(f"{part.count} {part.reason}, such as {part.example}" for part in pool.skipped)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
-import numpy as np
+import torch
 
 from headtohead.record.files import flat, sha256_of, without_home
 from headtohead.record.run import NOT_OF_A_RUN
@@ -32,12 +32,10 @@ from headtohead.training.data import Pool
 from headtohead.training.datasets import Factory as DataFactory
 from headtohead.training.datasets import Gaussians
 from headtohead.training.evaluation import ood_dataset
-from headtohead.training.models import Factory
+from headtohead.training.models import Factory, Timm
 
 # What names of sources begin with.
 DATA, CODE, VERSION, FILE, VARIABLE = "data of ", "code of ", "version of ", "file ", "environment variable of "
-# Number of examples that are read at once.
-PART = 1024
 # Names of folders that hold installed packages.
 INSTALLED = {"site-packages", "dist-packages"}
 
@@ -100,6 +98,10 @@ def sources_of(
         named |= {os.path.realpath(file) for file in files}
         if files:
             found[f"{FILE}of model.options.{key}"] = contents.of(files)
+    if model.pretrained and (file := model.pretrained.place) and file.is_file():
+        found[f"{FILE}of model.weights"] = contents.of([file])
+    if isinstance(model, Timm):
+        found[f"{VERSION}timm"] = version("timm")
     for file in opened if isinstance(model, Factory) else ():
         if os.path.realpath(file) not in named and os.path.isfile(file):
             found[f"{FILE}{without_home(str(file))}"] = contents.of([file])
@@ -170,11 +172,10 @@ def _examples(pool: Pool, contents: Contents) -> str:
     order = repr((pool.classes, pool.labels.tolist(), splits)).encode()
     if pool.files:
         return contents.of(pool.files, order)
-    assert not isinstance(pool.inputs, data.ImageFiles)
-    inputs = pool.inputs.cpu().numpy()
-    # In parts, as they may lie in a file that does not fit into memory.
-    parts = (np.ascontiguousarray(inputs[start : start + PART]) for start in range(0, len(inputs), PART))
-    return _sha256(chain([order, repr((inputs.dtype, inputs.shape)).encode()], parts))
+    every = torch.arange(len(pool.labels), device=pool.device)
+    parts = (part.cpu().numpy() for part in data.in_parts(pool.inputs, every))
+    first = next(parts)
+    return _sha256(chain([order, repr((first.dtype, tuple(pool.inputs.shape))).encode(), first], parts))
 
 
 def _files_at(text: str) -> list[Path]:

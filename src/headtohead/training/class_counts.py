@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headtohead.training.data import Dataset, Pool, view
+from headtohead.training.data import Dataset, Pool, in_parts, view
+from headtohead.training.image_files import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ def seen_test_examples(pool: Pool) -> int:
     tested, outside = digests(pool, [pool.test, others])
     known = Counter(outside)
     # With folds an example occurs outside the test split of its own fold as itself.
-    return sum(known[row] > pool.in_folds for row in tested)
+    return sum(known[row] > (pool.folds is not None) for row in tested)
 
 
 def digests(pool: Pool, parts: Sequence[Tensor]) -> list[list[bytes]]:
     """Return for each part, indices into the pool, digests of its inputs, which are equal where the inputs are."""
-    if isinstance(pool.inputs, Tensor):
+    if isinstance(pool.inputs, Tensor) or not pool.files:
         return [[*_rows(pool.inputs, part)] for part in parts]
-    paths = [[pool.inputs.paths[int(index)] for index in part] for part in parts]
+    paths = [[pool.files[int(index)] for index in part] for part in parts]
     # Files of a size of their own need not be read.
     sizes = {path: os.stat(path).st_size for part in paths for path in part}
     count = Counter(sizes.values())
@@ -71,10 +72,10 @@ def digests(pool: Pool, parts: Sequence[Tensor]) -> list[list[bytes]]:
     return [[known[path] for path in part] for part in paths]
 
 
-def _rows(inputs: Tensor, index_N: Tensor) -> Iterator[bytes]:
+def _rows(inputs: Tensor | ImageFiles, index_N: Tensor) -> Iterator[bytes]:
     """Yield a digest of each example."""
-    for index_n in index_N.split(1024):
-        for row in inputs[index_n].flatten(1).cpu().numpy():
+    for part in in_parts(inputs, index_N):
+        for row in part.flatten(1).cpu().numpy():
             yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
 
 

@@ -143,7 +143,7 @@ def check_examples(pool: Pool) -> Iterator[Finding]:
     conflicts = sum(len(classes[row]) > 1 for row in repeated)
     if conflicts:
         yield Finding("conflicts", f"{conflicts} of the repeated inputs have examples of several classes.")
-    seen = 0 if pool.in_folds else seen_test_examples(pool)
+    seen = 0 if pool.folds else seen_test_examples(pool)
     if seen:
         yield Finding("leak", f"{seen} of {len(pool.test)} test examples also occur in training or validation.")
 

@@ -9,15 +9,6 @@ import torch
 
 from headtohead.options import require
 
-CPU = torch.device("cpu")
-# Largest share of a device's memory that inputs may take, unless the user decides.
-SHARE = 1 / 4
-
-
-def fits(size: int, device: torch.device = CPU) -> bool:
-    """Return whether a number of bytes is at most the share of a device's memory that inputs may take."""
-    return size <= SHARE * memory(device)
-
 
 def memory(device: torch.device) -> int:
     """Return the memory of a device in bytes; on the CPU, what this process may use of it."""

@@ -70,11 +70,21 @@ def read_frame(path: str, key: str = "dataset.path", texts: Iterable[str] = ()) 
     except (csv.Error, ParserError, ValueError, OSError) as error:
         reason = f"cannot be read ({one_line(error)}); accepted: rows with a value for each name of the first line"
         raise ConfigError(f"{key}={path}: {reason}") from None
-    frame.columns = frame.columns.map(str)
+    frame = with_names(frame, path, key)
+    require(frame.shape[1] > 1, key, path, "found one column; accepted: two or more")
+    return frame
+
+
+def with_names(frame: pd.DataFrame, path: str, key: str = "dataset.path") -> pd.DataFrame:
+    """Return a table of one or more rows with names of columns that are texts and differ.
+
+    Raises:
+        ConfigError: there is no row, or a name occurs twice.
+    """
+    frame = frame.set_axis(frame.columns.map(str), axis=1)
     twice = frame.columns[frame.columns.duplicated()]
     require(twice.empty, key, path, f"{[*twice.unique()]} names several columns; accepted: a name once")
-    require(len(frame) > 0, key, path, "the file has names but no rows; accepted: one or more rows")
-    require(frame.shape[1] > 1, key, path, "found one column; accepted: two or more")
+    require(len(frame) > 0, key, path, "there are names but no rows; accepted: one or more rows")
     return frame
 
 
@@ -171,8 +181,11 @@ def column(frame: pd.DataFrame, key: str, name: str, path: str) -> pd.Series:
     return values
 
 
-def classes_of(target: pd.Series) -> tuple[Tensor, tuple[str, ...]]:
+def classes_of(target: pd.Series, key: str = "dataset.target") -> tuple[Tensor, tuple[str, ...]]:
     """Return the labels (N,) and the sorted names of the classes of a target.
+
+    Args:
+        key: what names the target, for error messages.
 
     Raises:
         ConfigError: the target has one value or too many, or numbers that are not whole.
@@ -181,14 +194,19 @@ def classes_of(target: pd.Series) -> tuple[Tensor, tuple[str, ...]]:
         broken = target.loc[(target % 1 != 0) | (target.abs() > MOST_INTEGER)]
         found = f"has the value {broken.iloc[0] if len(broken) else None}"
         accepted = "text, whole numbers, or true and false: a class, not a quantity"
-        require(len(broken) == 0, "dataset.target", target.name, f"{found}; accepted: {accepted}")
+        require(len(broken) == 0, key, target.name, f"{found}; accepted: {accepted}")
         target = target.astype("int64")
     elif not pd.api.types.is_bool_dtype(target) and not pd.api.types.is_numeric_dtype(target):
         target = target.astype(object).map(str)
     names, labels = np.unique(target.to_numpy(), return_inverse=True)
     accepted = f"{len(names)} different values; accepted: 2 to {MOST_CLASSES} classes"
-    require(2 <= len(names) <= MOST_CLASSES, "dataset.target", target.name, accepted)
+    require(2 <= len(names) <= MOST_CLASSES, key, target.name, accepted)
     return torch.from_numpy(labels), tuple(map(str, names))
+
+
+def numbered(values: pd.Series) -> Tensor:
+    """Return the number of each row's value, (N,): rows have the same one where their values are equal."""
+    return torch.from_numpy(pd.factorize(values)[0])
 
 
 def encode(frame: pd.DataFrame, path: str) -> Columns:
@@ -290,7 +308,7 @@ def _categories(values: pd.Series) -> pd.DataFrame:
     name = str(values.name)
     texts = values.astype(object).map(str, na_action="ignore")
     known = texts.dropna()
-    leave_out = f"dataset.ignore=['{name}'] to leave it out"
+    leave_out = f"dataset.ignore=['{name}'] to leave it out of a file"
     if known.str.contains(",").any() and known.str.fullmatch(COMMAS).all():
         example = known.loc[known.str.contains(",")].iloc[0]
         accepted = f"accepted: a point as the decimal mark, none for thousands, or {leave_out}"

@@ -208,7 +208,7 @@ def user_networks(monkeypatch):
 @pytest.mark.parametrize("head", [SOFTMAX, COSINE], ids=["linear", "cosine"])
 def test_a_network_may_call_its_classifier_by_another_name(head, user_networks):
     user_networks.make = Renamed
-    network = checked_build(Factory("user_networks:make", {"first": False}), head, TABLE, K)
+    network = checked_build(Factory("user_networks:make", {"first": False}, freeze="none"), head, TABLE, K)
     assert network.layers["last"] is network.classifier
     assert isinstance(network.classifier, nn.Linear) == (head is SOFTMAX)
     assert {*dict(network.named_parameters())} == {"classifier.weight", "classifier.bias"}
@@ -216,7 +216,7 @@ def test_a_network_may_call_its_classifier_by_another_name(head, user_networks):
 
 def test_a_classifier_whose_parameters_have_another_name_is_refused(user_networks):
     user_networks.make = Renamed
-    message = refused(Factory("user_networks:make", {"first": True}), TABLE)
+    message = refused(Factory("user_networks:make", {"first": True}, freeze="none"), TABLE)
     assert "a `classifier` that shares parameters with an earlier layer" in message
 
 
@@ -254,6 +254,11 @@ def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
         ),
         ("torchvision", {"architecture": "fcn_resnet50"}, r"model\.architecture=fcn_resnet50: "),
         ("torchvision", {"architecture": "resnet18", "resize": 0}, r"model\.resize=0: .*pixels"),
+        (
+            "torchvision",
+            {"architecture": "resnet18", "options": {"weights": "x"}},
+            r"model\.options\.weights=x: .*model\.weights",
+        ),
         ("factory", {}, r"model\.path.*[Mm]issing"),
     ],
 )
@@ -292,13 +297,12 @@ def test_cnn_refuses_more_halvings_than_the_image_has():
             "GoogLeNetOutputs",
         ),  # in training mode only
         ("resnet18", {"depth": 18}, CIFAR, "unexpected keyword argument 'depth'"),
-        ("resnet18", {"weights": "DEFAULT"}, CIFAR, "multiple values for keyword argument 'weights'"),
         ("resnet18", {"pretrained": True}, CIFAR, "unexpected keyword argument 'pretrained'"),
         ("resnet18", {}, (2, 32, 32), "inputs (2, 32, 32); accepted: images (C, H, W), C one of (1, 3)"),
     ],
 )
 def test_torchvision_networks_that_are_refused(architecture, options, shape, reason):
-    message = refused(Torchvision(architecture, options, resize=None), shape)
+    message = refused(Torchvision(architecture, options, resize=None, weights=None, freeze="none"), shape)
     assert f"model.architecture={architecture} model.options={options}" in message and reason in message
 
 
@@ -348,7 +352,7 @@ def failing(input_shape, num_classes):
 )
 def test_networks_of_factories_that_are_refused(make, reason, user_networks):
     user_networks.make = make
-    message = refused(Factory("user_networks:make", {}), TABLE)
+    message = refused(Factory("user_networks:make", {}, freeze="none"), TABLE)
     assert message.startswith("model.name=factory model.path=user_networks:make model.options={}: ")
     assert reason in message
 
@@ -364,5 +368,5 @@ def test_networks_of_factories_that_are_refused(make, reason, user_networks):
     ],
 )
 def test_factories_that_are_not_found_or_take_other_options(path, options, reason):
-    message = refused(Factory(path, options))
+    message = refused(Factory(path, options, freeze="none"))
     assert f"model.path={path} model.options={options}: " in message and reason in message

@@ -32,7 +32,7 @@ from headtohead.training.data import Pool
 from headtohead.training.datasets import Factory as DataFactory
 from headtohead.training.datasets import Gaussians
 from headtohead.training.evaluation import ood_dataset
-from headtohead.training.models import Factory
+from headtohead.training.models import Factory, Timm
 
 # What names of sources begin with.
 DATA, CODE, VERSION, FILE, VARIABLE = "data of ", "code of ", "version of ", "file ", "environment variable of "
@@ -98,6 +98,10 @@ def sources_of(
         named |= {os.path.realpath(file) for file in files}
         if files:
             found[f"{FILE}of model.options.{key}"] = contents.of(files)
+    if model.pretrained and (file := model.pretrained.place) and file.is_file():
+        found[f"{FILE}of model.weights"] = contents.of([file])
+    if isinstance(model, Timm):
+        found[f"{VERSION}timm"] = version("timm")
     for file in opened if isinstance(model, Factory) else ():
         if os.path.realpath(file) not in named and os.path.isfile(file):
             found[f"{FILE}{without_home(str(file))}"] = contents.of([file])

@@ -8,24 +8,35 @@ import os
 import shutil
 import tempfile
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
 from headtohead.training import arrays, factory
-from headtohead.training.data import Dataset, Examples
+from headtohead.training.data import Dataset, Examples, Skipped
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
-from headtohead.training.image_folder import read_tree
+from headtohead.training.image_folder import ImageTree, read_tree
 from headtohead.training.memory import require_memory
 from headtohead.training.splits import generator, split_off
-from headtohead.training.table import classes_of, column, encode, given_splits, numbered, read_frame
+from headtohead.training.table import (
+    classes_of,
+    column,
+    encode,
+    given_splits,
+    joined,
+    kind,
+    numbered,
+    read_frame,
+    require_trained,
+)
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -33,6 +44,8 @@ MAX_CLASSES = 10_000
 # Largest side of the squares to which images are resized, and the most processes that read them.
 MAX_SIDE = 4096
 MAX_WORKERS = 128
+# Largest share of the files of images that may be left out because they cannot be read.
+MAX_UNREADABLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,10 @@ class Digits(Table):
     """Images of 8 x 8 pixels with 17 grey levels."""
 
     loader = "load_digits"
+
+    @property
+    def white(self) -> int:
+        return 16
 
     def read(self) -> Examples:
         bunch = self._bunch()
@@ -298,6 +315,8 @@ class ImageFolder(InOnePiece):
         stream: whether files are read again at every epoch; None does so if they need over a quarter of the memory.
         workers: number of processes that read files; 0 reads them in the process that trains.
         max_megapixels: the largest image that is read, in millions of pixels.
+        on_error: "stop" at a file that cannot be read, or "skip" such files, for which all are read once more before
+            training, as long as they are at most MAX_UNREADABLE of all.
     """
 
     root: str
@@ -306,6 +325,7 @@ class ImageFolder(InOnePiece):
     stream: bool | None
     workers: int
     max_megapixels: int
+    on_error: Literal["stop", "skip"]
 
     place = "root"
 
@@ -323,6 +343,8 @@ class ImageFolder(InOnePiece):
             "an existing folder, with a folder of images per class",
         )
         tree = read_tree(Path(self.root))
+        if self.on_error == "skip":
+            tree = self._readable(tree)
         paths = [path for files in tree.files.values() for path, _ in files]
         labels = torch.tensor([label for files in tree.files.values() for _, label in files])
         sizes = [len(files) for files in tree.files.values()]
@@ -337,6 +359,25 @@ class ImageFolder(InOnePiece):
             test = None if drawn is None else drawn_from[drawn]
         return Examples(self._images(paths), labels, test, tree.classes, tree.skipped, index.get("val"))
 
+    def _readable(self, tree: ImageTree) -> ImageTree:
+        """Return the tree without the files that cannot be read."""
+        paths = [path for files in tree.files.values() for path, _ in files]
+        broken = {path: error for path, error in zip(paths, self._images(paths).errors(), strict=True) if error}
+        if not broken:
+            return tree
+        path, error = next(iter(broken.items()))
+        reason = str(error).rpartition(path)[2].lstrip(": ")
+        example = f"{os.path.relpath(path, self.root)} ({reason})"
+        found = f"{len(broken)} of {len(paths)} files cannot be read, such as {example}"
+        accepted = f"accepted: at most {MAX_UNREADABLE:.0%} of them"
+        require(len(broken) <= MAX_UNREADABLE * len(paths), "dataset.on_error", self.on_error, f"{found}; {accepted}")
+        files = {split: [file for file in of_split if file[0] not in broken] for split, of_split in tree.files.items()}
+        for of_split in files.values():
+            lost = {*range(len(tree.classes))} - {label for _, label in of_split}
+            empty = ", ".join(tree.classes[label] for label in sorted(lost))
+            require(not lost, "dataset.on_error", self.on_error, f"{found}; they are all images of {empty} in a split")
+        return replace(tree, files=files, skipped=(*tree.skipped, Skipped("unreadable", len(broken), example)))
+
     def _images(self, paths: list[str]) -> ImageFiles:
         shape = (1 if self.grayscale else 3, self.size, self.size)
         keep = None if self.stream is None else not self.stream
@@ -344,7 +385,7 @@ class ImageFolder(InOnePiece):
 
     def _pixels(self, path: str) -> Tensor:
         try:
-            image = read_picture(path, "L" if self.grayscale else "RGB", self.max_megapixels)
+            image = read_picture(path, "L" if self.grayscale else "RGB", self.size, self.max_megapixels)
         except OSError as error:
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
         pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
@@ -377,12 +418,28 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`."""
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`.
+
+    Options:
+        labels: y in a .npy file of its own where `path` is one with X, which need not fit into memory if it holds
+            images of bytes; None for a .npz file.
+    """
+
+    labels: str | None
 
     place = "path"
+    more_places = ("labels",)
 
     def read(self) -> Examples:
-        return self._split_as_asked(arrays.examples_of(arrays.read_npz(self.path), self.path))
+        if Path(self.path).suffix.lower() == ".npy":
+            accepted = f"a .npy file with the labels of {self.path}"
+            if self.labels is None:
+                raise ConfigError(f"dataset.labels=null: {accepted}")
+            found = arrays.read_npy(self.path, self.labels)
+        else:
+            require(self.labels is None, "dataset.labels", self.labels, f"null for {self.path}, which is no .npy file")
+            found = arrays.read_npz(self.path)
+        return self._split_as_asked(arrays.examples_of(found, self.path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -426,6 +483,7 @@ class TableFile(InOnePiece):
         ignore: columns that are no inputs.
         split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
             without val, `val_fraction` of the train rows validate. None draws the splits.
+        test_path: a file of the same columns whose rows are the test split; None where `path` has all rows.
         groups: a column that says which rows belong together, such as those of one patient. No split, fold or block
             divides a group, and the column is no input. None without groups.
     """
@@ -434,9 +492,12 @@ class TableFile(InOnePiece):
     target: str
     ignore: tuple[str, ...]
     split_column: str | None
+    test_path: str | None
     groups: str | None
 
     place = "path"
+    more_places = ("test_path",)
+    may_have_test_split = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -446,23 +507,52 @@ class TableFile(InOnePiece):
         require(split is None or split not in (self.target, *self.ignore), key, split, other)
         other = f"another column than dataset.target={self.target} and dataset.split_column={split}"
         require(self.groups is None or self.groups not in (self.target, split), "dataset.groups", self.groups, other)
-        has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
-        require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
+        one = "accepted: null, as dataset.split_column has the test split"
+        require(split is None or self.test_path is None, "dataset.test_path", self.test_path, one)
+        given = {key: split, "dataset.test_path": self.test_path}
+        given = [f"{name}={value}" for name, value in given.items() if value is not None]
+        for name, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
+            require(
+                not given or value is None, f"dataset.{name}", value, f"null, as {''.join(given)} has the test split"
+            )
+        either = "5 or another number, a dataset.test_fraction, a dataset.split_column or a dataset.test_path"
+        require(given or self.folds or self.test_fraction, "dataset.folds", "null", either)
 
-    def read(self) -> Examples:
+    def rows(self) -> tuple[pd.DataFrame, int]:
+        """Read the rows of all files, those of `test_path` last, without the ignored columns.
+
+        Returns:
+            The rows, and the number of those before the rows of `test_path`.
+        """
         frame = read_frame(self.path)
-        labels, classes = classes_of(column(frame, "dataset.target", self.target))
+        column(frame, "dataset.target", self.target, self.path)
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
-        groups = None
+        left_out = [name for name in self.ignore if name != self.groups]
+        frame = frame.drop(columns=left_out)
+        if self.test_path is None:
+            return frame, len(frame)
+        texts = [str(name) for name, values in frame.items() if kind(values) == "category"]
+        test = read_frame(self.test_path, "dataset.test_path", texts)
+        both = joined(frame, test.drop(columns=left_out, errors="ignore"), self.test_path)
+        column(test, "dataset.target", self.target, self.test_path)
+        return both, len(frame)
+
+    def read(self) -> Examples:
+        frame, trained = self.rows()
+        labels, classes = classes_of(frame.loc[:, self.target])
+        val = groups = None
         if self.groups is not None:
-            groups = numbered(column(frame, "dataset.groups", self.groups))
-        if self.split_column is None:
-            test, val = self._test_split(labels, groups), None
+            groups = numbered(column(frame, "dataset.groups", self.groups, self.path))
+        if self.test_path is not None:
+            require_trained(labels[:trained], classes, "dataset.test_path", self.test_path)
+            test = torch.arange(trained, len(frame))
+        elif self.split_column is None:
+            test = self._test_split(labels, groups)
         else:
-            splits = column(frame, "dataset.split_column", self.split_column)
+            splits = column(frame, "dataset.split_column", self.split_column, self.path)
             test, val = given_splits(splits, labels, classes)
-        no_inputs = {self.target, *self.ignore, self.split_column, self.groups}
+        no_inputs = (self.target, self.split_column, self.groups)
         columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
         return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 
@@ -550,6 +640,10 @@ class Composite(Dataset):
         require(self.test_examples >= 1, "dataset.test_examples", self.test_examples, "1 or more")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
         require(not self.flip, "dataset.flip", self.flip, "must be false: mirroring changes the class")
+
+    @property
+    def white(self) -> int:
+        return 16 if self.base == "digits" else 255
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]

@@ -116,6 +116,10 @@ class ImageFiles:
             if error is not None:
                 raise error
 
+    def errors(self) -> Iterator[ConfigError | None]:
+        """Read every file once, and yield for each what is wrong with it; None if nothing is."""
+        return self._read_ahead(([place] for place in range(len(self.paths))), discard=True)
+
     def _read_ahead(self, batches: Iterable[list[int]], discard: bool = False) -> Iterator[Any]:
         """Yield the images of each batch, None if they are discarded, or an error.
 

@@ -27,12 +27,13 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
+from headtohead.analysis.choice import ArmSearch
 from headtohead.analysis.estimates import Crossed
 from headtohead.analysis.pairing import Pairs
-from headtohead.analysis.statistics import best_learning_rates
-from headtohead.training import blocks, data, metrics
+from headtohead.training import blocks, data, metrics, splits
 from headtohead.training.config import Config, parse
 from headtohead.training.data import Pool
+from headtohead.training.evaluation import evaluate
 from headtohead.training.loop import _Training
 from headtohead.training.pack_data import Cohort
 
@@ -127,7 +128,8 @@ def folds(model: str, examples: int, datasets: int) -> Iterator[Row]:
 def choice(model: str, examples: int, datasets: int) -> Iterator[Row]:
     """Yield rows on the optimism of the test on folds, accuracy and NLL minus those of the same models elsewhere.
 
-    A validation example of one fold is a test example of another. What is owed to the choice of the rate is the
+    A validation example of one fold is a test example of another, so that a study chooses for each fold by the examples
+    outside of it. What is owed to the choice of the rate is the
     optimism at the chosen rate minus its mean over all rates, which is zero without a choice. A comparison needs that
     of the difference of two heads alone.
     """
@@ -155,13 +157,20 @@ def optimism(model: str, head: str, pool: Pool, elsewhere: Pool) -> pd.Series:
     values: dict[str, float] = {}
     for metric, criterion in (("accuracy", "val_accuracy"), ("nll", "val_nll")):
         error_LF = here[metric] - there[metric]
-        pooled = best_rate(validation_of(searched), criterion)
+        search = search_of(searched, criterion)
+        of_folds = splits.blocks_of_folds(pool.block_sizes, FOLDS, SEARCH_SEEDS)
         # A run's own validation split has none of its test examples.
-        own = validation_of(tested)
-        nested = [best_rate(own.loc[own.run == fold], criterion) for fold in range(FOLDS)]
-        chosen = {"by the search": error_LF[pooled].mean(), "fold by fold": error_LF[nested, range(FOLDS)].mean()}
-        for how, value in chosen.items():
-            values[f"{metric}, rate chosen {how}"] = float(value - error_LF.mean())
+        own = search_of(tested, criterion)
+        chosen = {
+            "by all validation examples": [search.best()] * FOLDS,
+            "by those outside the fold": [search.best_outside(blocks_of_fold) for blocks_of_fold in of_folds],
+            "by those of the fold's own runs": [
+                replace(own, runs=own.runs.loc[own.runs.seed == fold]).best() for fold in range(FOLDS)
+            ],
+        }
+        for how, rates in chosen.items():
+            error = error_LF[[int(rate) for rate in rates], range(FOLDS)].mean()
+            values[f"{metric}, {how}"] = float(error - error_LF.mean())
     return pd.Series(values)
 
 
@@ -201,7 +210,7 @@ def pool_of(inputs: Tensor, labels: Tensor, test: Tensor | None = None, rest: Te
     everything = torch.arange(len(labels))
     classes = tuple(map(str, range(int(labels.max()) + 1)))
     test_N, rest_N = (everything if part is None else part for part in (test, rest))
-    return Pool(inputs, labels, test_N, rest_N, classes, in_folds=test is None)
+    return Pool(inputs, labels, test_N, rest_N, classes, FOLDS if test is None else None)
 
 
 def drawn_datasets(examples: int, datasets: int) -> Iterator[tuple[Pool, Pool]]:
@@ -280,7 +289,7 @@ def differences(
 
 def estimates(drawn: Sequence[Tensor], labels_N: Tensor) -> dict[str, tuple[Crossed, Crossed]]:
     """Estimate each metric's difference on a fixed test split: crossed, and over seeds alone."""
-    block_N = blocks.assign_blocks(labels_N)
+    block_N = splits.assign_blocks(labels_N)
     size_G = block_N.bincount()
     value_SG = blocks.pseudo_values(partial(differences, *drawn, labels_N), block_N, len(size_G))
     return {
@@ -292,7 +301,7 @@ def estimates(drawn: Sequence[Tensor], labels_N: Tensor) -> dict[str, tuple[Cros
 def estimates_of_folds(cohort: Cohort) -> dict[str, tuple[Crossed, Crossed]]:
     """Estimate each metric's difference from the first repetitions of all folds, as a study does."""
     pool = cohort.pool
-    block_N = blocks.assign_blocks(pool.labels)
+    block_N = pool.block_N
     size_G = block_N.bincount()
     accuracy_RN, nll_RN = contrast(cohort, pool)
     means: dict[str, list[Tensor]] = {metric: [] for metric in METRICS}
@@ -304,7 +313,7 @@ def estimates_of_folds(cohort: Cohort) -> dict[str, tuple[Crossed, Crossed]]:
         size_g = block_N[test_n].bincount(minlength=len(size_G))
         for metric, mean_1 in differences(*own).items():
             means[metric].append(mean_1)
-            # A fold without an example of a block has NaN there.
+            # A fold tests some of the blocks, and has NaN for the others.
             totals[metric][run // FOLDS] += (values[metric][0] * size_g).nan_to_num()
     return {
         metric: estimate(metric, torch.cat(means[metric]).view(-1, FOLDS).mean(1), totals[metric] / size_G, size_G)
@@ -328,17 +337,13 @@ def metrics_of(cohort: Cohort, pool: Pool) -> dict[str, np.ndarray]:
     return {name: examples[name].double().mean(1).view(len(RATES), -1).numpy() for name in ("accuracy", "nll")}
 
 
-def validation_of(cohort: Cohort) -> pd.DataFrame:
-    """Return the validation metrics of each rate's runs, as results.csv has them; rates and runs are counted."""
-    examples = cohort.examples(cohort.chunks("val"))
-    values = {f"val_{name}": examples[name].double().mean(1).numpy() for name in ("accuracy", "nll")}
+def search_of(cohort: Cohort, criterion: str) -> ArmSearch:
+    """Return runs as an arm's search; rates and the runs of each are counted."""
+    evaluation = evaluate(cohort, test=False)
+    values = {name: value_R.double().numpy() for name, value_R in evaluation.metrics.items()}
     rate, run = np.divmod(np.arange(len(cohort)), len(cohort) // len(RATES))
-    return pd.DataFrame(values).assign(lr=rate, run=run, seed=run, arm="softmax", status="finished")
-
-
-def best_rate(validation: pd.DataFrame, criterion: str) -> int:
-    """Return the number of the best rate."""
-    return int(best_learning_rates(validation, criterion)["softmax"])
+    runs = pd.DataFrame(values).assign(lr=rate, seed=run, status="finished")
+    return ArmSearch(runs, criterion, {name: value_RG.numpy() for name, value_RG in evaluation.blocks.items()})
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from scipy import stats
 
 from headtohead import cli
 from headtohead.analysis import pairing
+from headtohead.analysis.choice import best_learning_rates
 from headtohead.analysis.claims import judge
-from headtohead.analysis.statistics import best_learning_rates
 from headtohead.analysis.study import Study, read_study
 from headtohead.record.run import read_history, read_runs, results
 

@@ -569,6 +569,9 @@ def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, monkeypatch, ex
     for dataset in DOWNLOADED:
         if re.search(rf"\b{dataset}\b", config):
             Made(monkeypatch, dataset).write(tmp_path / "data")
+    if "data/penguins.csv" in config:
+        (tmp_path / "data").mkdir()
+        pytest.importorskip("palmerpenguins").load_penguins().to_csv(tmp_path / "data/penguins.csv", index=False)
     size = SIZES.get(experiment, ["dataset.train_size=128"])
     result = command(f"experiment={experiment}", "seed=0,1", "training.epochs=1", "protocol.confirm_seeds=2", *size)
     assert result.status == 0, result.err

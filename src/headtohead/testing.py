@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from headtohead.analysis.statistics import best_learning_rates
+from headtohead.analysis.choice import best_learning_rates
 from headtohead.record.files import folder_name, to_json, write_atomically
 from headtohead.record.run import (
     Environment,

@@ -1,5 +1,6 @@
 """Arrays, functions and heads of the user's own, through the command line."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -8,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits, load_iris
 
-from headtohead.training import data
+from headtohead.training import data, factory
 
 SHORT = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]"]
 ARRAYS = ["name=x", "dataset=arrays", "dataset.path=data.npz", *SHORT]
@@ -79,7 +81,7 @@ def test_digits_in_a_file_train_as_digits_do(command, tmp_path):
 def test_arrays_are_read_as_they_are_meant(tmp_path, config):
     def load(*options, **arrays):
         save(tmp_path, **arrays)
-        made = config("dataset=arrays", f"dataset.path={tmp_path}/data.npz", *options)
+        made = config("dataset=arrays", f"dataset.path={tmp_path}/data.npz", "dataset.folds=2", *options)
         return data.load(made.dataset, torch.device("cpu"))
 
     rng = np.random.default_rng(0)
@@ -88,7 +90,7 @@ def test_arrays_are_read_as_they_are_meant(tmp_path, config):
     for given in (images, images.transpose(0, 3, 1, 2), (images / 255).astype(np.float32)):
         pool = load(X=given, y=y)
         np.testing.assert_array_equal(pool.inputs.numpy(), images.transpose(0, 3, 1, 2))
-        assert pool.classes == ("a", "b", "c") and pool.labels.tolist() == [1, 0, 1, 0, 2, 2] and pool.in_folds
+        assert pool.classes == ("a", "b", "c") and pool.labels.tolist() == [1, 0, 1, 0, 2, 2] and pool.folds == 2
     assert load(X=images[..., 0], y=y).input_shape == (1, 5, 7)
     assert load(X=np.eye(6, dtype=bool), y=y).inputs.dtype == torch.float32
     assert load(X=np.eye(6), y=y == "a").classes == ("False", "True")
@@ -98,7 +100,7 @@ def test_arrays_are_read_as_they_are_meant(tmp_path, config):
     named = load(X=np.eye(6), y=y, classes=np.array(["c", "a", "b"]))
     assert named.classes == ("c", "a", "b") and named.labels.tolist() == [2, 1, 2, 1, 0, 0]
     split = load("dataset.folds=null", X=np.eye(6), y=y, X_test=np.ones((2, 6)), y_test=np.array(["c", "b"]))
-    assert split.test.tolist() == [6, 7] and split.labels[split.test].tolist() == [2, 1] and not split.in_folds
+    assert split.test.tolist() == [6, 7] and split.labels[split.test].tolist() == [2, 1] and split.folds is None
 
 
 X, Y = load_iris().data, load_iris().target
@@ -251,12 +253,13 @@ def test_arrays_tensors_and_datasets_of_pytorch_are_the_same_data(tmp_path, monk
     for name in ("arrays", "tensors", "pairs", "AsTexts"):
         pool = load(name)
         assert torch.equal(pool.inputs, digits.inputs) and torch.equal(pool.labels, digits.labels), name
-        assert pool.classes == digits.classes and pool.in_folds
+        assert pool.classes == digits.classes and pool.folds == 5
     pool = load("split", "dataset.folds=null")
     assert torch.equal(pool.inputs, digits.inputs) and pool.test.tolist() == [*range(1000, 1797)]
 
 
 WRONG = """
+import numpy as np
 from torch.utils.data import Dataset
 
 class Ragged(Dataset):
@@ -270,6 +273,12 @@ class Lonely(Ragged):
     def __getitem__(self, index):
         return {"pixels": 1}
 
+class Unlucky(Ragged):
+    def __getitem__(self, index):
+        if index == 3:
+            raise ValueError("no luck")
+        return [0.0], 0
+
 class Endless(Ragged):
     def __len__(self):
         return 10**15
@@ -279,6 +288,9 @@ def raising():
 
 def nothing():
     pass
+
+def another():
+    return np.random.default_rng().normal(size=(40, 2)), [0, 1] * 20
 
 def three():
     return [1], [2], [3]
@@ -304,7 +316,9 @@ def objects():
         ("short", "2 examples in X and 1 in y"),
         ("objects", "y has the type object"),
         ("Ragged", "inputs of the shapes (1,) and (2,)"),
-        ("Lonely", "returned a dataset of dict"),
+        ("Lonely", "returned a dataset of dict with the keys pixels"),
+        ("Unlucky", "item 3 raised ValueError: no luck"),
+        ("another", "gives other data at a second call; accepted: the same"),
         ("Endless", "GiB needed"),
         ("absent", "has no attribute 'absent'"),
     ],
@@ -331,6 +345,81 @@ def test_paths_that_lead_nowhere_are_refused(command, tmp_path, mine, options, w
     result = command(*FACTORY, *options)
     assert result.status == 2 and words in result.err and len(result.err.splitlines()) == 1, result.err
     assert not (tmp_path / "outputs").exists()
+
+
+ELSEWHERE = """
+import os
+
+def make():
+    return [[float(number), float(os.getpid() == int(os.environ["FIRST"]))] for number in range(40)], [0, 1] * 20
+"""
+
+
+def test_data_of_another_process_are_not_trained_on(command, tmp_path, mine, monkeypatch, fresh_workers):
+    """A function may give one process the same data at every call, and another process others."""
+    mine(ELSEWHERE)
+    monkeypatch.setenv("FIRST", str(os.getpid()))
+    study = [*FACTORY, "dataset.path=mine:make", "head=softmax,sigmoid", "pack_size=1", "fold=0"]
+    result = command(*study, "hydra.launcher.n_jobs=2")
+    assert result.status == 1 and "data of dataset: changed since the study began" in result.err, result.err
+    assert {record["status"] for record in records(tmp_path)} == {"failed"}
+    get_reusable_executor().shutdown(wait=True)
+
+
+FRAMES = """
+import pandas as pd
+
+def frame(rows=60):
+    number = range(rows)
+    columns = {"a": [n % 7 if n % 5 else None for n in number], "b": ["x" if n % 2 else "y" for n in number]}
+    return pd.DataFrame(columns | {"kind": ["cat" if n % 3 else "dog" for n in number]}), "kind"
+"""
+
+
+def test_a_frame_trains_as_its_table_does(command, tmp_path, mine, monkeypatch):
+    mine(FRAMES)
+    monkeypatch.syspath_prepend(tmp_path)
+    frame, _ = importlib.import_module("mine").frame()
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    arms = ["head=softmax,sigmoid", "seed=0", "dataset.val_fraction=0.25", "dataset.folds=2", *SHORT]
+    assert command("name=known", "dataset=table", "dataset.path=frame.csv", "dataset.target=kind", *arms).status == 0
+    result = command("name=x", "dataset=factory", "dataset.path=mine:frame", "+dataset.options.rows=60", *arms)
+    assert result.status == 0, result.err
+    known, own = records(tmp_path, "known"), records(tmp_path)
+    assert len(own) == len(known) == 4
+    for first, second in zip(known, own, strict=True):
+        assert first["metrics"] == second["metrics"] and first["blocks"] == second["blocks"]
+    refused = command("name=y", "dataset=factory", "dataset.path=mine:frame", "+dataset.options.rows=0")
+    assert refused.status == 2 and "names but no rows" in refused.err and not (tmp_path / "outputs/y").exists()
+
+
+STREAM = """
+import numpy as np
+from sklearn.datasets import load_digits
+
+class Digits:
+    images, labels = load_digits().images.astype("uint8")[:200], load_digits().target[:200]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "label": self.labels[index]}
+"""
+
+
+def test_streamed_images_train_as_those_in_memory(command, tmp_path, mine, monkeypatch):
+    mine(STREAM)
+    options = ["dataset=factory", "dataset.path=mine:Digits", "head=softmax,sigmoid", "fold=0", *SHORT]
+    assert command("name=known", *options).status == 0
+    data._load.cache_clear()
+    monkeypatch.setattr(factory, "memory", lambda device: 1)
+    result = command("name=x", *options)
+    assert result.status == 0, result.err
+    for first, second in zip(records(tmp_path, "known"), records(tmp_path), strict=True):
+        assert first["metrics"] == second["metrics"] and first["sources"] == second["sources"]
+    result = command("name=y", *options, "dataset.workers=-1")
+    assert result.status == 2 and "dataset.workers=-1: from 0 to 128 processes" in result.err
 
 
 HEAD = """

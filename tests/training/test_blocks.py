@@ -8,28 +8,13 @@ import torch
 from conftest import run, vary
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from headtohead.training import data, evaluation
-from headtohead.training.blocks import assign_blocks, pseudo_values
+from headtohead.training import data, evaluation, metrics
+from headtohead.training.blocks import pseudo_values
 from headtohead.training.pack_data import Cohort
+from headtohead.training.splits import assign_blocks, folds_of_blocks
 
 FOLDS = ["dataset=digits", "model.widths=[16]", "training.epochs=2", "dataset.train_size=400"]
 SHORT = [*FOLDS, "dataset.folds=null", "dataset.test_fraction=0.2"]
-
-
-@pytest.mark.parametrize("sizes", [(36, 35, 34), (500, 30, 3), (4, 4, 4), (1, 1), (200,) * 10])
-def test_blocks_are_disjoint_stratified_and_fixed(sizes):
-    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
-    block = assign_blocks(labels)
-    assert torch.equal(block, assign_blocks(labels))
-    counts = torch.zeros(20, len(sizes), dtype=torch.int64).index_put_(
-        (block, labels), torch.tensor(1), accumulate=True
-    )
-    used = min(20, max(1, len(labels) // 2))
-    assert (counts[used:] == 0).all()
-    counts = counts[:used]
-    assert (counts.amax(0) - counts.amin(0) <= 1).all()
-    assert counts.sum(1).amax() - counts.sum(1).amin() <= 1
 
 
 def test_a_pseudo_value_of_a_mean_is_the_mean_of_the_block():
@@ -105,24 +90,43 @@ def test_folds_share_the_blocks_of_all_examples(config):
     pool = data.load(runs[0].dataset, torch.device("cpu"))
     assert len({data.split_sizes(pool, one.dataset, 4, one.settings.fold) for one in runs}) == 1
     _, outcomes = run(runs)
-    block_N = assign_blocks(pool.labels)
+    block_N = assign_blocks(pool.labels, 5)
+    assert torch.equal(block_N, pool.block_N)
     for one, outcome in zip(runs, outcomes, strict=True):
         test = data.view(pool, one.dataset, 4, one.settings.fold).test
         assert outcome.blocks["size"] == block_N[test].bincount(minlength=20).tolist()
+        tested = folds_of_blocks(pool.block_sizes, 5, 4) == one.settings.fold
+        assert torch.equal(torch.tensor(outcome.blocks["size"]) > 0, tested)
         assert outcome.predictions["example"].tolist() == test.tolist()
         assert outcome.predictions["label"].tolist() == pool.labels[test].tolist()
         correct = torch.tensor(outcome.predictions["label"] == outcome.predictions["prediction"]).double()
         for block in range(20):
             expected = correct[block_N[test] == block].mean().item()
-            assert outcome.blocks["test_accuracy"][block] == pytest.approx(expected, abs=1e-6)
+            assert outcome.blocks["test_accuracy"][block] == pytest.approx(expected, abs=1e-6, nan_ok=True)
         _, (alone,) = run([one])
         assert alone.metrics["test_nll"] == pytest.approx(outcome.metrics["test_nll"], rel=5e-3)
-        assert alone.blocks["test_macro_f1"] == pytest.approx(outcome.blocks["test_macro_f1"], abs=0.1)
+        assert alone.blocks["test_macro_f1"] == pytest.approx(outcome.blocks["test_macro_f1"], abs=0.1, nan_ok=True)
 
 
-def test_a_run_that_is_not_tested_has_no_blocks(config):
+def test_a_run_of_a_fixed_split_that_is_not_tested_has_no_blocks(config):
     _, (outcome,) = run([config(*SHORT)], test=False)
     assert outcome.blocks == {}
+
+
+def test_a_fold_that_is_not_tested_has_blocks_of_its_validation_examples(config):
+    runs = [config(*FOLDS, "head=sigmoid"), vary(config(*FOLDS), seed=3)]
+    _, outcomes = run(runs, test=False)
+    pool = data.load(runs[0].dataset, torch.device("cpu"))
+    for one, outcome in zip(runs, outcomes, strict=True):
+        assert {*outcome.blocks} == {"size", *(f"val_{name}" for name in metrics.OF_A_SPLIT)}
+        val = data.view(pool, one.dataset, one.settings.seed).val
+        size = np.array(outcome.blocks["size"])
+        assert size.tolist() == pool.block_N[val].bincount(minlength=20).tolist()
+        for name in ("val_accuracy", "val_nll", "val_brier"):
+            mean = np.average(np.nan_to_num(outcome.blocks[name]), weights=size)
+            assert mean == pytest.approx(outcome.metrics[name], rel=1e-5), name
+        own = folds_of_blocks(pool.block_sizes, 5, one.settings.seed) == 0
+        assert (size[own.numpy()] == 0).all()
 
 
 def test_a_diverged_run_counts_as_a_guess_in_every_block(config):

@@ -18,6 +18,7 @@ TINY += ["dataset.train_size=16"]
 NEEDS = {
     "model/factory": ["model.path=factories:transformer"],
     "model/torchvision": ["model.architecture=shufflenet_v2_x0_5"],
+    "model/timm": ["model.architecture=test_resnet"],
     "model/resnet18": ["dataset.val_fraction=0.02"],
     "dataset/table": ["dataset.path=t.csv", "dataset.target=label"],
     "dataset/composite": ["dataset.base=digits"],
@@ -33,6 +34,8 @@ def choices(group: str) -> list[str]:
 @pytest.mark.parametrize("choice", [f"{group}/{name}" for group in REGISTRIES for name in choices(group)])
 def test_every_choice_trains(config, choice, tmp_path, monkeypatch):
     group, name = choice.split("/")
+    if choice == "model/timm":
+        pytest.importorskip("timm")
     if group == "dataset" and name in DOWNLOADED:
         Made(monkeypatch, name).write(tmp_path)
     elif choice == "dataset/image_folder":

@@ -19,7 +19,6 @@ from headtohead.training.data import (
     load,
     split_sizes,
     steps_per_epoch,
-    stratified_order,
     view,
 )
 from headtohead.training.datasets import DATASETS
@@ -87,34 +86,6 @@ def test_the_stream_of_seed_zero_is_uniform():
     assert abs(numbers.std().item() - 12**-0.5) < 0.005
 
 
-# Stratified order
-
-
-def test_every_prefix_of_a_stratified_order_holds_the_classes_in_proportion():
-    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)[torch.randperm(100, generator=generator(0, "x"))]
-    ordered = labels[stratified_order(labels, generator(5, "split"))]
-    for size in range(1, 101):
-        counts = ordered[:size].bincount(minlength=3)
-        assert (counts - size * torch.tensor([0.6, 0.3, 0.1])).abs().max() <= 1
-
-
-def test_stratified_orders_are_permutations_with_the_same_classes_and_other_examples():
-    labels = torch.arange(90) % 7
-    first, second = (stratified_order(labels, generator(seed, "split")) for seed in (0, 1))
-    assert torch.equal(first.sort().values, torch.arange(90))
-    assert torch.equal(labels[first], labels[second])
-    assert not torch.equal(first, second)
-
-
-def test_a_stratified_order_gives_every_member_of_a_class_the_same_chance():
-    labels = torch.tensor([0] * 6 + [1] * 3)
-    stream = generator(0, "split")
-    chosen = torch.zeros(9)
-    for _ in range(300):
-        chosen[stratified_order(labels, stream)[:3]] += 1
-    assert (chosen / 300 - 1 / 3).abs().max() < 0.12
-
-
 # Splits
 
 
@@ -133,32 +104,29 @@ def test_folds_test_every_example_once_and_are_stratified(name, folds):
         drawn = [view(pool, dataset, seed, fold) for fold in range(folds)]
         assert torch.equal(torch.cat([one.test for one in drawn]).sort().values, torch.arange(len(pool.labels)))
         counts = torch.stack([pool.labels[one.test].bincount(minlength=pool.num_classes) for one in drawn])
-        assert (counts.amax(0) - counts.amin(0) <= 1).all()
+        assert (counts.amax(0) - counts.amin(0) <= 2).all()
         assert counts.sum(1).amax() - counts.sum(1).amin() <= 1
         for one in drawn:
             assert not {*one.test.tolist()} & {*one.train.tolist(), *one.val.tolist()}
 
 
-def test_folds_are_drawn_anew_for_each_seed_and_their_sizes_are_not():
+def test_folds_are_drawn_anew_for_each_seed():
     dataset, pool, _ = viewed("wine", [])
     folds = [[view(pool, dataset, seed, fold) for fold in range(5)] for seed in (0, 1)]
     for first, second in zip(*folds, strict=True):
         assert {*first.test.tolist()} != {*second.test.tolist()}
-        for split in ("train", "val", "test"):
-            assert len(getattr(first, split)) == len(getattr(second, split))
     for number in range(5):
-        sizes = split_sizes(pool, dataset, 7, number)
-        one = folds[0][number]
+        sizes = split_sizes(pool, dataset, 1, number)
+        one = folds[1][number]
         assert sizes == (len(one.train), len(one.val), len(one.test))
 
 
 def test_a_class_of_fewer_examples_than_folds_is_refused():
     dataset = configured("gaussians", folds=5, test_fraction=None, classes=3, examples=13)
-    pool = load(dataset, CPU)
     with pytest.raises(
         ConfigError, match=r"dataset.folds=5: at most 4, the number of examples of the class 1, or null"
     ):
-        view(pool, dataset, 0)
+        load(dataset, CPU)
 
 
 def test_sizes_follow_the_fractions():
@@ -170,7 +138,7 @@ def test_sizes_follow_the_fractions():
 
 @pytest.mark.parametrize("options", [{}, {"train_size": 100}, {"imbalance": 7.0}])
 def test_class_counts_are_equal_for_all_seeds_but_examples_differ(options):
-    _, pool, views = viewed("digits", **options)
+    _, pool, views = viewed("digits", folds=None, test_fraction=0.2, **options)
     for split in ("train", "val"):
         indices = [getattr(one, split) for one in views]
         counts = [pool.labels[index].bincount().tolist() for index in indices]

@@ -16,7 +16,7 @@ RAMP16 = RAMP.astype(np.uint16) * 257
 
 
 def seen(path, mode="L"):
-    return np.asarray(read_picture(str(path), mode, 180))
+    return np.asarray(read_picture(str(path), mode, 16, 180))
 
 
 def saved(folder, image, name, **options):
@@ -239,10 +239,30 @@ def test_the_size_of_pictures_has_a_limit_of_its_own(tmp_path):
     path = saved(tmp_path, Image.new("1", (15_000, 15_000)), "x.png")
     with pytest.raises(ConfigError, match=r"^dataset\.max_megapixels=180: .*x\.png has 225 megapixels$"):
         seen(path)
-    assert read_picture(str(path), "L", 225).size == (15_000, 15_000)
+    assert read_picture(str(path), "L", 32, 225).size == (15_000, 15_000)
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_files_that_pillow_only_names_are_no_pictures():
     assert {".png", ".jpg", ".jpeg", ".gif", ".tif", ".webp", ".bmp", ".avif"} <= readable_suffixes()
     assert not {".mpg", ".h5", ".grib", ".pdf", ".txt", ""} & readable_suffixes()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_large_photographs_are_decoded_at_a_fraction_of_their_size(tmp_path, mode):
+    """The result is that of the whole photograph but for a level or two; an EXIF orientation holds."""
+    y, x = np.mgrid[0:1200, 0:1600]
+    smooth = np.stack([127 + 120 * np.sin(x / 90), 127 + 120 * np.sin(y / 70), (x + y) / 11], -1)
+    noisy = np.clip(smooth + np.random.default_rng(0).normal(0, 20, smooth.shape), 0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    whole = Image.fromarray(noisy)
+    path = saved(tmp_path, whole, "large.jpg", quality=95, exif=exif, progressive=True)
+    read = read_picture(str(path), mode, 64, 180)
+    assert read.size == (300, 400)
+    expected = whole.transpose(Image.Transpose.ROTATE_270).convert(mode).resize((64, 64), Image.Resampling.BILINEAR)
+    distance = np.abs(np.asarray(read.resize((64, 64), Image.Resampling.BILINEAR)).astype(int) - np.asarray(expected))
+    assert distance.mean() < 1 and distance.max() <= 4
+    small = saved(tmp_path, whole.resize((1000, 1000)), "small.jpg")
+    np.testing.assert_array_equal(np.asarray(read_picture(str(small), "RGB", 64, 180)), np.asarray(Image.open(small)))
+    assert read_picture(str(saved(tmp_path, whole, "large.png")), mode, 64, 180).size == whole.size

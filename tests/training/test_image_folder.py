@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from data_files import picture, pictures
+from PIL import Image
 
 from headtohead.options import ConfigError
 from headtohead.training import data
@@ -240,6 +242,56 @@ def test_a_link_to_nothing_is_a_file_that_cannot_be_read(loaded, tmp_path):
     (tmp_path / "red" / "gone.png").symlink_to("nowhere")
     with pytest.raises(ConfigError, match=r"cannot read .*red/gone\.png: No such file"):
         loaded(tmp_path)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Return a folder of 60 images, of which an empty one, a truncated one and a link to nothing cannot be read."""
+    pictures(tmp_path / "all", count=20)
+    root = tmp_path / "all"
+    (root / "blue/3.bmp").write_bytes(b"")
+    (root / "green/0.jpeg").write_bytes((root / "green/1.jpeg").read_bytes()[:300])
+    (root / "red/7.png").unlink()
+    (root / "red/7.png").symlink_to("nowhere")
+    return root
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_that_cannot_be_read_are_left_out_where_that_is_asked(loaded, tmp_path, damaged, stream, workers):
+    options = [f"dataset.stream={stream}", f"dataset.workers={workers}"]
+    _, pool = loaded(damaged, "dataset.on_error=skip", *options)
+    assert pool.skipped == (Skipped("unreadable", 3, "blue/3.bmp (it is empty)"),)
+    data.verify(pool)
+    shutil.copytree(damaged, tmp_path / "whole", symlinks=True)
+    for name in ("blue/3.bmp", "green/0.jpeg", "red/7.png"):
+        (tmp_path / "whole" / name).unlink()
+    _, expected = loaded(tmp_path / "whole", *options)
+    assert pool.labels.tolist() == expected.labels.tolist() and pool.test.tolist() == expected.test.tolist()
+    index = torch.arange(57)
+    assert torch.equal(pool.inputs[index], expected.inputs[index])
+
+
+def test_more_than_a_few_files_that_cannot_be_read_are_refused(loaded, damaged):
+    (damaged / "red/8.png").write_bytes(b"no image")
+    found = r"4 of 60 files cannot be read, such as blue/3\.bmp \(it is empty\); accepted: at most 5%"
+    with pytest.raises(ConfigError, match=rf"^dataset\.on_error=skip: {found} of them$"):
+        loaded(damaged, "dataset.on_error=skip")
+
+
+def test_a_class_that_cannot_be_read_is_refused(loaded, tmp_path):
+    pictures(tmp_path, count=20)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/0.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match=r"^dataset\.on_error=skip: 1 of 61 .* all images of tiny"):
+        loaded(tmp_path, "dataset.on_error=skip")
+
+
+def test_an_image_above_the_limit_is_left_out_as_well(loaded, tmp_path):
+    pictures(tmp_path, count=20)
+    Image.new("L", (1500, 1000)).save(tmp_path / "red/large.png")
+    _, pool = loaded(tmp_path, "dataset.on_error=skip", "dataset.max_megapixels=1")
+    assert pool.skipped == (Skipped("unreadable", 1, "red/large.png (has 2 megapixels)"),)
 
 
 def test_names_of_classes_are_text(tmp_path):

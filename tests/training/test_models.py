@@ -254,6 +254,11 @@ def test_a_factory_gets_shape_classes_and_options(tmp_path, monkeypatch):
         ),
         ("torchvision", {"architecture": "fcn_resnet50"}, r"model\.architecture=fcn_resnet50: "),
         ("torchvision", {"architecture": "resnet18", "resize": 0}, r"model\.resize=0: .*pixels"),
+        (
+            "torchvision",
+            {"architecture": "resnet18", "options": {"weights": "x"}},
+            r"model\.options\.weights=x: .*model\.weights",
+        ),
         ("factory", {}, r"model\.path.*[Mm]issing"),
     ],
 )
@@ -292,13 +297,12 @@ def test_cnn_refuses_more_halvings_than_the_image_has():
             "GoogLeNetOutputs",
         ),  # in training mode only
         ("resnet18", {"depth": 18}, CIFAR, "unexpected keyword argument 'depth'"),
-        ("resnet18", {"weights": "DEFAULT"}, CIFAR, "multiple values for keyword argument 'weights'"),
         ("resnet18", {"pretrained": True}, CIFAR, "unexpected keyword argument 'pretrained'"),
         ("resnet18", {}, (2, 32, 32), "inputs (2, 32, 32); accepted: images (C, H, W), C one of (1, 3)"),
     ],
 )
 def test_torchvision_networks_that_are_refused(architecture, options, shape, reason):
-    message = refused(Torchvision(architecture, options, resize=None, freeze="none"), shape)
+    message = refused(Torchvision(architecture, options, resize=None, weights=None, freeze="none"), shape)
     assert f"model.architecture={architecture} model.options={options}" in message and reason in message
 
 

@@ -144,7 +144,8 @@ def _seeds(study: Study) -> Iterable[Check]:
 
 def _test_examples(study: Study) -> Iterable[Check]:
     """Warn where the test examples are too few to say how much depends on their choice."""
-    counts = {len(run.blocks["size"]): run.blocks["size"] for run in study.records.values() if run.blocks}
+    tested = [run for run in study.records.values() if run.blocks and run.phase != "search"]
+    counts = {len(run.blocks["size"]): run.blocks["size"] for run in tested}
     if not counts:
         return
     count = min(counts)

@@ -179,7 +179,8 @@ def _other_rates(study: Study, phase: Scope, arms: Sequence[str], selected_by: s
     if phase != "confirm" or not study.tuned or selected_by is None:
         return None
     best = study.best_by(selected_by)
-    if all(best.get(arm) == study.best.get(arm) for arm in arms):
+    of_folds = [study.best_of_folds(criterion) for criterion in (selected_by, study.record.protocol.selected_by)]
+    if of_folds[0] == of_folds[1] and all(best.get(arm) == study.best.get(arm) for arm in arms):
         return None
     rates = listed((f"{arm} {best[arm]:g}" for arm in arms if arm in best), most=len(arms))
     return f"at the learning rates of the best {selected_by}: {rates}"
@@ -240,8 +241,10 @@ def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
 
 def _seed_spread(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
     """Distance of each seed's validation accuracy from the median over seeds (Brown and Forsythe, 1974)."""
-    accuracy = _recorded(runs, "val_accuracy").groupby([runs.arm, runs.lr, runs.seed]).transform("mean")
-    return (accuracy - accuracy.groupby([runs.arm, runs.lr]).transform("median")).abs(), None
+    # In other phases than the search the folds of a seed may have learning rates of their own.
+    of_arm = [runs.arm, runs.lr] if (runs.phase == "search").all() else [runs.arm]
+    accuracy = _recorded(runs, "val_accuracy").groupby([*of_arm, runs.seed]).transform("mean")
+    return (accuracy - accuracy.groupby(of_arm).transform("median")).abs(), None
 
 
 def _time_to_target(unit: Literal["step", "epoch"], study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:

@@ -30,7 +30,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * _standard_error(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error(values)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -49,53 +49,6 @@ def no_better_diverged(values: pd.Series, status: pd.Series) -> pd.Series:
     finished = values[status == "finished"]
     bounds = {"upper": finished.min()} if is_higher_better(str(values.name)) else {"lower": finished.max()}
     return values.where(status != "diverged", values.clip(**bounds))
-
-
-def best_learning_rates(search: pd.DataFrame, criterion: str = "val_accuracy") -> dict[str, float]:
-    """Return each arm's best learning rate in a search, by the mean of a validation metric over seeds.
-
-    Where the higher value is better, all rates within one standard error of the highest mean are as good, and the lower
-    mean NLL decides, then the lower rate: accuracy counts examples, and its best is often shared. Of other metrics the
-    lowest mean is best, then the lower rate. Failed runs do not count. Diverged runs count as a guess, and never as
-    better than a finished run of the arm.
-
-    Args:
-        search: Rows of results.csv; a seed may have several.
-        criterion: Column of `search`.
-
-    Returns:
-        Rates by arm; empty where no run has the criterion and the NLL.
-    """
-    metrics = list(dict.fromkeys([criterion, "val_nll"]))
-    ended = search.loc[search.status != "failed"]
-    if ended.empty or not {*metrics} <= {*ended}:
-        return {}
-    best = {}
-    for arm, runs in ended.groupby("arm"):
-        values = {metric: _with_guesses(runs[metric], runs.status) for metric in metrics}
-        by_seed = runs.assign(**values).groupby(["lr", "seed"], as_index=False)[metrics].mean()
-        best[str(arm)] = _best_rate(pd.DataFrame(by_seed), criterion)
-    return best
-
-
-def _with_guesses(values: pd.Series, status: pd.Series) -> pd.Series:
-    """Return a metric of some runs of an arm. A diverged run has the worst value where a guess has none."""
-    finished = values[status == "finished"]
-    worst = finished.min() if is_higher_better(str(values.name)) else finished.max()
-    return no_better_diverged(values, status).mask((status == "diverged") & values.isna(), worst)
-
-
-def _best_rate(by_seed: pd.DataFrame, criterion: str) -> float:
-    """Return the best learning rate of an arm, from its metrics for each rate and seed."""
-    means = pd.DataFrame(by_seed.groupby("lr", as_index=False).mean())
-    if not is_higher_better(criterion):
-        return float(means.sort_values([criterion, "lr"]).lr.iloc[0])
-    ranked = means.sort_values([criterion, "val_nll", "lr"], ascending=[False, True, True])
-    highest = ranked.iloc[0]
-    values = by_seed.loc[by_seed.lr == highest.lr, criterion].dropna().to_numpy()
-    error = _standard_error(values) if len(values) > 1 else 0.0
-    near = ranked.loc[ranked[criterion] >= highest[criterion] - error - 1e-12]
-    return float(near.sort_values(["val_nll", "lr"]).lr.iloc[0] if len(near) else highest.lr)
 
 
 def target_accuracy(search: pd.DataFrame, share: float = 0.95) -> float:
@@ -152,5 +105,6 @@ def learning_rate_sensitivity(
     return np.trapezoid(values, window, axis=-1) / (2 * half_width) - values.min(-1)
 
 
-def _standard_error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
+    """Return the standard error of the mean of two or more values."""
     return float(values.std(ddof=1)) / math.sqrt(len(values))

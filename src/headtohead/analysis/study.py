@@ -16,8 +16,9 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from headtohead.analysis.choice import best_learning_rates
 from headtohead.analysis.predictions import Predictions, ShownExamples
-from headtohead.analysis.statistics import best_learning_rates, target_accuracy
+from headtohead.analysis.statistics import target_accuracy
 from headtohead.analysis.text import listed
 from headtohead.options import ConfigError, one_line, printable
 from headtohead.record.files import flat, read_arrays, read_bytes, write_atomically
@@ -112,13 +113,24 @@ class Study:
         of_runs = {} if recorded else confirmed.groupby("arm").lr.first().to_dict()
         return best_learning_rates(self.searched, criterion) | of_runs
 
+    def best_of_folds(self, criterion: str) -> dict[tuple[str, int, int], float]:
+        """Return the best learning rates of arms in single folds of seeds, where they are not those of the whole."""
+        return {choice.of: choice.lr for choice in self.record.protocol.of_folds if choice.criterion == criterion}
+
     def at_best(self, rows: pd.DataFrame, criterion: str | None = None) -> pd.DataFrame:
         """Return those of some rows of results.csv that have their arm's best learning rate by a criterion.
+
+        A confirmed fold has the best rate by the validation examples that it does not test.
 
         Args:
             criterion: Validation metric; None takes the primary criterion.
         """
-        best = rows.arm.map(self.best_by(criterion) if criterion else self.best).astype(float)
+        criterion = criterion or self.record.protocol.selected_by
+        best = rows.arm.map(self.best_by(criterion)).astype(float)
+        of_folds = self.best_of_folds(criterion)
+        if of_folds:
+            own = [of_folds.get(of, math.nan) for of in zip(rows.arm, rows.seed, rows.fold, strict=True)]
+            best = pd.Series(own, rows.index, dtype=float).fillna(best)
         # A table in text may have lost the last digit of a rate.
         return rows.loc[np.isclose(rows.lr.astype(float), best, rtol=1e-6, atol=0)]
 
@@ -158,7 +170,10 @@ class Study:
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
-        """Test metrics of each tested run for each block of test examples: `run`, `block`, `size` and the metrics."""
+        """Metrics of each run for each of its blocks of examples: `run`, `block`, `size` and the metrics.
+
+        These are test metrics, or validation metrics of a run that has tested nothing.
+        """
         if any(run.blocks for run in self.records.values()):
             return blocks(self.records.values())
         path = self.folder / "blocks.csv"
@@ -282,6 +297,11 @@ class Study:
                     criterion: {names[arm]: rate for arm, rate in rates.items() if arm in names}
                     for criterion, rates in self.record.protocol.best.items()
                 },
+                of_folds=tuple(
+                    replace(choice, arm=names[choice.arm])
+                    for choice in self.record.protocol.of_folds
+                    if choice.arm in names
+                ),
             ),
             data=tuple(
                 replace(data, arms=tuple(names[arm] for arm in data.arms if arm in names)) for data in self.record.data

@@ -118,8 +118,8 @@ class RunRecord:
         sources: Checksum, or version, of each thing beside the configuration that the result depends on: data, code,
             files, environment variables. Empty in records of older releases.
         bytes: Sizes of the files beside this one when it was written.
-        blocks: Test metrics by name for each block of test examples, and the `size` of each block. Empty where the test
-            split was not read, or is too small for blocks.
+        blocks: Metrics by name for each block of examples, and the `size` of each block: test metrics, or validation
+            metrics of a run that has tested nothing of a dataset in folds. Empty where there are none of both.
         checksums: SHA-256 of the files beside this one that do not grow.
         checksum: SHA-256 of all that stands beside it here; empty in records of older releases.
     """
@@ -306,7 +306,7 @@ def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def blocks(runs: Iterable[RunRecord]) -> pd.DataFrame:
-    """Tabulate the test metrics of runs on blocks of test examples, a row each: `run`, `block`, `size`, the metrics."""
+    """Tabulate the metrics of runs on blocks of examples, a row each: `run`, `block`, `size`, the metrics."""
     parts = [
         pd.DataFrame(run.blocks, dtype=float).assign(run=run.run, block=range(len(run.blocks["size"])))
         for run in runs

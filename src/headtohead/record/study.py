@@ -49,6 +49,30 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class FoldChoice:
+    """The learning rate of an arm in one fold, chosen by the validation examples that the fold does not test.
+
+    Attributes:
+        criterion: Validation metric.
+        arm: Label of the arm.
+        seed: Seed of the repetition.
+        fold: Number of the fold.
+        lr: Best learning rate.
+    """
+
+    criterion: str
+    arm: str
+    seed: int
+    fold: int
+    lr: float
+
+    @property
+    def of(self) -> tuple[str, int, int]:
+        """Arm, seed and fold."""
+        return self.arm, self.seed, self.fold
+
+
+@dataclass(frozen=True)
 class StudyProtocol:
     """Protocol of a study: its seeds, the choice of learning rates and the ladder.
 
@@ -63,6 +87,7 @@ class StudyProtocol:
             verdicts are computed with more seeds than before.
         best: For each criterion the best learning rate of each arm. Empty before the confirm phase, and in records of
             older releases.
+        of_folds: Choices for folds of the confirm phase that differ from `best`.
     """
 
     search_seeds: tuple[int, ...]
@@ -72,6 +97,7 @@ class StudyProtocol:
     ladder: tuple[str, ...]
     looks: tuple[int, ...] = ()
     best: dict[str, dict[str, float]] = field(default_factory=dict)
+    of_folds: tuple[FoldChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +188,10 @@ class StudyRecord:
             for arm, rate in rates.items():
                 require(arm in self.arms, f"protocol.best.{criterion}", arm, f"no arm; {nearest(arm, self.arms)}")
                 require(math.isfinite(rate), f"protocol.best.{criterion}.{arm}", rate, "must be finite")
+        for choice in self.protocol.of_folds:
+            arm = choice.arm
+            require(arm in self.arms, "protocol.of_folds", arm, f"no arm; {nearest(arm, self.arms)}")
+            require(math.isfinite(choice.lr), f"protocol.of_folds.{arm}", choice.lr, "must be finite")
         require(not missing, "num_classes", ", ".join(self.num_classes), f"must name every arm, also {missing}")
 
     @property

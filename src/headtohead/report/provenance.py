@@ -45,7 +45,7 @@ def facts(study: Study) -> dict[str, str]:
         "learning rates": ", ".join(f"{lr:g}" for lr in learning_rates),
         "search seeds" if study.tuned else "seeds": ranges(protocol.search_seeds),
         "confirm seeds": ranges(protocol.confirm_seeds),
-        "rates chosen by": f"mean {listed(study.record.criteria)}" if study.tuned else "nobody",
+        "rates chosen by": _choice(study) if study.tuned else "nobody",
         "comparisons": "paired by seed and crossed with blocks of test examples: t tests, Holm's correction with "
         "weights over the claims; equivalence by two one-sided tests against the claim's margin",
         "looks": f"{len(protocol.looks)}, at {listed(protocol.looks)} seeds" if protocol.looks else "not recorded",
@@ -55,6 +55,15 @@ def facts(study: Study) -> dict[str, str]:
         "commit": environment.commit or "",
     }
     return {name: text for name, text in lines.items() if text}
+
+
+def _choice(study: Study) -> str:
+    """Return by what learning rates were chosen."""
+    chosen = f"mean {listed(study.record.criteria)}"
+    if not any(part.folds for part in study.record.data):
+        return chosen
+    others = plural(len(study.record.protocol.of_folds), "choice")
+    return f"{chosen} of the validation examples outside the fold; {others} of folds differ from the arm's"
 
 
 def data(record: StudyRecord) -> list[str]:

@@ -129,7 +129,8 @@ def _judged_blocks(study: Study) -> pd.DataFrame:
     primary = f"test_{study.record.protocol.selected_by.removeprefix('val_')}"
     judged = {claim.metric for claim in study.record.claims.values()} | {primary, "test_nll"}
     others = [name for name in study.blocks if name not in {"run", "block", "size"} | judged]
-    return study.blocks.drop(columns=others)
+    tested = study.blocks.loc[~study.blocks.run.isin(study.record.runs.get("search", ()))]
+    return tested.drop(columns=others)
 
 
 def _by_claim(verdicts: Sequence[Verdict]) -> dict[str, dict[str, str]]:

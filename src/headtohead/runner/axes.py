@@ -211,10 +211,10 @@ def search(axes: Axes) -> list[Run]:
 
 
 def confirm(
-    arms: Mapping[str, tuple[str, ...]], best: Mapping[str, Iterable[float]], seeds: Sequence[int]
+    arms: Mapping[str, tuple[str, ...]], rates: Mapping[str, Iterable[float]], seeds: Sequence[int]
 ) -> list[Run]:
-    """Return each arm that has best learning rates at each of them, ascending, with fresh seeds."""
-    return [Run(arm, arms[arm], lr, seed) for arm in best for lr, seed in product(sorted({*best[arm]}), seeds)]
+    """Return each arm that has learning rates at each of them, ascending, with fresh seeds."""
+    return [Run(arm, arms[arm], lr, seed) for arm in rates for lr, seed in product(sorted({*rates[arm]}), seeds)]
 
 
 def rates_beyond(

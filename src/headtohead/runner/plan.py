@@ -66,7 +66,7 @@ class StudyPlan:
         return _is_tuned(self.axes)
 
     def compose(self, runs: Sequence[Run], phase: Phase) -> tuple[Member, ...]:
-        """Compose runs of the study with their configurations, each in the folds that the phase needs."""
+        """Compose runs of the study with their configurations, each in its fold or those that the phase needs."""
         return tuple(member.of_study(self.record.name) for member in _compose(self.config, self.axes, runs, phase))
 
 
@@ -121,7 +121,10 @@ def _is_tuned(axes: Axes) -> bool:
 def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run], phase: Phase) -> tuple[Member, ...]:
     name, members = config.hydra.job.config_name, []
     for run in runs:
-        folds = axes.folds or _folds(compose(name, axes.common, run).config, axes)
+        if run.fold is not None:
+            folds = [run.fold]
+        else:
+            folds = axes.folds or _folds(compose(name, axes.common, run).config, axes)
         # The search tests nothing, so that one fold of each seed is enough.
         folds = folds[:1] if phase == "search" else folds
         members += [compose(name, axes.common, replace(run, fold=fold)) for fold in folds]

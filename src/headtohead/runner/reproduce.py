@@ -25,8 +25,10 @@ from headtohead.training.loop import Outcome, train
 
 # How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
 BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 5e-2}
-# Keys of a configuration whose value is imported, or loaded as weights.
-CODE = {"path", "_target_", "weights"}
+# Keys of a configuration whose value is imported.
+CODE = {"path", "_target_"}
+# Options that older records lack, by group and name: what runs did before there was the option.
+OLDER = {("model", "torchvision"): {"weights": None}, ("dataset", "image_folder"): {"on_error": "stop"}}
 # The most metrics that are printed.
 SHOWN_METRICS = 12
 ACCEPTED = "accepted: the folder of a run that ended, such as outputs/digits/runs/head=softmax,seed=0"
@@ -74,7 +76,13 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
     """
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
-    older = {"protocol": {"ladder": None, "until_decided": False, "max_seeds": None, "metric": "accuracy"}}
+    older: dict[str, Any] = {
+        "protocol": {"ladder": None, "until_decided": False, "max_seeds": None, "metric": "accuracy"}
+    }
+    for (group, name), options in OLDER.items():
+        recorded = run.config.get(group)
+        if isinstance(recorded, dict) and recorded.get("name") == name:
+            older[group] = options
     node = cast(DictConfig, OmegaConf.merge(older, with_home(run.config)))
     if allow_code:
         import_from_here()
@@ -98,7 +106,7 @@ def named_code(value: Any, key: str = "") -> list[str]:
     """List, as `key=value`, what a resolved configuration names that may run code from outside this package.
 
     That is whatever stands at a key of CODE, and all text among options of a function, which could name a file. The
-    path of a file of data is none of it: nothing in such a file is run.
+    path of a file of data, or of weights, is none of it: nothing in such a file is run.
     """
     if isinstance(value, Mapping):
         dataset = DATASETS.get(str(value.get("name"))) if key == "dataset" else None

@@ -15,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import packages_distributions, version
+from itertools import chain
 from pathlib import Path
 from threading import get_ident
 from typing import Any
+
+import torch
 
 from headtohead.record.files import flat, sha256_of, without_home
 from headtohead.record.run import NOT_OF_A_RUN
@@ -29,7 +32,7 @@ from headtohead.training.data import Pool
 from headtohead.training.datasets import Factory as DataFactory
 from headtohead.training.datasets import Gaussians
 from headtohead.training.evaluation import ood_dataset
-from headtohead.training.models import Factory
+from headtohead.training.models import Factory, Timm
 
 # What names of sources begin with.
 DATA, CODE, VERSION, FILE, VARIABLE = "data of ", "code of ", "version of ", "file ", "environment variable of "
@@ -95,6 +98,10 @@ def sources_of(
         named |= {os.path.realpath(file) for file in files}
         if files:
             found[f"{FILE}of model.options.{key}"] = contents.of(files)
+    if model.pretrained and (file := model.pretrained.place) and file.is_file():
+        found[f"{FILE}of model.weights"] = contents.of([file])
+    if isinstance(model, Timm):
+        found[f"{VERSION}timm"] = version("timm")
     for file in opened if isinstance(model, Factory) else ():
         if os.path.realpath(file) not in named and os.path.isfile(file):
             found[f"{FILE}{without_home(str(file))}"] = contents.of([file])
@@ -165,9 +172,10 @@ def _examples(pool: Pool, contents: Contents) -> str:
     order = repr((pool.classes, pool.labels.tolist(), splits)).encode()
     if pool.files:
         return contents.of(pool.files, order)
-    assert not isinstance(pool.inputs, data.ImageFiles)
-    inputs = pool.inputs.cpu().numpy()
-    return _sha256([order, repr((inputs.dtype, inputs.shape)).encode(), inputs])
+    every = torch.arange(len(pool.labels), device=pool.device)
+    parts = (part.cpu().numpy() for part in data.in_parts(pool.inputs, every))
+    first = next(parts)
+    return _sha256(chain([order, repr((first.dtype, tuple(pool.inputs.shape))).encode(), first], parts))
 
 
 def _files_at(text: str) -> list[Path]:

@@ -17,16 +17,16 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from headtohead.analysis.choice import best_learning_rates, searches
 from headtohead.analysis.claims import judge
 from headtohead.analysis.predictions import most_ambiguous, same_examples
-from headtohead.analysis.statistics import best_learning_rates
 from headtohead.analysis.study import read_study
 from headtohead.analysis.text import listed
 from headtohead.options import BREAKDOWNS, ConfigError, one_line
 from headtohead.record.files import write_arrays
 from headtohead.record.run import Phase, flaws_of_files, read_results, read_run, write_results
-from headtohead.record.study import write_study
-from headtohead.runner.axes import LR, SEED, confirm, rates_beyond, search
+from headtohead.record.study import FoldChoice, write_study
+from headtohead.runner.axes import LR, SEED, Run, confirm, rates_beyond, search
 from headtohead.runner.pack_job import PackJob
 from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan, confirmed_seeds, looks
@@ -40,6 +40,7 @@ from headtohead.training import data
 from headtohead.training.config import resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.loop import may_share_a_pack
+from headtohead.training.splits import blocks_of_folds
 
 # How often in a row packs are handed to the launcher where killed processes leave them as they were.
 ATTEMPTS = 2
@@ -101,7 +102,7 @@ class Sweep:
         self._plan, self._live = plan, live
         self.record = plan.record
         self.failures: dict[str, str] = {}
-        self._sizes_of_folds: dict[tuple[Dataset, int], tuple[int, ...]] = {}
+        self._sizes: dict[tuple[Dataset, int, int], tuple[int, ...]] = {}
 
     def run(self) -> None:
         """Train the phases of the study and pick the examples for its report."""
@@ -124,15 +125,36 @@ class Sweep:
 
     def _confirm(self, fresh: Sequence[int]) -> None:
         """Train each arm at its best rates with fresh seeds, and with more of them until its claims are decided."""
-        rates = _by_arm(self.record.protocol.best)
         while fresh:
-            self._train(self._plan.compose(confirm(self.record.arms, rates, fresh), "confirm"), "confirm")
+            self._train(self._choose(fresh), "confirm")
             fresh = [] if self.failures else self._more_seeds()
             protocol = self.record.protocol
             seeds = (*protocol.confirm_seeds, *fresh)
             protocol = replace(protocol, confirm_seeds=seeds, looks=looks(protocol.looks, len(seeds)))
             hparams = {**self.record.hparams, SEED: tuple(dict.fromkeys([*self.record.hparams[SEED], *fresh]))}
             self.record = replace(self.record, protocol=protocol, hparams=hparams)
+
+    def _choose(self, seeds: Sequence[int]) -> tuple[Member, ...]:
+        """Return the runs of arms with fresh seeds at their best rates, and record the choices of folds.
+
+        What a fold tests may not choose its rate, so that its validation examples in the search do not count.
+        """
+        best, study = self.record.protocol.best, read_study(self._plan.folder)
+        by_criterion = {criterion: searches(study.searched, criterion, study.blocks) for criterion in best}
+        once = {arm: rates[:1] for arm, rates in _by_arm(best).items()}
+        runs, of_folds = set[Run](), [*self.record.protocol.of_folds]
+        for member in self._plan.compose(confirm(self.record.arms, once, seeds), "confirm"):
+            run, tested = member.run, _tested_blocks(member)
+            for criterion, rates in best.items():
+                rate = by_criterion[criterion][run.arm].best_outside(tested) if tested else rates[run.arm]
+                runs.add(replace(run, lr=rate))
+                if rate != rates[run.arm]:
+                    settings = member.config.settings
+                    of_folds.append(FoldChoice(criterion, run.arm, settings.seed, settings.fold, rate))
+        self.record = replace(self.record, protocol=replace(self.record.protocol, of_folds=tuple(of_folds)))
+        order = [*self.record.arms]
+        in_order = sorted(runs, key=lambda run: (order.index(run.arm), run.lr, run.seed, run.fold or 0))
+        return self._plan.compose(in_order, "confirm")
 
     def _more_seeds(self) -> list[int]:
         """Return the seeds of the next look: as many as there are; none where more seeds would decide nothing."""
@@ -214,22 +236,24 @@ class Sweep:
         packings = [self._plan.packings[member.run.arm] for member in members]
         packs = into_packs(
             range(len(members)),
-            key=lambda index: (may_share_a_pack(members[index].config), packings[index], self._sizes(members[index])),
+            key=lambda index: (
+                may_share_a_pack(members[index].config),
+                packings[index],
+                self._sizes_of(members[index]),
+            ),
             seed=lambda index: members[index].config.settings.seed,
             size=lambda index: packings[index].size,
         )
         return [[members[index] for index in pack] for pack in packs]
 
-    def _sizes(self, member: Member) -> tuple[int, ...]:
-        """Return the sizes of a run's splits, where they depend on the fold."""
+    def _sizes_of(self, member: Member) -> tuple[int, ...]:
+        """Return the sizes of a run's splits, where they depend on the seed or the fold."""
         config = member.config
         pool = data.load(config.dataset, resolve_device(config.settings.device))
-        key = config.dataset, config.settings.fold
-        if pool.in_folds and key not in self._sizes_of_folds:
-            self._sizes_of_folds[key] = data.split_sizes(
-                pool, config.dataset, config.settings.seed, config.settings.fold
-            )
-        return self._sizes_of_folds.get(key, ())
+        key = config.dataset, config.settings.seed, config.settings.fold
+        if (pool.folds is not None or pool.groups is not None) and key not in self._sizes:
+            self._sizes[key] = data.split_sizes(pool, *key)
+        return self._sizes.get(key, ())
 
     def _launch(
         self, packs: list[list[Member]], phase: Phase, packs_of_phase: int, bar: Bar, stop: Stop, attempts: int
@@ -309,6 +333,15 @@ class Sweep:
         """Return the packs of which a run has not ended."""
         sources = self.record.sources
         return [pack for pack in packs if not all(has_ended(run, phase, sources[run.run.arm]) for run in pack)]
+
+
+def _tested_blocks(member: Member) -> list[int]:
+    """Return the blocks that a run's fold tests and that the search may have for validation; none without folds."""
+    config = member.config
+    pool = data.load(config.dataset, resolve_device(config.settings.device))
+    if pool.folds is None or pool.val is not None:
+        return []
+    return blocks_of_folds(pool.block_sizes, pool.folds, config.settings.seed)[config.settings.fold]
 
 
 def _by_arm(best: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:

@@ -1,11 +1,10 @@
-"""Arrays of the user's own as examples: from a file of NumPy, or from a function.
+"""Arrays of the user's own as examples.
 
 Shape suffixes: N examples, D features, C channels, H height, W width.
 """
 
-import pkgutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, one_line, require
 from headtohead.training.data import Examples
-from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.memory import require_memory
 
 Array = np.ndarray[Any, Any]
 
 # The names of the arrays that a file may hold.
-NAMES = ("X", "y", "X_test", "y_test", "classes")
+NAMES = ("X", "y", "X_test", "y_test", "classes", "groups", "groups_test")
 # The numbers of channels that an image may have.
 CHANNELS = range(1, 5)
 KEY, CPU = "dataset.path", torch.device("cpu")
@@ -50,71 +48,6 @@ def read_npz(path: str) -> dict[str, Array]:
         raise ConfigError(f"{KEY}={path}: cannot be read: {reason}; accepted: {accepted}") from error
 
 
-def call(path: str, options: Mapping[str, Any]) -> dict[str, Array]:
-    """Call a function of the user's own and return its arrays by name. Random numbers in it are always the same.
-
-    Args:
-        path: "package.module:function".
-        options: keyword arguments of the function.
-
-    Raises:
-        ConfigError: there is no such function, it raises an error, or it returns something else.
-    """
-    try:
-        require(":" in path, KEY, path, "accepted: package.module:function")
-        function = pkgutil.resolve_name(path)
-    except ConfigError:
-        raise
-    except Exception as error:  # an import runs code, which may raise anything
-        raise ConfigError(f"{KEY}={path}: {one_line(error)}; accepted: package.module:function") from error
-    try:
-        with torch.random.fork_rng(devices=[]), global_states():
-            torch.default_generator.manual_seed(0)
-            seed_other_libraries(0)
-            result = function(**options)
-            if _is_map_style(result):
-                return _all_items(path, result)
-            if isinstance(result, tuple | list) and len(result) in (2, 4):
-                return {name: _array(value) for name, value in zip(NAMES, result, strict=False)}
-    except ConfigError:
-        raise
-    except Exception as error:  # a function of the user may raise anything
-        raise ConfigError(f"{KEY}={path}: raised {one_line(error)}") from error
-    found = "nothing" if result is None else f"a {type(result).__name__}"
-    accepted = "(X, y), (X, y, X_test, y_test), or a torch.utils.data.Dataset of (input, label) with a length"
-    raise ConfigError(f"{KEY}={path}: returned {found}; accepted: {accepted}")
-
-
-def _is_map_style(value: Any) -> bool:
-    return isinstance(value, torch.utils.data.Dataset) and hasattr(value, "__len__")
-
-
-def _all_items(path: str, source: Any) -> dict[str, Array]:
-    """Read all pairs of input and label of a dataset of PyTorch."""
-    count = len(source)
-    require(count >= 1, KEY, path, "returned a dataset without examples")
-    first = source[0]
-    is_pair = isinstance(first, tuple | list) and len(first) == 2
-    require(is_pair, KEY, path, f"returned a dataset of {type(first).__name__}; accepted: pairs of input and label")
-    require_memory(count * _array(first[0]).nbytes, CPU, KEY, path)
-    inputs, labels = [], []
-    for index in range(count):
-        example, label = source[index]
-        inputs.append(_array(example))
-        labels.append(_array(label)[()])
-        shapes = f"inputs of the shapes {inputs[0].shape} and {inputs[-1].shape}"
-        require(inputs[-1].shape == inputs[0].shape, KEY, path, f"returned {shapes}; accepted: inputs of one shape")
-    return {"X": np.stack(inputs), "y": np.array(labels)}
-
-
-def _array(value: Any) -> Array:
-    """Return an array of a tensor, an image, a list or anything else that NumPy takes."""
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype == object and all(isinstance(item, str) for item in array.flat):
-        return array.astype(str)
-    return array
-
-
 def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
     """Return examples from arrays named as in NAMES; those of `X_test` are the test split, or there is none.
 
@@ -128,21 +61,42 @@ def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
         is_needed = name in NAMES[:2] or other in arrays
         require(name in arrays or not is_needed, KEY, source, f"no {name}; accepted: {', '.join(NAMES)}")
     parts = [part for part in ("", "_test") if f"X{part}" in arrays]
-    inputs = [_inputs(arrays[f"X{part}"], f"X{part}", source) for part in parts]
-    labels = [_labels(arrays[f"y{part}"], f"y{part}", source) for part in parts]
+    inputs = [inputs_of(arrays[f"X{part}"], f"X{part}", source) for part in parts]
+    labels = [labels_of(arrays[f"y{part}"], f"y{part}", source) for part in parts]
     for part, input_Nx, label_N in zip(parts, inputs, labels, strict=True):
         sizes = f"{len(input_Nx)} examples in X{part} and {len(label_N)} in y{part}; accepted: as many, at least one"
         require(len(input_Nx) == len(label_N) >= 1, KEY, source, sizes)
     shapes = f"examples of the shape {tuple(inputs[0].shape[1:])} in X, {tuple(inputs[-1].shape[1:])} in X_test"
     same = inputs[0].shape[1:] == inputs[-1].shape[1:] and inputs[0].dtype == inputs[-1].dtype
     require(same, KEY, source, f"{shapes}; accepted: one shape and type")
-    coded, classes = _coded(labels, arrays.get("classes"), source)
+    coded, classes = coded_of(labels, arrays.get("classes"), source)
     test = torch.arange(len(labels[0]), sum(map(len, labels))) if len(parts) == 2 else None
-    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes)
+    groups = _groups(arrays, [f"groups{part}" for part in parts], [len(label_N) for label_N in labels], source)
+    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes, groups=groups)
 
 
-def _inputs(array: Array, name: str, source: str) -> Tensor:
-    """Return a table (N, D) as float32, or images as bytes (N, C, H, W)."""
+def _groups(arrays: Mapping[str, Array], names: Sequence[str], sizes: Sequence[int], source: str) -> Tensor | None:
+    """Return the number of each example's group, (N,); None without groups."""
+    if not {"groups", "groups_test"} & {*arrays}:
+        return None
+    for name, size in zip(names, sizes, strict=True):
+        require(name in arrays, KEY, source, f"no {name}; accepted: {' and '.join(names)}, or neither")
+        found = f"{name} has the type {arrays[name].dtype} and the shape {arrays[name].shape}"
+        fits = arrays[name].shape == (size,) and arrays[name].dtype.kind in "iubU"
+        require(fits, KEY, source, f"{found}; accepted: integers, strings or booleans ({size},)")
+    require({*names} >= {"groups", "groups_test"} & {*arrays}, KEY, source, "has groups_test but no X_test")
+    return torch.from_numpy(np.unique(np.concatenate([arrays[name] for name in names]), return_inverse=True)[1])
+
+
+def inputs_of(array: Array, name: str, source: str) -> Tensor:
+    """Return a table (N, D) as float32, or images as bytes (N, C, H, W).
+
+    Args:
+        name: what the array is called, and `source` where it comes from, for error messages.
+
+    Raises:
+        ConfigError: the array holds something else.
+    """
     found = f"{name} has the type {array.dtype} and the shape {array.shape}"
     if array.ndim == 2 and array.dtype.kind in "biuf":
         with np.errstate(over="ignore"):
@@ -173,7 +127,12 @@ def _bytes(array: Array) -> Array:
     return whole.astype(np.uint8) if is_exact else array
 
 
-def _labels(array: Array, name: str, source: str) -> Array:
+def labels_of(array: Array, name: str, source: str) -> Array:
+    """Return labels (N,) if they are integers, strings or booleans.
+
+    Raises:
+        ConfigError: they are something else.
+    """
     found = f"{name} has the type {array.dtype} and the shape {array.shape}"
     if array.dtype.kind == "f" and array.ndim == 1:
         missing = int(np.isnan(array).sum())
@@ -185,8 +144,12 @@ def _labels(array: Array, name: str, source: str) -> Array:
     return array
 
 
-def _coded(labels: list[Array], classes: Array | None, source: str) -> tuple[list[Array], tuple[str, ...]]:
-    """Return labels as indices of classes, with the names of the classes: those given, or the labels in order."""
+def coded_of(labels: list[Array], classes: Array | None, source: str) -> tuple[list[Array], tuple[str, ...]]:
+    """Return labels as indices of classes, with the names of the classes: those given, or the labels in order.
+
+    Raises:
+        ConfigError: the labels of two arrays differ in type, a label is not among the classes, or a class has no label.
+    """
     kinds = {"text" if label_N.dtype.kind == "U" else label_N.dtype.kind == "b" for label_N in labels}
     require(len(kinds) == 1, KEY, source, f"{labels[0].dtype} in y, {labels[-1].dtype} in y_test; accepted: one type")
     if classes is None:

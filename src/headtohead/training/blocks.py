@@ -1,9 +1,6 @@
-"""Blocks of test examples: fixed, disjoint, stratified groups, by which a metric's dependence on examples is measured.
+"""Values of metrics on blocks of test examples, by which the analysis tells how much they vary over examples.
 
-A difference between two heads on one test split may be owed to its examples. Each run records its test metrics for each
-block, so that the analysis can tell how much they vary over examples.
-
-Shape suffixes: R runs, N examples of the test split, G blocks.
+Shape suffixes: R runs, N examples of a split, G blocks.
 """
 
 import math
@@ -11,22 +8,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-
-from headtohead.training.data import divide, generator
-
-# Number of blocks of a test split with enough examples.
-BLOCKS = 20
-# Fewer test examples have fewer blocks, so that each holds this many.
-EXAMPLES_PER_BLOCK = 2
-
-
-def assign_blocks(labels_N: Tensor) -> Tensor:
-    """Return the block of each test example, (N,) int64 on the CPU. It depends on the labels alone.
-
-    The sizes of blocks, and the numbers of examples of a class in them, differ by at most one.
-    """
-    count = max(1, min(BLOCKS, len(labels_N) // EXAMPLES_PER_BLOCK))
-    return divide(labels_N.cpu(), count, generator(0, "blocks"))
 
 
 def pseudo_values(metrics: Callable[[Tensor], Mapping[str, Tensor]], block_N: Tensor, count: int) -> dict[str, Tensor]:
@@ -38,7 +19,7 @@ def pseudo_values(metrics: Callable[[Tensor], Mapping[str, Tensor]], block_N: Te
 
     Args:
         metrics: from the examples to use, a mask (N,) on the CPU, to metrics, (R,) each.
-        block_N: block of each example.
+        block_N: block of each example, of `splits.assign_blocks`.
         count: number of blocks, G. Below two there are no pseudo-values.
     """
     if count < 2:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headtohead.training.data import Dataset, Pool, view
+from headtohead.training.data import Dataset, Pool, in_parts, view
+from headtohead.training.image_files import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,13 @@ def seen_test_examples(pool: Pool) -> int:
     With folds these are all examples that occur more than once. Files count as the same where their contents are.
     """
     others = pool.rest if pool.val is None else torch.cat([pool.rest, pool.val])
-    if isinstance(pool.inputs, Tensor):
-        tested, outside = ([*_rows(pool.inputs, part)] for part in (pool.test, others))
+    if pool.files and isinstance(pool.inputs, ImageFiles):
+        tested, outside = _contents(*([pool.files[int(index)] for index in part] for part in (pool.test, others)))
     else:
-        tested, outside = _contents(
-            *([pool.inputs.paths[int(index)] for index in part] for part in (pool.test, others))
-        )
+        tested, outside = ([*_rows(pool.inputs, part)] for part in (pool.test, others))
     known = Counter(outside)
     # With folds an example occurs outside the test split of its own fold as itself.
-    return sum(known[row] > pool.in_folds for row in tested)
+    return sum(known[row] > (pool.folds is not None) for row in tested)
 
 
 def _contents(tested: list[str], outside: list[str]) -> tuple[list[bytes], list[bytes]]:
@@ -72,10 +71,10 @@ def _contents(tested: list[str], outside: list[str]) -> tuple[list[bytes], list[
     return [digests[path] for path in tested], [digests[path] for path in outside]
 
 
-def _rows(inputs: Tensor, index_N: Tensor) -> Iterator[bytes]:
+def _rows(inputs: Tensor | ImageFiles, index_N: Tensor) -> Iterator[bytes]:
     """Yield a digest of each example."""
-    for index_n in index_N.split(1024):
-        for row in inputs[index_n].flatten(1).cpu().numpy():
+    for part in in_parts(inputs, index_N):
+        for row in part.flatten(1).cpu().numpy():
             yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
 
 

@@ -17,13 +17,20 @@ from functools import cached_property, lru_cache
 from itertools import tee
 from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headtohead.options import require
 from headtohead.training.image_files import ImageFiles
+from headtohead.training.splits import (
+    assign_blocks,
+    folds_of_blocks,
+    generator,
+    rank_within_class,
+    split_off,
+    stream_seed,
+)
 
 # Largest evaluation chunk in numbers per layer: 32 MiB as float32.
 CHUNK_NUMBERS = 2**23
@@ -60,6 +67,7 @@ class Examples(NamedTuple):
     classes: tuple[str, ...]  # K names
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
     val: Tensor | None = None  # (N_val,) indices of the validation split, for every seed; None: each seed draws its own
+    groups: Tensor | None = None  # (N,) integers: the group of each example, which no split divides; None without
     may_lack: bool = False  # whether NaN in the inputs are missing values
 
 
@@ -90,6 +98,12 @@ class Dataset(ABC):
     ood: str | None
 
     place: ClassVar[str | None] = None
+    by_own_code: ClassVar[bool] = False  # whether code of the user's makes the examples, which may change
+
+    @property
+    def white(self) -> int:
+        """The largest value of a pixel of images."""
+        return 255
 
     def __post_init__(self) -> None:
         if self.place is not None:
@@ -125,11 +139,13 @@ class Pool:
     test: Tensor  # (N_test,) indices of the test split, the same for every seed; with folds, of all examples
     rest: Tensor  # (N_rest,) indices of all other examples, without `val`; with folds, of all examples
     classes: tuple[str, ...]  # K names
-    in_folds: bool = False  # whether each seed draws folds, each of which is a test split
+    folds: int | None = None  # number of folds that each seed draws, each of which is a test split; None without
     skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
     files: tuple[str, ...] = ()  # paths of the N files from which the inputs are read; empty where they are not files
     val: Tensor | None = None  # (N_val,) indices of the validation split; None if each seed draws its own
     lacks: bool = False  # whether inputs are missing: NaN, for which each view has its training mean
+    source: Dataset | None = None  # what the examples were read from
+    groups: Tensor | None = None  # (N,) int64 on the CPU: the group of each example, which no split divides
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +169,20 @@ class Pool:
         """Labels of `rest`, (N_rest,), on the CPU, where splits are drawn so that they are equal on all devices."""
         return self.labels[self.rest].cpu()
 
+    @cached_property
+    def block_N(self) -> Tensor:
+        """Block of each example, (N,) int64 on the CPU; -1 for those that are never tested."""
+        tested = self.test.cpu()
+        groups = None if self.groups is None else self.groups[tested]
+        block_N = torch.full((len(self.labels),), -1)
+        block_N[tested] = assign_blocks(self.labels[self.test].cpu(), self.folds, groups)
+        return block_N
+
+    @property
+    def block_sizes(self) -> Tensor:
+        """Number of examples of each block, (G,) int64."""
+        return self.block_N[self.block_N >= 0].bincount()
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -164,6 +194,7 @@ class View:
     test: Tensor  # (N_test,) indices into the pool
     prior: Tensor  # (K,) float64, class frequencies of `train_labels`
     inputs: Tensor | ImageFiles  # inputs of the pool
+    scaling: tuple[float, float] | None = None  # mean and standard deviation in place of those of the training inputs
 
     @property
     def mean(self) -> Tensor:
@@ -180,28 +211,12 @@ class View:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
+        if self.scaling is not None:
+            mean, std = torch.tensor(self.scaling, dtype=torch.float64, device=self.train.device)
+            shape = (self.inputs.shape[1], 1, 1)
+            return mean.expand(shape), std.expand(shape)
         # Computed when first needed, since all files are read for it.
         return _moments(self.inputs, self.train)
-
-
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """Return a CPU generator with an independent stream for each `seed` (0 or more) and `purpose`."""
-    state = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state.item()))
-
-
-def stratified_order(labels_N: Tensor, stream: torch.Generator) -> Tensor:
-    """Return a random order of N examples in which every prefix has the classes in proportion.
-
-    The number of examples of each class in a prefix depends only on the class sizes, not on the stream.
-
-    Returns:
-        Indices (N,), int64.
-    """
-    shuffled_N = torch.randperm(len(labels_N), generator=stream)
-    labels_N = labels_N[shuffled_N]
-    place_N = (_rank_within_class(labels_N) + 0.5) / labels_N.bincount()[labels_N].double()
-    return shuffled_N[torch.from_numpy(np.lexsort((labels_N.numpy(), place_N.numpy())))]
 
 
 def load(dataset: Dataset, device: torch.device) -> Pool:
@@ -229,7 +244,7 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
 
 @lru_cache(maxsize=4)
 def _load(source: Dataset, device: torch.device) -> Pool:
-    inputs, labels, test, classes, skipped, val, may_lack = source.read()
+    inputs, labels, test, classes, skipped, val, groups, may_lack = source.read()
     require(len(classes) >= 2, "dataset", f"{len(classes)} class", "2 or more classes are needed")
     tested = 1 if test is None else len(test)
     sizes = f"{inputs.shape[0]} inputs, {len(labels)} labels, {tested} test indices"
@@ -242,7 +257,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
-    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) else ()
+    files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) and not source.by_own_code else ()
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
     else:
@@ -256,84 +271,98 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     if val is not None:
         is_val_N[val] = True
     rest = (~(is_test_N | is_val_N)).nonzero().flatten().to(device)
+    folds = getattr(source, "folds", None) if test is None else None
+    if folds is not None:
+        _check_folds(folds, labels[~is_val_N].long(), classes, None if groups is None else groups[~is_val_N])
+    if groups is not None:
+        _check_groups(groups, is_test_N, is_val_N)
     return Pool(
         inputs=inputs,
         labels=labels.long().to(device),
         test=rest if test is None else is_test_N.nonzero().flatten().to(device),
         rest=rest,
         classes=classes,
-        in_folds=test is None,
+        folds=folds,
         skipped=skipped,
         files=files,
         val=None if val is None else is_val_N.nonzero().flatten().to(device),
         lacks=may_lack and isinstance(inputs, Tensor) and bool(inputs.isnan().any()),
+        source=source,
+        groups=groups,
     )
+
+
+def _check_folds(folds: int, labels_N: Tensor, classes: Sequence[str], group_N: Tensor | None) -> None:
+    """Refuse more folds than a class has examples, or than there are groups."""
+    size_K = labels_N.bincount(minlength=len(classes))
+    smallest = int(size_K.argmin())
+    accepted = f"at most {int(size_K[smallest])}, the number of examples of the class {classes[smallest]}, or null"
+    require(int(size_K[smallest]) >= folds, "dataset.folds", folds, accepted)
+    if group_N is not None:
+        groups = len(group_N.unique())
+        require(groups >= folds, "dataset.folds", folds, f"at most {groups}, the number of groups, or null")
+
+
+def _check_groups(group_N: Tensor, is_test_N: Tensor, is_val_N: Tensor) -> None:
+    """Refuse groups that a given split divides."""
+    split_N = is_test_N + 2 * is_val_N
+    divided = len((3 * group_N + split_N).unique()) - len(group_N.unique())
+    require(divided == 0, "dataset.groups", f"{divided} lie in several splits", "each group in one split")
 
 
 @lru_cache(maxsize=4)
 def verify(pool: Pool) -> None:
     """Read all files of a pool that is not kept in memory, once; the others were read when it was loaded.
 
+    What code of the user's made is made once more.
+
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: a file cannot be read, or the code makes other examples.
     """
-    if isinstance(pool.inputs, ImageFiles):
+    if pool.source is not None and pool.source.by_own_code:
+        path, accepted = getattr(pool.source, "path", None), "gives other data at a second call; accepted: the same"
+        require(_holds(pool, pool.source.read()), "dataset.path", path, accepted)
+    elif isinstance(pool.inputs, ImageFiles):
         pool.inputs.verify()
 
 
+def _holds(pool: Pool, examples: Examples) -> bool:
+    """Return whether these are the examples of a pool."""
+    test = torch.arange(len(examples.labels)) if examples.test is None else examples.test.sort().values
+    same_shape = examples.classes == pool.classes and examples.inputs.shape == pool.inputs.shape
+    if not (same_shape and torch.equal(examples.labels, pool.labels.cpu()) and torch.equal(test, pool.test.cpu())):
+        return False
+    every = torch.arange(len(examples.labels))
+    pairs = zip(in_parts(examples.inputs, every), in_parts(pool.inputs, every.to(pool.device)), strict=True)
+    return all(torch.equal(first.nan_to_num(), second.cpu().nan_to_num()) for first, second in pairs)
+
+
+def in_parts(inputs: Tensor | ImageFiles, index_N: Tensor) -> Iterator[Tensor]:
+    """Yield the inputs of an index in order, in parts that fit into memory."""
+    yield from _gathered(inputs, inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else index_N.split(1024))
+
+
 def view(pool: Pool, dataset: Dataset, seed: int, fold: int = 0) -> View:
-    """Draw the examples of a seed and fold. Sizes and class counts are the same for every seed.
+    """Draw the examples of a seed and fold.
+
+    Without groups sizes are the same for every seed, and class counts too without folds. With `imbalance` sizes follow
+    class counts.
 
     Raises:
         ConfigError: there are too few examples for the splits, or the augmentation does not fit the inputs.
     """
     _check_augmentation(pool, dataset)
-    if not pool.in_folds:
+    if pool.folds is None:
         return _view(pool, dataset, seed, pool.rest, pool.rest_labels, pool.test)
-    folds = getattr(dataset, "folds", None)
-    assert folds is not None, "a pool in folds comes from such a dataset"
-    fold_N = assign_folds(pool, folds, seed).to(pool.device)
+    fold_N = folds_of_blocks(pool.block_sizes, pool.folds, seed)[pool.block_N[pool.rest.cpu()]].to(pool.device)
     rest, test = pool.rest[fold_N != fold], pool.rest[fold_N == fold]
     return _view(pool, dataset, stream_seed(seed, fold), rest, pool.labels[rest].cpu(), test)
-
-
-def stream_seed(seed: int, fold: int) -> int:
-    """Return the seed of all that is drawn for a fold: that of its repetition for the first, else one of its own."""
-    return seed if fold == 0 else int(np.random.SeedSequence([seed, fold]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def assign_folds(pool: Pool, folds: int, seed: int) -> Tensor:
-    """Divide all examples of a pool into folds, anew for each seed: the fold of each, (N,) int64 on the CPU.
-
-    The sizes of folds, and the numbers of examples of a class in them, differ by at most one.
-
-    Raises:
-        ConfigError: a class has fewer examples than there are folds.
-    """
-    size_K = pool.rest_labels.bincount(minlength=pool.num_classes)
-    smallest = int(size_K.argmin())
-    accepted = f"at most {int(size_K[smallest])}, the number of examples of the class {pool.classes[smallest]}, or null"
-    require(int(size_K[smallest]) >= folds, "dataset.folds", folds, accepted)
-    return divide(pool.rest_labels, folds, generator(seed, "folds"))
-
-
-def divide(labels_N: Tensor, parts: int, stream: torch.Generator) -> Tensor:
-    """Divide N examples into stratified parts of nearly the same size, and return the part of each, (N,) int64.
-
-    The sizes of parts, and the numbers of examples of a class in them, differ by at most one.
-    """
-    order_N = torch.randperm(len(labels_N), generator=stream)
-    by_class_N = order_N[labels_N[order_N].argsort(stable=True)]
-    part_N = torch.empty_like(order_N)
-    # Neighbours go to different parts, so that a class spreads over as many as it has examples for.
-    part_N[by_class_N] = torch.arange(len(labels_N)) % parts
-    return part_N
 
 
 def split_sizes(pool: Pool, dataset: Dataset, seed: int, fold: int) -> tuple[int, int, int]:
     """Return the numbers of training, validation and test examples of a seed and fold.
 
-    Those of different folds may differ by one; those of different seeds do not.
+    Those of different seeds may differ where there are groups, or folds of imbalanced classes.
     """
     drawn = view(pool, dataset, seed, fold)
     return len(drawn.train), len(drawn.val), len(drawn.test)
@@ -346,15 +375,15 @@ def _view(pool: Pool, dataset: Dataset, seed: int, rest: Tensor, labels_N: Tenso
         rest: indices of these examples into the pool, (N,).
         labels_N: their labels, on the CPU.
     """
-    order = stratified_order(labels_N, generator(seed, "split"))
-    val_size = 0 if pool.val is not None else round(dataset.val_fraction * len(order))
+    share = 0.0 if pool.val is not None else dataset.val_fraction
+    groups = None if pool.groups is None or pool.val is not None else pool.groups[rest.cpu()]
+    val, train = split_off(labels_N, share, generator(seed, "split"), groups)
     require(
-        pool.val is not None or 0 < val_size < len(order),
+        pool.val is not None or (len(val) and len(train)),
         "dataset.val_fraction",
         dataset.val_fraction,
-        f"a share of {len(order)} examples that leaves at least one on both sides",
+        f"a share of {len(labels_N)} examples that leaves at least one on both sides",
     )
-    val, train = order[:val_size], order[val_size:]
     train = train[_kept(labels_N[train], pool.num_classes, dataset)]
     labels = _with_noise(labels_N[train], pool.num_classes, dataset.label_noise, generator(seed, "noise"))
     train = rest[train.to(rest.device)]
@@ -530,16 +559,6 @@ def _check_augmentation(pool: Pool, dataset: Dataset) -> None:
     )
 
 
-def _rank_within_class(labels_N: Tensor) -> Tensor:
-    """Count the earlier examples of each example's class, (N,) int64."""
-    by_class_N = labels_N.argsort(stable=True)
-    size_K = labels_N.bincount()
-    start_K = size_K.cumsum(0) - size_K
-    rank_N = torch.empty_like(by_class_N)
-    rank_N[by_class_N] = torch.arange(len(labels_N)) - start_K.repeat_interleave(size_K)
-    return rank_N
-
-
 def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
     """Choose the training split from N candidates in stratified order, (N,) bool."""
     size, imbalance = dataset.train_size, dataset.imbalance
@@ -571,7 +590,7 @@ def _kept(labels_N: Tensor, num_classes: int, dataset: Dataset) -> Tensor:
         imbalance,
         f"must be lower: the largest class has {int(largest)} examples, so the smallest would have none",
     )
-    return _rank_within_class(labels_N) < count_K[labels_N]
+    return rank_within_class(labels_N) < count_K[labels_N]
 
 
 def _with_noise(labels_N: Tensor, num_classes: int, share: float, stream: torch.Generator) -> Tensor:

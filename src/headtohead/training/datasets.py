@@ -8,9 +8,9 @@ import os
 import shutil
 import tempfile
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, require
-from headtohead.training import arrays
-from headtohead.training.data import Dataset, Examples, generator, stratified_order
+from headtohead.training import arrays, factory
+from headtohead.training.data import Dataset, Examples, Skipped
 from headtohead.training.decoding import read_picture
 from headtohead.training.image_files import ImageFiles
-from headtohead.training.image_folder import read_tree
+from headtohead.training.image_folder import ImageTree, read_tree
 from headtohead.training.memory import require_memory
-from headtohead.training.table import classes_of, column, encode, given_splits, read_frame
+from headtohead.training.splits import generator, split_off
+from headtohead.training.table import classes_of, column, encode, given_splits, numbered, read_frame
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -32,6 +33,8 @@ MAX_CLASSES = 10_000
 # Largest side of the squares to which images are resized, and the most processes that read them.
 MAX_SIDE = 4096
 MAX_WORKERS = 128
+# Largest share of the files of images that may be left out because they cannot be read.
+MAX_UNREADABLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,19 @@ class InOnePiece(Dataset):
     def _split(self, inputs: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Examples:
         return Examples(inputs, labels, self._test_split(labels), classes)
 
-    def _test_split(self, labels: Tensor) -> Tensor | None:
+    def _test_split(self, labels: Tensor, groups: Tensor | None = None) -> Tensor | None:
         """Draw the fixed test split: indices into the labels; None with folds."""
         if self.folds is not None or self.test_fraction is None:
             return None
-        size = round(self.test_fraction * len(labels))
+        # The seed is fixed, so that no run trains on test examples of another run.
+        test, rest = split_off(labels, self.test_fraction, generator(0, "test"), groups)
         require(
-            0 < size < len(labels),
+            len(test) and len(rest),
             "dataset.test_fraction",
             self.test_fraction,
             f"a share of {len(labels)} examples that leaves at least one on both sides",
         )
-        # The seed is fixed, so that no run trains on test examples of another run.
-        return stratified_order(labels, generator(0, "test"))[:size]
+        return test
 
 
 class Table(InOnePiece):
@@ -107,6 +110,10 @@ class Digits(Table):
     """Images of 8 x 8 pixels with 17 grey levels."""
 
     loader = "load_digits"
+
+    @property
+    def white(self) -> int:
+        return 16
 
     def read(self) -> Examples:
         bunch = self._bunch()
@@ -297,6 +304,8 @@ class ImageFolder(InOnePiece):
         stream: whether files are read again at every epoch; None does so if they need over a quarter of the memory.
         workers: number of processes that read files; 0 reads them in the process that trains.
         max_megapixels: the largest image that is read, in millions of pixels.
+        on_error: "stop" at a file that cannot be read, or "skip" such files, for which all are read once more before
+            training, as long as they are at most MAX_UNREADABLE of all.
     """
 
     root: str
@@ -305,6 +314,7 @@ class ImageFolder(InOnePiece):
     stream: bool | None
     workers: int
     max_megapixels: int
+    on_error: Literal["stop", "skip"]
 
     place = "root"
 
@@ -322,6 +332,8 @@ class ImageFolder(InOnePiece):
             "an existing folder, with a folder of images per class",
         )
         tree = read_tree(Path(self.root))
+        if self.on_error == "skip":
+            tree = self._readable(tree)
         paths = [path for files in tree.files.values() for path, _ in files]
         labels = torch.tensor([label for files in tree.files.values() for _, label in files])
         sizes = [len(files) for files in tree.files.values()]
@@ -336,6 +348,25 @@ class ImageFolder(InOnePiece):
             test = None if drawn is None else drawn_from[drawn]
         return Examples(self._images(paths), labels, test, tree.classes, tree.skipped, index.get("val"))
 
+    def _readable(self, tree: ImageTree) -> ImageTree:
+        """Return the tree without the files that cannot be read."""
+        paths = [path for files in tree.files.values() for path, _ in files]
+        broken = {path: error for path, error in zip(paths, self._images(paths).errors(), strict=True) if error}
+        if not broken:
+            return tree
+        path, error = next(iter(broken.items()))
+        reason = str(error).rpartition(path)[2].lstrip(": ")
+        example = f"{os.path.relpath(path, self.root)} ({reason})"
+        found = f"{len(broken)} of {len(paths)} files cannot be read, such as {example}"
+        accepted = f"accepted: at most {MAX_UNREADABLE:.0%} of them"
+        require(len(broken) <= MAX_UNREADABLE * len(paths), "dataset.on_error", self.on_error, f"{found}; {accepted}")
+        files = {split: [file for file in of_split if file[0] not in broken] for split, of_split in tree.files.items()}
+        for of_split in files.values():
+            lost = {*range(len(tree.classes))} - {label for _, label in of_split}
+            empty = ", ".join(tree.classes[label] for label in sorted(lost))
+            require(not lost, "dataset.on_error", self.on_error, f"{found}; they are all images of {empty} in a split")
+        return replace(tree, files=files, skipped=(*tree.skipped, Skipped("unreadable", len(broken), example)))
+
     def _images(self, paths: list[str]) -> ImageFiles:
         shape = (1 if self.grayscale else 3, self.size, self.size)
         keep = None if self.stream is None else not self.stream
@@ -343,7 +374,7 @@ class ImageFolder(InOnePiece):
 
     def _pixels(self, path: str) -> Tensor:
         try:
-            image = read_picture(path, "L" if self.grayscale else "RGB", self.max_megapixels)
+            image = read_picture(path, "L" if self.grayscale else "RGB", self.size, self.max_megapixels)
         except OSError as error:
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
         pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
@@ -362,13 +393,12 @@ class _OfArrays(InOnePiece):
 
     may_have_test_split = True
 
-    def _given(self, given: dict[str, np.ndarray]) -> Examples:
-        """Return the examples of arrays, with the split that the options ask for."""
-        examples = arrays.examples_of(given, self.path)
+    def _split_as_asked(self, examples: Examples) -> Examples:
+        """Return examples with the split that the options ask for."""
         if examples.test is None:
             either = f"5 or another number, or a dataset.test_fraction, for {self.path}, which has no X_test"
             require(self.folds is not None or self.test_fraction is not None, "dataset.folds", "null", either)
-            return examples._replace(test=self._test_split(examples.labels))
+            return examples._replace(test=self._test_split(examples.labels, examples.groups))
         for key, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
             has_split = f"null for {self.path}, which has a test split of its own (X_test)"
             require(value is None, f"dataset.{key}", value, has_split)
@@ -377,27 +407,36 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally X_test, y_test and classes."""
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`."""
 
     place = "path"
 
     def read(self) -> Examples:
-        return self._given(arrays.read_npz(self.path))
+        return self._split_as_asked(arrays.examples_of(arrays.read_npz(self.path), self.path))
 
 
 @dataclass(frozen=True, eq=False)
 class Factory(_OfArrays):
-    """Arrays, or a dataset of PyTorch, that a function of the user's own returns.
+    """Arrays, a DataFrame or a dataset that a function of the user's own returns: see `factory.examples_of`.
 
     Options:
         path: "package.module:function", in a module that Python can import.
         options: keyword arguments of the function.
+        workers: number of processes that read images which do not fit into memory; 0 reads them in the process that
+            trains.
     """
 
     options: dict[str, Any]
+    workers: int
+
+    by_own_code = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.workers <= MAX_WORKERS, "dataset.workers", self.workers, f"from 0 to {MAX_WORKERS} processes")
 
     def read(self) -> Examples:
-        return self._given(arrays.call(self.path, self.options))
+        return self._split_as_asked(factory.examples_of(self.path, self.options, self.workers))
 
     # A dictionary has no hash, and to a function 1 and 1.0 may differ.
     def __eq__(self, other: object) -> bool:
@@ -417,12 +456,15 @@ class TableFile(InOnePiece):
         ignore: columns that are no inputs.
         split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
             without val, `val_fraction` of the train rows validate. None draws the splits.
+        groups: a column that says which rows belong together, such as those of one patient. No split, fold or block
+            divides a group, and the column is no input. None without groups.
     """
 
     path: str
     target: str
     ignore: tuple[str, ...]
     split_column: str | None
+    groups: str | None
 
     place = "path"
 
@@ -432,6 +474,8 @@ class TableFile(InOnePiece):
         require(self.target not in self.ignore, "dataset.ignore", [*self.ignore], f"holds the target {self.target}")
         other = f"another column than dataset.target={self.target} and those of dataset.ignore"
         require(split is None or split not in (self.target, *self.ignore), key, split, other)
+        other = f"another column than dataset.target={self.target} and dataset.split_column={split}"
+        require(self.groups is None or self.groups not in (self.target, split), "dataset.groups", self.groups, other)
         has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
         require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
 
@@ -440,14 +484,17 @@ class TableFile(InOnePiece):
         labels, classes = classes_of(column(frame, "dataset.target", self.target))
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
+        groups = None
+        if self.groups is not None:
+            groups = numbered(column(frame, "dataset.groups", self.groups))
         if self.split_column is None:
-            test, val = self._test_split(labels), None
+            test, val = self._test_split(labels, groups), None
         else:
             splits = column(frame, "dataset.split_column", self.split_column)
             test, val = given_splits(splits, labels, classes)
-        no_inputs = {self.target, *self.ignore, self.split_column}
+        no_inputs = {self.target, *self.ignore, self.split_column, self.groups}
         columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
-        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, may_lack=True)
+        return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 
 
 @dataclass(frozen=True)
@@ -533,6 +580,10 @@ class Composite(Dataset):
         require(self.test_examples >= 1, "dataset.test_examples", self.test_examples, "1 or more")
         require(self.problem_seed >= 0, "dataset.problem_seed", self.problem_seed, "0 or more")
         require(not self.flip, "dataset.flip", self.flip, "must be false: mirroring changes the class")
+
+    @property
+    def white(self) -> int:
+        return 16 if self.base == "digits" else 255
 
     def read(self) -> Examples:
         base_class = DATASETS[self.base]

@@ -35,17 +35,23 @@ _NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 _RANGES = {"I": (255, 65535), "F": (1, 255, 65535)}
 
 
+# A JPEG of more megapixels is decoded at a fraction of its size that leaves at least so many times the pixels of a side
+# of the result. Pillow calls the outcome of three times indistinguishable.
+_LARGE, _GAP = 1, 3
+
+
 def readable_suffixes() -> frozenset[str]:
     """Return the suffixes of the files that can be read, in lower case and with their dots."""
     kinds = Image.registered_extensions().items()
     return frozenset(suffix for suffix, kind in kinds if kind in Image.OPEN and kind not in _NAMED_ONLY)
 
 
-def read_picture(path: str, mode: str, max_megapixels: int) -> Image.Image:
+def read_picture(path: str, mode: str, side: int, max_megapixels: int) -> Image.Image:
     """Read an image file as a person sees it; of an animation, the first frame.
 
     Args:
         mode: "RGB", or "L" for grey.
+        side: side in pixels to which the image will be made smaller, of which a large JPEG needs no more.
         max_megapixels: the largest image that is read, in millions of pixels.
 
     Raises:
@@ -62,6 +68,8 @@ def read_picture(path: str, mode: str, max_megapixels: int) -> Image.Image:
                 megapixels = file.width * file.height / 1e6
                 found = f"{path} has {megapixels:.0f} megapixels"
                 require(megapixels <= max_megapixels, "dataset.max_megapixels", max_megapixels, found)
+                if megapixels > _LARGE:
+                    file.draft(None, (_GAP * side, _GAP * side))
                 file.load()
                 return _on_a_ground(_upright(_in_eight_bits(file))).convert(mode)
     except (ConfigError, MemoryError):

@@ -4,9 +4,9 @@ Shape suffixes: R runs, N examples, V views of the data, n examples of a chunk, 
 channel, G blocks of test examples; x the axes of one input.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headtohead.options import nearest, require
-from headtohead.training import blocks, data, metrics
+from headtohead.training import blocks, data, metrics, splits
 from headtohead.training.data import Dataset, Split
 from headtohead.training.datasets import DATASETS
 from headtohead.training.features import Shift
@@ -35,7 +35,7 @@ RunCurves = list[dict[str, Any]]
 def add_noise(inputs_Vnx: Tensor, start: int) -> Tensor:
     """Add Gaussian noise of half a standard deviation of the training inputs."""
     # The patterns are used in turn, so that an example's noise does not depend on how the split is cut into chunks.
-    stream = data.generator(0, "noise on inputs")
+    stream = splits.generator(0, "noise on inputs")
     patterns_Nx = torch.randn(NOISE_PATTERNS, *inputs_Vnx.shape[2:], generator=stream, dtype=inputs_Vnx.dtype)
     turn_n = (torch.arange(inputs_Vnx.shape[1]) + start) % NOISE_PATTERNS
     return inputs_Vnx + 0.5 * patterns_Nx[turn_n].to(inputs_Vnx.device)
@@ -55,7 +55,7 @@ def lower_contrast(inputs_Vnx: Tensor, start: int) -> Tensor:
 def permute(inputs_Vnx: Tensor, start: int) -> Tensor:
     """Permute features, or pixels within a channel: OOD inputs with the marginal distributions of the data."""
     flat_VnxP = inputs_Vnx.flatten(3) if inputs_Vnx.ndim == 5 else inputs_Vnx
-    order_P = torch.randperm(flat_VnxP.shape[-1], generator=data.generator(0, PERMUTED)).to(inputs_Vnx.device)
+    order_P = torch.randperm(flat_VnxP.shape[-1], generator=splits.generator(0, PERMUTED)).to(inputs_Vnx.device)
     return flat_VnxP.index_select(-1, order_P).view(inputs_Vnx.shape)
 
 
@@ -92,8 +92,9 @@ class Evaluation:
     Attributes:
         metrics: metrics by name, (R,) each.
         curves: for each split the curves of each run.
-        blocks: test metrics by name for each block of test examples, (R, G) each, and `size`, the number of examples
-            of each block. Empty if the test split was not read or is too small for two blocks.
+        blocks: metrics by name for each block, (R, G) each, and `size`, the number of examples of each block: those of
+            the test split, or of the validation split where that is another fold's test split and the own one was not
+            read. Empty if there are no such blocks, or not two.
     """
 
     metrics: Metrics
@@ -109,10 +110,17 @@ def evaluate(cohort: Cohort, test: bool) -> Evaluation:
     result = _summary("val", validation, cohort.pool.num_classes, threshold_R)
     curves = {"val": metrics.curves(validation)}
     if not test:
-        return Evaluation(result, curves, {})
+
+        def validated(runs_r: Tensor) -> Callable[[Tensor], Metrics]:
+            examples = _of_runs(validation, runs_r)
+            return lambda kept_N: _summary("val", _kept(examples, kept_N), cohort.pool.num_classes, threshold_R[runs_r])
+
+        is_tested_elsewhere = cohort.pool.folds is not None and cohort.pool.val is None
+        return Evaluation(result, curves, _by_block(cohort, "val", validated) if is_tested_elsewhere else {})
     tested = _Tested.of(cohort, temperature_R, threshold_R)
     curves["test"] = metrics.curves(tested.examples)
-    return Evaluation(result | tested.metrics(), curves, _by_block(cohort, tested))
+    by_block = _by_block(cohort, "test", lambda runs_r: tested.part(runs_r).metrics)
+    return Evaluation(result | tested.metrics(), curves, by_block)
 
 
 def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -166,22 +174,21 @@ def _log_probabilities(cohort: Cohort, inputs_Vnx: Tensor) -> Tensor:
     return log_q_RnK
 
 
-def _by_block(cohort: Cohort, tested: "_Tested") -> Metrics:
-    """Compute the pseudo-values of all test metrics for each block, (R, G) each, and the `size` of each block.
+def _by_block(
+    cohort: Cohort, split: Literal["val", "test"], part: Callable[[Tensor], Callable[[Tensor], Metrics]]
+) -> Metrics:
+    """Compute the pseudo-values of all metrics of a split for each block, (R, G) each, and the `size` of each block.
 
-    A block has the same examples for all runs. With folds a run has tested some of them.
+    Args:
+        part: from the numbers of some runs to a function from the examples to use, (N,), to the metrics of these runs.
     """
-    pool = cohort.pool
-    block_N = blocks.assign_blocks(pool.labels[pool.test])
-    count = int(block_N.max()) + 1
-    groups = [(torch.arange(len(cohort)), block_N)]
-    if pool.in_folds:
-        groups = [
-            (runs, block_N[view.test.cpu()]) for runs, view in zip(cohort.runs_of_views, cohort.views, strict=True)
-        ]
+    pool, count = cohort.pool, len(cohort.pool.block_sizes)
+    views = [(runs_r, pool.block_N[getattr(view, split).cpu()]) for runs_r, view in cohort.runs_and_views]
+    if pool.folds is None:
+        views = [(torch.arange(len(cohort)), views[0][1])]  # all have the same split
     result: Metrics = {}
-    for runs_r, block_n in groups:
-        values = blocks.pseudo_values(tested.part(runs_r).metrics, block_n, count)
+    for runs_r, block_n in views:
+        values = blocks.pseudo_values(part(runs_r.to(cohort.device)), block_n, count)
         if values:
             values["size"] = block_n.bincount(minlength=count).double().expand(len(runs_r), -1)
         for name, value_rG in values.items():
@@ -224,17 +231,12 @@ class _Tested:
 
     def part(self, runs_r: Tensor) -> "_Tested":
         """Return what some of the runs see, given by their numbers."""
-        runs_r = runs_r.to(self.threshold_R.device)
-
-        def chosen(values: Metrics) -> Metrics:
-            return {name: value_Rx[runs_r] for name, value_Rx in values.items()}
-
         return replace(
             self,
             threshold_R=self.threshold_R[runs_r],
-            examples=chosen(self.examples),
-            fitted=chosen(self.fitted),
-            shifted={kind: chosen(examples) for kind, examples in self.shifted.items()},
+            examples=_of_runs(self.examples, runs_r),
+            fitted=_of_runs(self.fitted, runs_r),
+            shifted={kind: _of_runs(examples, runs_r) for kind, examples in self.shifted.items()},
             outliers=self.outliers and (self.outliers[0][runs_r], self.outliers[1][runs_r]),
         )
 
@@ -280,6 +282,10 @@ def _summary(split: Split, examples: metrics.PerExample, num_classes: int, thres
     values = metrics.summarise_fully(examples, num_classes, threshold_R)
     values["nll_calibrated"] = examples["nll_calibrated"].mean(-1)
     return {f"{split}_{name}": value for name, value in values.items()}
+
+
+def _of_runs(values: Metrics, runs_r: Tensor) -> Metrics:
+    return {name: value_Rx[runs_r] for name, value_Rx in values.items()}
 
 
 def _kept(examples: metrics.PerExample, kept_N: Tensor | None) -> metrics.PerExample:

@@ -35,17 +35,17 @@ class ImageFiles:
     """N image files that replace a tensor (N, C, H, W) of bytes.
 
     Attributes:
-        paths: paths of the files.
+        paths: paths of the files, or whatever else `read` takes.
         image_shape: shape of an image, (C, H, W).
-        read: function from a path to an image; it raises a ConfigError that names the path.
+        read: function from a path to an image (C, H, W); it raises a ConfigError that names the path.
         keep: whether all images are kept in memory; None keeps them if they take at most MEMORY_SHARE of it.
         workers: number of processes that read.
         device: device on which the images are placed.
     """
 
-    paths: Sequence[str]
+    paths: Sequence[Any]
     image_shape: tuple[int, int, int]
-    read: Callable[[str], Tensor]
+    read: Callable[[Any], Tensor]
     keep: bool | None
     workers: int
     device: torch.device = CPU
@@ -116,6 +116,10 @@ class ImageFiles:
             if error is not None:
                 raise error
 
+    def errors(self) -> Iterator[ConfigError | None]:
+        """Read every file once, and yield for each what is wrong with it; None if nothing is."""
+        return self._read_ahead(([place] for place in range(len(self.paths))), discard=True)
+
     def _read_ahead(self, batches: Iterable[list[int]], discard: bool = False) -> Iterator[Any]:
         """Yield the images of each batch, None if they are discarded, or an error.
 
@@ -143,8 +147,8 @@ class ImageFiles:
 class _Reader(Dataset):
     """The image files as a dataset of PyTorch's, which reads a batch at a time."""
 
-    paths: Sequence[str]
-    read: Callable[[str], Tensor]
+    paths: Sequence[Any]
+    read: Callable[[Any], Tensor]
     discard: bool
 
     def __getitems__(self, index: list[int]) -> np.ndarray | ConfigError | None:

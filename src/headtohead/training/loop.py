@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from headtohead.training import data, diagnostics, metrics
+from headtohead.training import data, diagnostics, metrics, splits
 from headtohead.training.config import Config, Training
 from headtohead.training.data import Pool
 from headtohead.training.evaluation import SHIFTS, Evaluation, evaluate, predictions
@@ -197,7 +197,7 @@ class _Training:
         )
         self.alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
         # Random, since softmax's Hessian is zero in directions that all classes share.
-        direction_P = torch.randn(pack.parameters_RP.shape[1], generator=data.generator(0, "direction"), dtype=dtype)
+        direction_P = torch.randn(pack.parameters_RP.shape[1], generator=splits.generator(0, "direction"), dtype=dtype)
         self.direction_RP = direction_P.to(device).expand(len(runs), -1)
         self.histograms: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -4,8 +4,8 @@ Shape suffixes: B batch, D features, K classes, C channels, H height, W width; x
 tables and (C, H, W) for images.
 
 To add a model, write a class here, name it in MODELS and give it a YAML file in configs/model. Or point `model=factory`
-at a function of your own. torchvision is imported only where a model needs it: the import takes as long as that of
-torch.
+at a function of your own. torchvision and timm are imported only where a model needs them, since their import takes as
+long as that of torch.
 """
 
 import copy
@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -22,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from headtohead.options import ConfigError, nearest, require
+from headtohead.training import pretrained
 from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.freezing import NONE, freeze
 from headtohead.training.heads import Head
 from headtohead.training.packing import in_evaluation, switch
+from headtohead.training.pretrained import Weights
 
 Shape = tuple[int, ...]
 
@@ -54,6 +57,11 @@ class Model(ABC):
         Raises:
             ConfigError: the architecture does not accept such inputs. `checked_build` handles all other errors.
         """
+
+    @property
+    def pretrained(self) -> Weights | None:
+        """The pre-trained weights that `build` loads, whose preprocessing then replaces standardisation."""
+        return None
 
     def refusal(self, found: str, accepted: str) -> ConfigError:
         """Return the error to raise for a model that cannot be used; it names all options, but for `freeze: none`."""
@@ -155,42 +163,129 @@ class Resnet18(Model):
 
 @dataclass(frozen=True)
 class Torchvision(Model):
-    """Any classification network of torchvision that ends in a Linear, with random initial weights.
+    """Any classification network of torchvision that ends in a Linear.
 
-    The classifier weights of vision transformers start at zero, so that at initialisation no gradient reaches the
-    backbone with any head.
+    The random classifier weights of vision transformers start at zero, so that at initialisation no gradient reaches
+    the backbone with any head.
 
     Options:
         architecture: name of the network, one of `torchvision.models.list_models(module=torchvision.models)`.
         options: keyword arguments of the torchvision function of that name.
-        resize: side in pixels to which images are resized before the network; None keeps their size.
+        resize: side in pixels to which images are resized before the network; None keeps their size, or resizes and
+            crops them as the weights expect.
+        weights: name of pre-trained weights, such as "DEFAULT", which are downloaded unless torch's cache has them; a
+            file with a state dict; None for random weights. The classifier is new.
     """
 
     architecture: str
     options: dict[str, Any]
     resize: int | None
+    weights: str | None
 
     def __post_init__(self) -> None:
         from torchvision import models
 
-        name, names, side = self.architecture, models.list_models(module=models), self.resize
-        require(name in names, "model.architecture", name, nearest(name, names))
-        require(side is None or side >= 1, "model.resize", side, "accepted: a side in pixels, or null")
+        _require_options(self, models.list_models(module=models), ("weights",))
+
+    @property
+    def pretrained(self) -> Weights | None:
+        return None if self.weights is None else pretrained.of_torchvision(self.architecture, self.weights)
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         from torchvision import models
 
         _image_shape(self, input_shape, channels=(1, 3))
-        network = models.get_model(self.architecture, weights=None, num_classes=num_classes, **self.options)
+        weights = self.pretrained
+        classes = {} if weights else {"num_classes": num_classes}
+        network = models.get_model(self.architecture, weights=None, **classes, **self.options)
         linears = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
         if not linears:
             raise self.refusal("the network has no Linear", "networks that end in a Linear")
-        classifier = network.get_submodule(linears[-1])
-        network.set_submodule(linears[-1], nn.Identity())
-        layers = OrderedDict(rgb=Rgb(), backbone=network, classifier=classifier)
-        if self.resize is not None:
-            layers["rgb"] = nn.Sequential(nn.Upsample(size=(self.resize,) * 2, mode="bilinear"), Rgb())
-        return nn.Sequential(layers)
+        if weights:
+            if hasattr(network, "transform_input") and "transform_input" not in self.options:
+                # As torchvision does for its weights.
+                network.transform_input = True  # pyright: ignore[reportArgumentType]
+            pretrained.load(network, weights, linears[-1])
+        return _of_images(self, network, linears[-1], num_classes)
+
+
+@dataclass(frozen=True)
+class Timm(Model):
+    """Any network of timm, an optional dependency, that ends in a Linear.
+
+    Options:
+        architecture: name of the network, one of `timm.list_models()`.
+        options: keyword arguments of `timm.create_model`.
+        resize: side in pixels to which images are resized before the network; None keeps their size, or resizes and
+            crops them as the weights expect.
+        weights: tag of pre-trained weights, or "DEFAULT", which are downloaded unless the cache of Hugging Face has
+            them; a file with a state dict; None for random weights. The classifier is new.
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    resize: int | None
+    weights: str | None
+
+    def __post_init__(self) -> None:
+        try:
+            timm = import_module("timm")
+        except ImportError:
+            raise ConfigError("model.name=timm: needs timm: pip install 'headtohead[timm]'") from None
+        names = [self.architecture] if timm.is_model(self.architecture) else timm.list_models()
+        _require_options(self, names, ("pretrained", "checkpoint_path"))
+
+    @property
+    def pretrained(self) -> Weights | None:
+        return None if self.weights is None else pretrained.of_timm(self.architecture, self.weights)
+
+    def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
+        timm = import_module("timm")
+        _image_shape(self, input_shape, channels=(1, 3))
+        weights, options = self.pretrained, {**self.options}
+        if weights is None:
+            options["num_classes"] = num_classes
+        elif not weights.is_file:
+            # timm itself turns a file from elsewhere into weights of its network.
+            source = {"file": str(weights.fetch()), "custom_load": False}
+            options |= {"pretrained": True, "pretrained_cfg_overlay": source}
+        network = timm.create_model(weights.architecture if weights else self.architecture, **options)
+        classifier = network.get_classifier()
+        names = [name for name, layer in network.named_modules() if layer is classifier]
+        if not isinstance(classifier, nn.Linear) or not names:
+            raise self.refusal(f"a classifier {type(classifier).__name__}", "networks that end in a Linear")
+        if weights and weights.is_file:
+            pretrained.load(network, weights, names[0])
+        return _of_images(self, network, names[0], num_classes)
+
+
+def _require_options(model: Torchvision | Timm, architectures: Sequence[str], of_weights: Sequence[str]) -> None:
+    """Refuse options that no network of a library has.
+
+    Args:
+        of_weights: options of the library in whose place there is `model.weights`.
+    """
+    name, side = model.architecture, model.resize
+    require(name in architectures, "model.architecture", name, nearest(name, architectures))
+    require(side is None or side >= 1, "model.resize", side, "accepted: a side in pixels, or null")
+    for key in of_weights:
+        accepted = "must be left out: model.weights names the weights"
+        require(key not in model.options, f"model.options.{key}", model.options.get(key), accepted)
+    model.pretrained  # noqa: B018 refuses names that it does not know
+
+
+def _of_images(model: Torchvision | Timm, network: nn.Module, classifier: str, num_classes: int) -> nn.Module:
+    """Return a network of a library as one whose Linear `classifier` comes last, behind what makes its images."""
+    last = network.get_submodule(classifier)
+    assert isinstance(last, nn.Linear)
+    network.set_submodule(classifier, nn.Identity())
+    weights, side = model.pretrained, model.resize
+    if weights:
+        rgb = weights.preprocessing.layer(side)
+        last = nn.Linear(last.in_features, num_classes)
+    else:
+        rgb = Rgb() if side is None else nn.Sequential(nn.Upsample(size=(side,) * 2, mode="bilinear"), Rgb())
+    return nn.Sequential(OrderedDict(rgb=rgb, backbone=network, classifier=last))
 
 
 class Rgb(nn.Module):
@@ -223,7 +318,7 @@ class Factory(Model):
 
 
 MODELS: dict[str, type[Model]] = {
-    cls.__name__.lower(): cls for cls in (Linear, Mlp, Cnn, Resnet18, Torchvision, Factory)
+    cls.__name__.lower(): cls for cls in (Linear, Mlp, Cnn, Resnet18, Torchvision, Timm, Factory)
 }
 
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from headtohead.training import data, metrics
+from headtohead.training import data, metrics, splits
 from headtohead.training.config import PRECISIONS, Config
-from headtohead.training.data import Pool, Split
+from headtohead.training.data import Pool, Split, View
 from headtohead.training.features import Features, Shift, once
 from headtohead.training.models import initialise
 from headtohead.training.packing import Pack
@@ -48,13 +48,18 @@ class Cohort:
 
         keys = [(run.settings.seed, run.settings.fold, run.dataset.label_noise) for run in runs]
         distinct = {key: run.dataset for key, run in zip(keys, runs, strict=True)}
-        self.views = [data.view(pool, dataset, seed, fold) for (seed, fold, _), dataset in distinct.items()]
-        self._seed_of_view = [data.stream_seed(seed, fold) for seed, fold, _ in distinct]
+        weights = runs[0].model.pretrained
+        scaling = weights and weights.preprocessing.scaling_of(runs[0].dataset.white)
+        self.views = [
+            replace(data.view(pool, dataset, seed, fold), scaling=scaling)
+            for (seed, fold, _), dataset in distinct.items()
+        ]
+        self._seed_of_view = [splits.stream_seed(seed, fold) for seed, fold, _ in distinct]
         view_of_run = [list(distinct).index(key) for key in keys]
         self._view_of_run_R = torch.tensor(view_of_run, device=self.device)
 
         shape, num_classes = pool.input_shape, pool.num_classes
-        seed_of_run = [data.stream_seed(run.settings.seed, run.settings.fold) for run in runs]
+        seed_of_run = [splits.stream_seed(run.settings.seed, run.settings.fold) for run in runs]
         model, head = runs[0].model, runs[0].head
         self._features = None
         if once(model, runs[0].dataset):
@@ -95,10 +100,10 @@ class Cohort:
         return 1 if self.pack.mode == "loop" else len(self)
 
     @property
-    def runs_of_views(self) -> list[Tensor]:
-        """Numbers of the runs of each view, ascending, on the CPU."""
+    def runs_and_views(self) -> list[tuple[Tensor, View]]:
+        """The views, each after the numbers of its runs, ascending, on the CPU."""
         view_of_run_R = self._view_of_run_R.cpu()
-        return [(view_of_run_R == view).nonzero().flatten() for view in range(len(self.views))]
+        return [((view_of_run_R == index).nonzero().flatten(), view) for index, view in enumerate(self.views)]
 
     def spread(self, tensor_Vx: Tensor) -> Tensor:
         """Give each run the values of its view: (R, x)."""

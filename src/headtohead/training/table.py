@@ -59,12 +59,22 @@ def read_frame(path: str) -> pd.DataFrame:
     except (ParserError, ParserWarning, ValueError, OSError) as error:
         reason = f"cannot be read ({one_line(error)}); accepted: rows with a value for each name of the first line"
         raise ConfigError(f"dataset.path={path}: {reason}") from None
-    frame.columns = frame.columns.map(str)
-    twice = frame.columns[frame.columns.duplicated()]
-    require(twice.empty, "dataset.path", path, f"{[*twice.unique()]} names several columns; accepted: a name once")
-    require(len(frame) > 0, "dataset.path", path, "the file has names but no rows; accepted: one or more rows")
+    frame = with_names(frame, path)
     one = f"found one column, {frame.columns[0]!r}; accepted: columns divided by commas in a .csv, by tabs in a .tsv"
     require(frame.shape[1] > 1, "dataset.path", path, one)
+    return frame
+
+
+def with_names(frame: pd.DataFrame, path: str) -> pd.DataFrame:
+    """Return a table of one or more rows with names of columns that are texts and differ.
+
+    Raises:
+        ConfigError: there is no row, or a name occurs twice.
+    """
+    frame = frame.set_axis(frame.columns.map(str), axis=1)
+    twice = frame.columns[frame.columns.duplicated()]
+    require(twice.empty, "dataset.path", path, f"{[*twice.unique()]} names several columns; accepted: a name once")
+    require(len(frame) > 0, "dataset.path", path, "there are names but no rows; accepted: one or more rows")
     return frame
 
 
@@ -102,8 +112,11 @@ def column(frame: pd.DataFrame, key: str, name: str) -> pd.Series:
     return values
 
 
-def classes_of(target: pd.Series) -> tuple[Tensor, tuple[str, ...]]:
+def classes_of(target: pd.Series, key: str = "dataset.target") -> tuple[Tensor, tuple[str, ...]]:
     """Return the labels (N,) and the sorted names of the classes of a target.
+
+    Args:
+        key: what names the target, for error messages.
 
     Raises:
         ConfigError: the target has one value or too many, or numbers that are not whole.
@@ -112,14 +125,19 @@ def classes_of(target: pd.Series) -> tuple[Tensor, tuple[str, ...]]:
         broken = target.loc[target % 1 != 0]
         found = f"has the value {broken.iloc[0] if len(broken) else None}"
         accepted = "text, whole numbers, or true and false: a class, not a quantity"
-        require(len(broken) == 0, "dataset.target", target.name, f"{found}; accepted: {accepted}")
+        require(len(broken) == 0, key, target.name, f"{found}; accepted: {accepted}")
         target = target.astype("int64")
     elif not pd.api.types.is_bool_dtype(target) and not pd.api.types.is_numeric_dtype(target):
         target = target.astype(object).map(str)
     names, labels = np.unique(target.to_numpy(), return_inverse=True)
     accepted = f"{len(names)} different values; accepted: 2 to {MOST_CLASSES} classes"
-    require(2 <= len(names) <= MOST_CLASSES, "dataset.target", target.name, accepted)
+    require(2 <= len(names) <= MOST_CLASSES, key, target.name, accepted)
     return torch.from_numpy(labels), tuple(map(str, names))
+
+
+def numbered(values: pd.Series) -> Tensor:
+    """Return the number of each row's value, (N,): rows have the same one where their values are equal."""
+    return torch.from_numpy(pd.factorize(values)[0])
 
 
 def encode(frame: pd.DataFrame, path: str) -> Columns:
@@ -187,7 +205,7 @@ def _categories(values: pd.Series) -> pd.DataFrame:
     name, count = str(values.name), values.nunique()
     most = max(CATEGORIES, min(MOST_CATEGORIES, len(values) // 10))
     if count > most:
-        accepted = f"accepted: at most {most}, or dataset.ignore=['{name}'] to leave it out"
+        accepted = f"accepted: at most {most}, or dataset.ignore=['{name}'] to leave it out of a file"
         raise ConfigError(f"dataset.path: the column {name} has {count:,} different texts; {accepted}")
     texts = values.astype(object).map(str, na_action="ignore")
     dummies = pd.get_dummies(texts, dummy_na=bool(texts.isna().any()), dtype=np.float32)

@@ -7,11 +7,14 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
+import torchvision
+from data_files import pictures
 
 from headtohead import cli
 from headtohead.record.run import read_history
 from headtohead.runner import checkpoint
-from headtohead.training import features
+from headtohead.training import data, features
 
 SHORT = [
     "name=x", "head=softmax,sigmoid", "seed=range(2)", "dataset=digits", "dataset.train_size=64", "training.epochs=3",
@@ -112,3 +115,30 @@ def test_a_freeze_without_sense_is_refused_in_one_line(command, tmp_path, model,
     (line,) = result.err.strip().splitlines()
     assert words in line
     assert not (tmp_path / "outputs").exists()
+
+
+def test_probes_of_weights_from_a_file_share_their_features_between_seeds(command, tmp_path, monkeypatch):
+    pictures(tmp_path / "pictures", count=20)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.get_model("shufflenet_v2_x0_5").state_dict(), tmp_path / "w.pt")
+    data._load.cache_clear()
+    features._kept.clear()
+    called, computed = [], features._Backbone.__call__
+    monkeypatch.setattr(
+        features._Backbone, "__call__", lambda self, inputs: called.append(len(inputs)) or computed(self, inputs)
+    )
+    result = command(
+        "name=x", "seed=range(3)", "head=softmax,sigmoid", "optimizer.lr=0.1,0.2,0.3", "protocol.confirm_seeds=0",
+        "training.epochs=1", "training.batch_size=8", "training.points=2", "training.evaluations=1",
+        "dataset=image_folder", "dataset.root=pictures", "dataset.workers=0", "dataset.size=16",
+        "dataset.folds=null", "dataset.test_fraction=0.2",
+        "model=torchvision", "model.architecture=shufflenet_v2_x0_5", "model.resize=32", "model.weights=w.pt",
+        "model.freeze=backbone",
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    found = records(tmp_path).values()
+    assert {(run["pack"]["mode"], run["status"]) for run in found} == {("stacked", "finished")}
+    # The search, and rates beyond its edge.
+    assert {run["pack"]["size"] for run in found} == {18, 6}
+    # All pictures once, and in each pack two that show that nothing is drawn.
+    assert sorted(called) == [2, 2, 2, 60]

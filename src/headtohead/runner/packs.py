@@ -7,9 +7,12 @@ from itertools import groupby, pairwise
 
 from headtohead.record.run import ChosenBy
 from headtohead.training.config import Config, resolve_device
+from headtohead.training.features import once
 
 # The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
 PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
+# The most runs per pack on the CPU that train classifiers on features: each pack builds the networks of its seeds.
+CLASSIFIERS = 64
 # The most logits of a pack's batch on the CPU: the loss passes over them many times.
 LOGITS = 2_000_000
 
@@ -41,7 +44,8 @@ def choose_packing(config: Config, stackable: bool, num_classes: int) -> Packing
         return Packing(config.settings.pack_size, "user", threads)
     if device == "cpu":
         fit = LOGITS // (config.training.batch_size * num_classes)
-        return Packing(min(PACK_SIZES["cpu"], max(1, fit)) if stackable else 1, "planner", threads)
+        most = CLASSIFIERS if once(config.model, config.dataset) else PACK_SIZES["cpu"]
+        return Packing(min(most, max(1, fit)) if stackable else 1, "planner", threads)
     return Packing(PACK_SIZES.get(device, 16), "planner", threads)
 
 

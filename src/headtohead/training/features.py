@@ -5,7 +5,7 @@ classifiers alone, and trains them on features as on a table that is not standar
 
 Features depend on the weights of the backbone and on the standardisation of its inputs. Views that have both in common
 share them, within a process from one pack to the next: different learning rates and heads of a seed and fold, and all
-seeds where the weights come from a file and the training split is given.
+seeds and folds with pre-trained weights, whose preprocessing replaces standardisation.
 
 Shape suffixes: V views of the data, B batch, N examples, n examples of a chunk, I features; x the axes of one input.
 """

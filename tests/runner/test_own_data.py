@@ -128,6 +128,7 @@ SPLIT = {"X_test": X[::10], "y_test": Y[::10]}
         ({"X": X[:, 0]}, [], "X has the type float64 and the shape (150,)"),
         ({"X": None}, [], "no X; accepted: X, y"),
         ({"y": None}, [], "no y; accepted: X, y"),
+        ({"sizes": Y}, [], "holds an array sizes; did you mean classes? accepted: X, X_test"),
         ({"groups": Y}, [], "dataset.folds=5: at most 3, the number of groups"),
         ({"X_tset": X}, [], "holds an array X_tset; did you mean X_test"),
         ({"X": np.zeros((150, 3, 8, 4), np.uint8)}, [], "not on both"),

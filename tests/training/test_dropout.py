@@ -144,7 +144,7 @@ def test_initial_weights_depend_on_the_seed_whichever_library_draws_them(monkeyp
     head = Softmax(label_smoothing=0.0, prior_bias="none")
 
     def weights(seed):
-        network = initialise(Factory("factories:made", {}), head, (6,), K, seed)
+        network = initialise(Factory("factories:made", {}, freeze="none"), head, (6,), K, seed)
         return [network.classifier.weight.unique().item(), *network.classifier.bias.tolist()]
 
     state = random.getstate()

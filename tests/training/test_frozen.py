@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, dropout
 
 from headtohead.options import ConfigError, build_named
 from headtohead.training.diagnostics import gradient_norms
+from headtohead.training.freezing import freeze
 from headtohead.training.heads import Softmax
 from headtohead.training.models import Factory, checked_build
 from headtohead.training.optimizers import OPTIMIZERS
@@ -178,12 +179,14 @@ def test_hooks_act_in_a_pack(hook):
         torch.testing.assert_close(pack.view("two.bias")[run], alone.two.bias.detach())
 
 
-def refusal(make, monkeypatch, prior="none"):
+def refusal(make, monkeypatch, prior="none", freeze="none"):
     import factories
 
     monkeypatch.setattr(factories, "made", make, raising=False)
     with pytest.raises(ConfigError) as caught:
-        checked_build(Factory("factories:made", {}), Softmax(label_smoothing=0.0, prior_bias=prior), (6,), K)
+        checked_build(
+            Factory("factories:made", {}, freeze=freeze), Softmax(label_smoothing=0.0, prior_bias=prior), (6,), K
+        )
     return str(caught.value)
 
 
@@ -202,3 +205,118 @@ def test_lazy_layers_are_refused(monkeypatch):
         return nn.Sequential(OrderedDict(one=nn.LazyLinear(5), classifier=nn.Linear(5, K)))
 
     assert "lazy" in refusal(make, monkeypatch)
+
+
+def blocks(kind: type[nn.Module]) -> nn.Module:
+    """Return a network of two blocks with batch norm and dropout."""
+
+    def block(inputs, outputs):
+        layers = {"linear": nn.Linear(inputs, outputs), "norm": nn.BatchNorm1d(outputs), "dropout": nn.Dropout(0.5)}
+        return nn.Sequential(OrderedDict(layers))
+
+    layers = {"first": block(6, 5), "second": block(5, 5), "relu": nn.ReLU(), "classifier": nn.Linear(5, K)}
+    return kind(OrderedDict(layers)).double()
+
+
+WEIGHTS = ["linear.weight", "linear.bias", "norm.weight", "norm.bias"]
+NAMED = {
+    "backbone": [f"{block}.{name}" for block in ("first", "second") for name in WEIGHTS],
+    "first": [f"first.{name}" for name in WEIGHTS],
+    r"^second\.(linear|norm)": [f"second.{name}" for name in WEIGHTS],
+    "linear.weight|classifier": ["first.linear.weight", "second.linear.weight", "classifier.weight", "classifier.bias"],
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIONS)
+@pytest.mark.parametrize("which", NAMED)
+@pytest.mark.parametrize(
+    ("kind", "runs", "mode"),
+    [(Sequential, 1, "plain"), (nn.Sequential, 1, "stacked"), (nn.Sequential, 3, "stacked"), (Sequential, 2, "loop"),
+     (Sequential, 2, "vmap")],
+)  # fmt: skip
+def test_what_freeze_names_stays_bitwise_as_it_is(kind, runs, mode, which, optimizer):
+    torch.manual_seed(0)
+    modules = [blocks(kind) for _ in range(runs)]
+    for module in modules:
+        if mode == "vmap":  # which draws no random numbers
+            module.first.dropout.p = module.second.dropout.p = 0.0
+        freeze(module, which)
+    pack, norms = train_packed(modules, optimizer)
+    # Dropout has to be drawn by the runs in turn, unless all of it is off.
+    expected = "vmap" if mode == "loop" and which == "backbone" else mode
+    assert pack.mode == expected and norms.isfinite().all()
+    assert {*pack.columns} == {name for name, _ in modules[0].named_parameters()} - {*NAMED[which]}
+    networks = pack._networks if pack.mode in ("plain", "loop") else []
+    for run, module in enumerate(modules):
+        for name in NAMED[which]:
+            now = networks[run].get_parameter(name) if networks else pack.frozen[name][run]
+            assert torch.equal(now, module.get_parameter(name))
+        for block in ("first", "second"):
+            frozen = f"{block}.linear.bias" in NAMED[which] and f"{block}.norm.bias" in NAMED[which]
+            for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
+                same = torch.equal(pack.buffers[f"{block}.{name}"][run], module.get_buffer(f"{block}.{name}"))
+                # A stacked norm does not count its batches.
+                assert same == frozen or (name.endswith("tracked") and pack.mode == "stacked")
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(nn.Sequential, "stacked"), (Sequential, "vmap"), (Random, "loop")])
+def test_runs_share_frozen_parameters_that_are_equal_and_no_others(kind, mode):
+    torch.manual_seed(0)
+    modules = [network(kind, ()) for _ in range(3)]
+    for module in modules:
+        module.one.load_state_dict(modules[0].one.state_dict())
+        freeze(module, "one|two")
+    pack, _ = train_packed(modules, "sgd")
+    assert pack.mode == mode
+    for name, value in pack.frozen.items():
+        copies = 1 if name.startswith("one.") else 3
+        assert value.untyped_storage().nbytes() == copies * modules[0].get_parameter(name).nbytes
+        assert all(torch.equal(value[run], module.get_parameter(name)) for run, module in enumerate(modules))
+    if mode == "loop":
+        places = {name: {of_run.get_parameter(name).data_ptr() for of_run in pack._networks} for name in pack.frozen}
+        assert {name: len(place) for name, place in places.items()} == {
+            name: 1 if name.startswith("one.") else 3 for name in pack.frozen
+        }
+    for run, module in enumerate(modules):
+        alone = train_alone(module, "sgd")
+        weight = alone.classifier.weight.detach()
+        torch.testing.assert_close(pack.view("classifier.weight")[run], weight, rtol=1e-9, atol=1e-9)
+
+
+def test_modes_of_layers_follow_what_is_frozen_as_a_whole():
+    module = blocks(nn.Sequential)
+    freeze(module, "first")
+    assert not module.first.dropout.training and not module.first.norm.training
+    assert module.second.dropout.training and module.second.norm.training and module.training
+    freeze(module, "backbone")
+    assert not module.second.dropout.training and not module.training and module.classifier.training
+
+
+NAMES = "one.weight, one.bias, norm.weight, norm.bias, two.weight, two.bias, classifier.weight, classifier.bias"
+ACCEPTED = f"accepted: none, backbone, or a regular expression for some of the 8 parameters {NAMES}"
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ("three", f"model.freeze=three: names no parameter; {ACCEPTED}"),
+        (".", f"model.freeze=.: leaves no parameter to train; {ACCEPTED}"),
+        ("", f"model.freeze=: leaves no parameter to train; {ACCEPTED}"),
+        ("one(", "model.freeze=one(: no regular expression (missing ), unterminated subpattern at position 3); "
+         "accepted: none, backbone, or a regular expression of names of parameters"),
+    ],
+)  # fmt: skip
+def test_what_names_nothing_or_everything_is_refused(which, message, monkeypatch):
+    assert refusal(lambda *shape: network(nn.Sequential, ()).float(), monkeypatch, freeze=which) == message
+
+
+def test_a_network_without_a_backbone_has_none_to_freeze(monkeypatch):
+    def make(*shape):
+        return nn.Sequential(OrderedDict(classifier=nn.Linear(6, K)))
+
+    assert "model.freeze=backbone: names no parameter" in refusal(make, monkeypatch, freeze="backbone")
+
+
+def test_a_bias_that_freeze_names_cannot_have_a_prior(monkeypatch):
+    message = refusal(lambda *shape: network(nn.Sequential, ()).float(), monkeypatch, "uniform", "bias")
+    assert "model.freeze=bias" in message and "head.prior_bias=uniform" in message

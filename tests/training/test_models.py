@@ -208,7 +208,7 @@ def user_networks(monkeypatch):
 @pytest.mark.parametrize("head", [SOFTMAX, COSINE], ids=["linear", "cosine"])
 def test_a_network_may_call_its_classifier_by_another_name(head, user_networks):
     user_networks.make = Renamed
-    network = checked_build(Factory("user_networks:make", {"first": False}), head, TABLE, K)
+    network = checked_build(Factory("user_networks:make", {"first": False}, freeze="none"), head, TABLE, K)
     assert network.layers["last"] is network.classifier
     assert isinstance(network.classifier, nn.Linear) == (head is SOFTMAX)
     assert {*dict(network.named_parameters())} == {"classifier.weight", "classifier.bias"}
@@ -216,7 +216,7 @@ def test_a_network_may_call_its_classifier_by_another_name(head, user_networks):
 
 def test_a_classifier_whose_parameters_have_another_name_is_refused(user_networks):
     user_networks.make = Renamed
-    message = refused(Factory("user_networks:make", {"first": True}), TABLE)
+    message = refused(Factory("user_networks:make", {"first": True}, freeze="none"), TABLE)
     assert "a `classifier` that shares parameters with an earlier layer" in message
 
 
@@ -302,7 +302,7 @@ def test_cnn_refuses_more_halvings_than_the_image_has():
     ],
 )
 def test_torchvision_networks_that_are_refused(architecture, options, shape, reason):
-    message = refused(Torchvision(architecture, options, resize=None, weights=None), shape)
+    message = refused(Torchvision(architecture, options, resize=None, weights=None, freeze="none"), shape)
     assert f"model.architecture={architecture} model.options={options}" in message and reason in message
 
 
@@ -352,7 +352,7 @@ def failing(input_shape, num_classes):
 )
 def test_networks_of_factories_that_are_refused(make, reason, user_networks):
     user_networks.make = make
-    message = refused(Factory("user_networks:make", {}), TABLE)
+    message = refused(Factory("user_networks:make", {}, freeze="none"), TABLE)
     assert message.startswith("model.name=factory model.path=user_networks:make model.options={}: ")
     assert reason in message
 
@@ -368,5 +368,5 @@ def test_networks_of_factories_that_are_refused(make, reason, user_networks):
     ],
 )
 def test_factories_that_are_not_found_or_take_other_options(path, options, reason):
-    message = refused(Factory(path, options))
+    message = refused(Factory(path, options, freeze="none"))
     assert f"model.path={path} model.options={options}: " in message and reason in message

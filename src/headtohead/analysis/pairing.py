@@ -28,6 +28,8 @@ Direction = Literal["higher", "lower"]
 OF_TEST = ("test_", "gap_", "shift_", "ood_")
 # Metrics that are shares of test examples, where an example counts or does not.
 OF_EXAMPLES = {"test_accuracy", "test_ambiguity_none", "test_ambiguity_several", "test_exact_match"}
+# Metrics of the gradient at the parameters below the classifier.
+OF_BACKBONE = {"grad_norm_backbone_init", "backbone_cv"}
 # Metrics that are shares of runs, where a run counts or does not.
 OF_RUNS = {"diverged_share", "stalled"}
 
@@ -115,6 +117,8 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
         in_part = table.index[table.isna().any(axis=1)].unique("seed")
         measured = measured.loc[~measured.index.isin(in_part, level="seed")]
     by_seed = measured.groupby("seed").mean()
+    if by_seed.empty and metric in OF_BACKBONE and runs.loc[runs.status == "finished", "value"].isna().all():
+        raise Unjudged(_without_gradient(study, runs, metric))
     if len(by_seed) < 2:
         raise Unjudged("; ".join([f"{len(by_seed)} pairs of seeds have {metric}, at least 2 are needed", *notes]))
     if metric in OF_RUNS:
@@ -123,6 +127,14 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
     if blocks is None and metric.startswith(OF_TEST):
         notes.append("no values on blocks of test examples: the interval covers new seeds on these examples alone")
     return Pairs(by_seed, "; ".join(notes) or None, blocks, size_G, of_examples=metric in OF_EXAMPLES)
+
+
+def _without_gradient(study: Study, runs: pd.DataFrame, metric: str) -> str:
+    """Return why no run has a metric of the backbone's gradient."""
+    configs = [study.records[run].config for run in runs.run if run in study.records]
+    frozen = dict.fromkeys(str(config.get("model", {}).get("freeze", "none")) for config in configs)
+    cause = listed(f"model.freeze={which}" for which in frozen if which != "none")
+    return f"no parameter below the classifier is trained, so that {metric} has no value{cause and f' ({cause})'}"
 
 
 def _by_block(

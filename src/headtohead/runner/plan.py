@@ -31,6 +31,7 @@ from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
 from headtohead.training.data import Dataset
 from headtohead.training.evaluation import ood_dataset
+from headtohead.training.features import trained_part
 from headtohead.training.loop import recorded_metrics
 from headtohead.training.metrics import OF_A_SPLIT
 from headtohead.training.models import checked_build, require_batches
@@ -210,7 +211,7 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
             with watched_files(opened):
                 module = checked_build(config.model, config.head, *shape)
             require_batches(config.model, module, *shape, batch, min(len(view.val), len(view.test)))
-            stackable[key] = is_stackable(module)
+            stackable[key] = is_stackable(trained_part(config.model, config.dataset, module))
         packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
     return packings
 

@@ -503,12 +503,28 @@ def evaluation_chunks(
     else:
         index_VN = torch.stack([(view.test if split == "test" else view.val)[:limit] for view in views])
         labels_VN = pool.labels[index_VN]
+    chunks = standardised_chunks(pool, views, index_VN, dtype, runs)
+    start = 0
+    for inputs in chunks:
+        stop = start + inputs.shape[1]
+        yield inputs, labels_VN[:, start:stop]
+        start = stop
+
+
+def standardised_chunks(
+    pool: Pool, views: Sequence[View], index_VN: Tensor, dtype: torch.dtype, runs: int
+) -> Iterator[Tensor]:
+    """Yield examples of every view, standardised, in chunks (V, n, ...) of limited size.
+
+    Args:
+        index_VN: their indices into the pool.
+        runs: number of runs, of all views, that use each chunk; more runs get smaller chunks.
+    """
     scaling = _scaling(views, dtype)
     width = max(math.prod(pool.input_shape), pool.num_classes, CHUNK_WIDTH)
     size = max(1, min(CHUNK_EXAMPLES, CHUNK_NUMBERS // (width * runs)))
-    read = _gathered(pool.inputs, index_VN.split(size, dim=1))
-    for inputs, labels_Vn in zip(read, labels_VN.split(size, dim=1), strict=True):
-        yield _standardised(inputs, *scaling, pool.lacks), labels_Vn
+    for inputs in _gathered(pool.inputs, index_VN.split(size, dim=1)):
+        yield _standardised(inputs, *scaling, pool.lacks)
 
 
 def crop_and_flip(images_BCHW: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor, padding: int) -> Tensor:

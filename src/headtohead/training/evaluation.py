@@ -17,6 +17,7 @@ from headtohead.options import nearest, require
 from headtohead.training import blocks, data, metrics, splits
 from headtohead.training.data import Dataset, Split
 from headtohead.training.datasets import DATASETS
+from headtohead.training.features import Shift
 from headtohead.training.pack_data import Cohort
 
 # Largest number of examples, from the distribution and from outside, for the detection of OOD inputs.
@@ -29,8 +30,6 @@ NOISE_PATTERNS = 256
 
 Metrics = dict[str, Tensor]
 RunCurves = list[dict[str, Any]]
-# A function of inputs (V, n, x) and the index of the first of them in the split, to shifted inputs.
-Shift = Callable[[Tensor, int], Tensor]
 
 
 def add_noise(inputs_Vnx: Tensor, start: int) -> Tensor:
@@ -226,7 +225,7 @@ class _Tested:
             threshold_R=threshold_R,
             examples=_examples(cohort, "test", temperature_R),
             fitted=metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.views[0].test)))),
-            shifted={kind: cohort.examples(_mapped(cohort.chunks("test"), shift)) for kind, shift in kinds.items()},
+            shifted={kind: cohort.examples(cohort.test_chunks(shift)) for kind, shift in kinds.items()},
             outliers=_outlier_scores(cohort),
         )
 
@@ -304,10 +303,8 @@ def _outlier_scores(cohort: Cohort) -> tuple[Tensor, Tensor] | None:
     if dataset is None:
         return None
     pool = cohort.pool if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
-    views = cohort.views if pool is cohort.pool else [replace(view, test=pool.test) for view in cohort.views]
-    ood_chunks = data.evaluation_chunks(pool, views, "test", cohort.dtype, cohort.at_once, OOD_EXAMPLES)
-    if pool is cohort.pool:
-        ood_chunks = _mapped(ood_chunks, permute)
+    shift, other = (permute, None) if pool is cohort.pool else (None, pool)
+    ood_chunks = cohort.test_chunks(shift, OOD_EXAMPLES, other)
     outside_RN, inside_RN = _confidence(cohort, ood_chunks), _confidence(cohort, cohort.chunks("test", OOD_EXAMPLES))
     # Scores that differ only by rounding, as those of a dead network, count as ties.
     decimals = 5 if cohort.dtype == torch.float32 else 12
@@ -322,11 +319,3 @@ def _confidence(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tens
         others_RnK = log_q_RnK.scatter(-1, metrics.top_class(log_q_RnK).unsqueeze(-1), -torch.inf)
         parts.append(-others_RnK.logsumexp(-1))
     return torch.cat(parts, 1)
-
-
-def _mapped(chunks: Iterator[tuple[Tensor, Tensor]], shift: Shift) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield chunks with shifted inputs."""
-    start = 0
-    for inputs_Vnx, labels_Vn in chunks:
-        yield shift(inputs_Vnx, start), labels_Vn
-        start += labels_Vn.shape[1]

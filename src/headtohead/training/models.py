@@ -14,7 +14,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from headtohead.options import ConfigError, nearest, require
 from headtohead.training import pretrained
 from headtohead.training.dropout import global_states, seed_other_libraries
+from headtohead.training.freezing import NONE, freeze
 from headtohead.training.heads import Head
 from headtohead.training.packing import in_evaluation, switch
 from headtohead.training.pretrained import Weights
@@ -37,7 +38,14 @@ PROBED_NUMBERS = 200_000
 
 @dataclass(frozen=True)
 class Model(ABC):
-    """An architecture and its options, which build a network for the shape of the data."""
+    """An architecture and its options, which build a network for the shape of the data.
+
+    Options:
+        freeze: what is not trained: "none", "backbone" for all but the classifier, or a regular expression that is
+            searched for in the names of parameters.
+    """
+
+    freeze: str = field(kw_only=True)
 
     @abstractmethod
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
@@ -56,8 +64,10 @@ class Model(ABC):
         return None
 
     def refusal(self, found: str, accepted: str) -> ConfigError:
-        """Return the error to raise for a model that cannot be used; it names all options of the model."""
+        """Return the error to raise for a model that cannot be used; it names all options, but for `freeze: none`."""
         keys = {"name": type(self).__name__.lower(), **vars(self)}
+        if self.freeze == NONE:
+            del keys["freeze"]
         named = " ".join(f"model.{key}={value}" for key, value in keys.items())
         return ConfigError(f"{named}: {found.splitlines()[0]}; accepted: {accepted}")
 
@@ -323,6 +333,7 @@ def initialise(model: Model, head: Head, input_shape: Shape, num_classes: int, s
         seed_other_libraries(seed)
         network = model.build(input_shape, num_classes)
         _replace_classifier(network, head)
+        freeze(network, model.freeze)
         return network
 
 
@@ -340,6 +351,7 @@ def checked_build(model: Model, head: Head, input_shape: Shape, num_classes: int
         flaw = _flaw_of_classifier(network, num_classes)
         if not flaw:
             _replace_classifier(network, head)
+            freeze(network, model.freeze)
             flaw = _flaw_of_outputs(network, (2, *input_shape), num_classes)
     except ConfigError:
         raise

@@ -11,11 +11,12 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headtohead.training import data, metrics, splits
 from headtohead.training.config import PRECISIONS, Config
 from headtohead.training.data import Pool, Split, View
+from headtohead.training.features import Features, Shift, once
 from headtohead.training.models import initialise
 from headtohead.training.packing import Pack
 
@@ -32,7 +33,7 @@ class Cohort:
 
     Attributes:
         views: examples of each split. Runs that share a seed, a fold and the label noise share a view.
-        pack: networks of the runs.
+        pack: networks of the runs; their classifiers alone where features are computed once (`features`).
         dtype: type of the weights.
     """
 
@@ -60,11 +61,23 @@ class Cohort:
         shape, num_classes = pool.input_shape, pool.num_classes
         seed_of_run = [splits.stream_seed(run.settings.seed, run.settings.fold) for run in runs]
         model, head = runs[0].model, runs[0].head
-        modules = {seed: initialise(model, head, shape, num_classes, seed) for seed in {*seed_of_run}}
+        self._features = None
+        if once(model, runs[0].dataset):
+            self._features = Features(pool, self.views, self._seed_of_view, model, self.dtype, self._model_precision)
+        modules: dict[int, nn.Module] = {}
+        for seed in dict.fromkeys(seed_of_run):
+            modules[seed] = initialise(model, head, shape, num_classes, seed)
+            if self._features:
+                classifier = self._features.add(modules[seed], seed)
+                if classifier is None:
+                    self._features = None
+                modules[seed] = classifier or initialise(model, head, shape, num_classes, seed)
         self.pack = Pack([modules[seed] for seed in seed_of_run], self.device, self.dtype, seed_of_run)
         if "classifier.bias" in self.pack.columns:  # not if it is frozen
             for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
                 bias_K.copy_(run.head.initial_bias(self.views[view].prior))
+        # What the pack reads in place of inputs.
+        self._examples = self._features.examples() if self._features else (pool, self.views)
         if runs[0].training.zero_classifier and "classifier.weight" in self.pack.columns:
             self.pack.view("classifier.weight").zero_()
 
@@ -99,15 +112,39 @@ class Cohort:
         return tensor_Vx.index_select(0, self._view_of_run_R)
 
     def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield training batches endlessly from the step `start` on: inputs (V, B, x) and labels (V, B)."""
-        config = self.runs[0]
+        """Yield training batches endlessly from the step `start` on: inputs (V, B, x) and labels (V, B).
+
+        Where features are computed once, they are the inputs, here and in `chunks`.
+        """
+        config, (pool, views) = self.runs[0], self._examples
         return data.batches(
-            self.pool, self.views, config.dataset, self._seed_of_view, config.training.batch_size, self.dtype, start
+            pool, views, config.dataset, self._seed_of_view, config.training.batch_size, self.dtype, start
         )
 
     def chunks(self, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield a split in order, or its first `limit` examples: inputs (V, n, x) and labels (V, n)."""
-        return data.evaluation_chunks(self.pool, self.views, split, self.dtype, self.at_once, limit)
+        return data.evaluation_chunks(*self._examples, split, self.dtype, self.at_once, limit)
+
+    def test_chunks(
+        self, shift: Shift | None, limit: int | None = None, pool: Pool | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the test split as `chunks` does, with its inputs shifted.
+
+        Args:
+            shift: what to do with them.
+            limit: number of examples to take, from the first; None takes all.
+            pool: whose test split to take in place of that of each view.
+        """
+        views = self.views if pool is None else [replace(view, test=pool.test) for view in self.views]
+        pool = pool or self.pool
+        if self._features:
+            tested = self._features.tested(pool, [view.test[:limit] for view in views], shift)
+            yield from data.evaluation_chunks(*tested, "test", self.dtype, self.at_once)
+            return
+        start = 0
+        for inputs_Vnx, labels_Vn in data.evaluation_chunks(pool, views, "test", self.dtype, self.at_once, limit):
+            yield shift(inputs_Vnx, start) if shift else inputs_Vnx, labels_Vn
+            start += labels_Vn.shape[1]
 
     def logits(self, inputs_VBx: Tensor) -> Tensor:
         """Return logits (R, B, K), in the precision of the weights."""

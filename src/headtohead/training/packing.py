@@ -144,7 +144,8 @@ _Tape = list[tuple[_Link, Tensor, Tensor]]
 class Pack:
     """R networks of one architecture. A call maps inputs (R, B, x) to logits (R, B, K).
 
-    Parameters with `requires_grad=False` are not trained, and layers in evaluation mode stay in it.
+    Parameters with `requires_grad=False` are not trained; those that all runs have in common are in memory once. Layers
+    in evaluation mode stay in it.
 
     Args:
         modules: R networks with the initial weights, each with a layer named `classifier`. They are copied, so that one
@@ -160,6 +161,7 @@ class Pack:
         backbone: columns of all layers but the classifier.
         columns: columns of each parameter in `parameters_RP`, by name.
         leaves: parameters as leaves of autograd, views of `parameters_RP`, in the order of `columns`.
+        frozen: parameters that are not trained, by name, (R, *shape) each; empty in the mode plain.
     """
 
     def __init__(
@@ -184,17 +186,21 @@ class Pack:
         self._draws = Draws(range(self.size) if seeds is None else seeds, device)
         self._links: list[_Link] | None = None
         self._networks = [self.template]
+        self.frozen: dict[str, Tensor] = {}
         if self.size == 1 and not (is_stackable(self.template) and _drops_out(self.template)):
             self._set_up_plain()
             return
         self.leaves = [self.view(name).detach().requires_grad_() for name in self.columns]
-        fixed = {name: value for name, value in self.template.named_parameters() if not value.requires_grad}
-        stacks = {
-            name: torch.stack([state[name].detach() for state in states]).to(device, value.dtype)
-            for name, value in (*fixed.items(), *self.template.named_buffers())
+        self.frozen = {
+            name: _once_or_stacked([state[name].detach() for state in states], value.detach())
+            for name, value in self.template.named_parameters()
+            if not value.requires_grad
         }
-        self._stacked_buffers = {name: stacks[name] for name, _ in self.template.named_buffers()}
-        parameters = dict(zip(self.columns, self.leaves, strict=True)) | {name: stacks[name] for name in fixed}
+        self._stacked_buffers = {
+            name: torch.stack([state[name].detach() for state in states]).to(device, value.dtype)
+            for name, value in self.template.named_buffers()
+        }
+        parameters = dict(zip(self.columns, self.leaves, strict=True)) | self.frozen
         links = _stacked(self.template, "", parameters, self._stacked_buffers, self._draws)
         if links is not None:
             self._set_up_stacked(links)
@@ -233,7 +239,10 @@ class Pack:
                 raise RuntimeError("a buffer was replaced, which vmap would not notice")
             return outputs
 
-        batched = torch.func.vmap(call, randomness="error")
+        shared = {name for name, value_Rx in self.frozen.items() if _is_once(value_Rx)}
+        parameters = {name: value_Rx[0] if name in shared else value_Rx for name, value_Rx in parameters.items()}
+        axes = {name: None if name in shared else 0 for name in parameters}
+        batched = torch.func.vmap(call, in_dims=(axes, 0, 0), randomness="error")
 
         def forward(inputs_RBx: Tensor) -> Tensor:
             with sdpa_kernel(SDPBackend.MATH):
@@ -270,7 +279,13 @@ class Pack:
 
     def _set_up_loop(self, modules: Sequence[nn.Module]) -> None:
         self.mode = "loop"
-        self._networks = [copy.deepcopy(module).to(self.parameters_RP) for module in modules]
+        own = dict(self.template.named_parameters())
+        shared = {name: own[name] for name, value_Rx in self.frozen.items() if _is_once(value_Rx)}
+        self._networks = []
+        for module in modules:
+            # What the memo of a copy holds is not copied.
+            memo = {id(value): shared[name] for name, value in module.named_parameters() if name in shared}
+            self._networks.append(copy.deepcopy(module, memo).to(self.parameters_RP))
         self._in_evaluation = [layer for network in self._networks for layer in in_evaluation(network)]
         for run, network in enumerate(self._networks):
             for name, buffer in network.named_buffers():
@@ -385,6 +400,23 @@ def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
     columns = {name: slice(start, end) for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True)}
     starts = [sum(shapes[name].numel() for name in names if group(name) < number) for number in range(4)]
     return columns, slice(0, starts[2]), slice(starts[1], starts[3])
+
+
+def _once_or_stacked(values: Sequence[Tensor], first: Tensor) -> Tensor:
+    """Return a parameter of R runs, (R, *shape), which is in memory once if it is equal in all of them.
+
+    Args:
+        values: its values.
+        first: the first of them, on the device and of the type of the result.
+    """
+    if all(value is values[0] or torch.equal(value, values[0]) for value in values):
+        return first.expand(len(values), *first.shape)
+    return torch.stack([*values]).to(first)
+
+
+def _is_once(value_Rx: Tensor) -> bool:
+    """Return whether all runs have one value in memory."""
+    return value_Rx.stride(0) == 0
 
 
 def _mean_loss(loss: Loss, logits_RBK: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def test_a_group_may_have_one_given_split_only(config, named):
     table = patients()
     first = table.patient.isin(["p0", "p1", "p2"])
     table["split"] = np.where(first, "test", "train")
-    fixed = ["dataset.split_column=split", "dataset.folds=null", "dataset.test_fraction=0.2"]
+    fixed = ["dataset.split_column=split", "dataset.folds=null"]
     pool = data.load(config(*named(table, *fixed)).dataset, CPU)
     assert pool.test.tolist() == np.flatnonzero(first).tolist()
     table.loc[table.patient == "p1", "split"] = ["train"] + ["test"] * int((table.patient == "p1").sum() - 1)

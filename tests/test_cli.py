@@ -584,8 +584,18 @@ def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, monkeypatch, ex
     seeds = len(study["protocol"]["confirm_seeds"]) if rates > 1 else 2
     assert seeds == 2 or "until_decided: true" in config
     counts = {"search": 2 * rates * len(study["arms"])} if rates > 1 else {}
-    chosen = {arm: len({rate[arm] for rate in best.values()} if best else [0]) for arm in study["arms"]}
-    counts["confirm" if rates > 1 else "run"] = sum(seeds * chosen[arm] * folds[arm] for arm in study["arms"])
+    others = {
+        (choice["criterion"], choice["arm"], choice["seed"], choice["fold"]): choice["lr"]
+        for choice in study["protocol"]["of_folds"]
+    }
+    fresh = study["protocol"]["confirm_seeds"] if rates > 1 else range(2)
+    counts["confirm" if rates > 1 else "run"] = sum(
+        # A run at each rate that is the best one of this fold by a criterion.
+        len({others.get((name, arm, seed, fold), of_arms[arm]) for name, of_arms in best.items()} or [0])
+        for arm in study["arms"]
+        for seed in fresh
+        for fold in range(folds[arm])
+    )
     assert table.phase.value_counts().to_dict() == counts
 
 

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-import yaml
 from data_files import pictures
-from test_docs import ROOT, commands, read
+from test_docs import commands, read
 
 from headtohead.training import data
 
@@ -74,9 +73,6 @@ def test_a_dataset_of_pytorch(cook, tmp_path, monkeypatch):
 
 
 def test_a_pre_trained_network(cook, tmp_path):
-    options = yaml.safe_load((ROOT / "configs/model/torchvision.yaml").read_text(encoding="utf-8"))
-    if not {"weights", "freeze"} <= {*options}:
-        pytest.skip("model=torchvision has no options weights and freeze")
     pictures(tmp_path / "pictures", count=12)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pt")
     assert all("file of model.weights" in run["sources"] for run in cook("probe"))

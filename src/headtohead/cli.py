@@ -30,7 +30,7 @@ from headtohead.options import BREAKDOWNS, ConfigError, nearest, one_line, unres
 from headtohead.runner import config_files
 from headtohead.runner.asked import missing_option, prepare_overrides
 from headtohead.runner.signals import INTERRUPTED, handled, interrupt
-from hydra_plugins.headtohead import PackSweeper
+from hydra_plugins.headtohead import DataSweeper, PackSweeper
 
 # Exit statuses, beside INTERRUPTED.
 BROKEN, WRONG_REQUEST = 1, 2
@@ -52,6 +52,15 @@ def train_command(arguments: Sequence[str]) -> None:
     sys.argv[1:] = [prepared.get(argument, argument) for argument in arguments]
     config_files.register()
     hydra_command()
+
+
+def data_command(arguments: Sequence[str]) -> None:
+    """Print what the data of a command line are, and what looks wrong with them; nothing is written or trained."""
+    overrides = get_args_parser().parse_args(arguments).overrides
+    # Hydra takes overrides in a row alone.
+    place = arguments.index(overrides[0]) if overrides else len(arguments)
+    sweeper = f"hydra.sweeper._target_={DataSweeper.__module__}.{DataSweeper.__name__}"
+    train_command([*arguments[:place], sweeper, *arguments[place:]])
 
 
 def report_command(arguments: Sequence[str]) -> None:
@@ -122,6 +131,7 @@ def version_command(arguments: Sequence[str]) -> None:
 
 
 COMMANDS = {
+    "data": data_command,
     "report": report_command,
     "board": board_command,
     "reproduce": reproduce_command,
@@ -146,7 +156,8 @@ def main() -> None:
     """
     sys.argv[1:] = map(with_home, sys.argv[1:])
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
-    Plugins.instance().register(PackSweeper)
+    for sweeper in (PackSweeper, DataSweeper):
+        Plugins.instance().register(sweeper)
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else partial(train_command, sys.argv[1:])
     _hold_standard_streams()

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits, load_iris
 
-from headtohead.training import data, factory
+from headtohead.training import arrays, data, factory
 
 SHORT = ["training.epochs=1", "training.points=3", "training.evaluations=2", "model.widths=[8]"]
 ARRAYS = ["name=x", "dataset=arrays", "dataset.path=data.npz", *SHORT]
@@ -113,6 +114,11 @@ SPLIT = {"X_test": X[::10], "y_test": Y[::10]}
         ({"y": Y[:-1]}, [], "150 examples in X and 149 in y"),
         ({"X": np.where(X > 7.8, np.nan, X)}, [], "NaN or infinity in 1 examples of X"),
         ({"X": X * 1e300}, [], "NaN or infinity in 150 examples of X"),
+        (
+            {"X": (X * 10).astype(int) + 1_700_000_000},
+            [],
+            "float32 rounds column 0 of X by more than 0.0001",
+        ),
         ({"y": np.where(Y == 1, np.nan, Y)}, [], "NaN in 50 labels of y"),
         ({"y": Y / 2}, [], "y has the type float64"),
         ({"y": Y[:, None]}, [], "(150, 1)"),
@@ -122,7 +128,8 @@ SPLIT = {"X_test": X[::10], "y_test": Y[::10]}
         ({"X": X[:, 0]}, [], "X has the type float64 and the shape (150,)"),
         ({"X": None}, [], "no X; accepted: X, y"),
         ({"y": None}, [], "no y; accepted: X, y"),
-        ({"groups": Y}, [], "holds an array groups; accepted: X, X_test"),
+        ({"sizes": Y}, [], "holds an array sizes; did you mean classes? accepted: X, X_test"),
+        ({"groups": Y}, [], "dataset.folds=5: at most 3, the number of groups"),
         ({"X_tset": X}, [], "holds an array X_tset; did you mean X_test"),
         ({"X": np.zeros((150, 3, 8, 4), np.uint8)}, [], "not on both"),
         ({"X": np.zeros((150, 8, 8, 8), np.uint8)}, [], "1 to 4 channels"),
@@ -151,6 +158,66 @@ def test_arrays_that_cannot_be_used_are_refused(command, tmp_path, arrays, optio
     result = command(*swapped, *options)
     assert result.status == 2 and words in result.err, result.err
     assert result.err.startswith("headtohead: dataset.") and len(result.err.splitlines()) <= 2
+    assert not (tmp_path / "outputs").exists()
+
+
+PAIR = [*(part.replace("data.npz", "X.npy") for part in ARRAYS), "dataset.labels=y.npy"]
+
+
+@pytest.mark.parametrize("layout", [(0, 1, 2), (0, 3, 1, 2), (0, 1, 2, 3)])
+def test_images_in_a_npy_file_train_as_those_in_memory(command, config, tmp_path, monkeypatch, layout):
+    """They stay in the file where the memory is small, whatever the axis of the channels."""
+    digits = load_digits()
+    images, axes = digits.images.astype(np.uint8), [*layout, *range(len(layout), 3)]
+    images = images if len(layout) == 3 else np.stack([images] * 3, axis=3).transpose(axes)
+    np.savez(tmp_path / "data.npz", X=images, y=digits.target)
+    np.save(tmp_path / "X.npy", images)
+    np.save(tmp_path / "y.npy", digits.target)
+    arms = ["head=softmax,sigmoid", "seed=0", "dataset.folds=2", "dataset.train_size=64"]
+    assert command(*ARRAYS, *arms).status == 0
+    for module in (arrays, data):
+        monkeypatch.setattr(module, "MEMORY_SHARE", 0)
+    result = command("name=y", *PAIR[1:], *arms)
+    assert result.status == 0, result.err
+    pool = data.load(config(*PAIR, "dataset.folds=2").dataset, torch.device("cpu"))
+    assert data._load.cache_info().misses == 2, "it is what the runs were trained on"
+    if sys.platform == "linux":
+        mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("/X.npy")]
+        spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in mapped]
+        assert any(start <= pool.inputs.data_ptr() < end for start, end in spans)
+    for first, second in zip(records(tmp_path), records(tmp_path, "y"), strict=True):
+        assert first["metrics"] == second["metrics"] and first["blocks"] == second["blocks"]
+        assert first["sources"] == second["sources"]
+    result = command("reproduce", str(next(tmp_path.glob("outputs/y/runs/*"))))
+    assert result.status == 0 and "equal" in result.out, result.err
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "words"),
+    [
+        ({"y": Y[:-1]}, [], "150 examples in X and 149 in y"),
+        ({"X": X.astype(object)}, [], "X.npy: cannot be read: it holds objects, which could run code"),
+        ({"y": Y.astype(object)}, [], "y.npy: cannot be read: it holds objects, which could run code"),
+        ({"X": np.where(X > 7.8, np.inf, X)}, [], "NaN or infinity in 1 examples of X"),
+        ({"y": np.where(Y == 1, np.nan, Y)}, [], "NaN in 50 labels of y"),
+        ({"X": None}, [], "X.npy: no such file; accepted: a .npy file that numpy.save wrote"),
+        ({"y": None}, [], "dataset.labels="),
+        ({}, ["dataset.labels=null"], "dataset.labels=null: a .npy file with the labels of"),
+        ({}, ["dataset.path=data.npz"], "dataset.labels="),
+        ({}, ["dataset.path=words.npy"], "words.npy: cannot be read"),
+        ({}, ["dataset.path=zip.npy"], "zip.npy: holds several arrays"),
+    ],
+)
+def test_pairs_of_files_that_cannot_be_used_are_refused(command, tmp_path, files, options, words):
+    save(tmp_path)
+    for name, array in ({"X": X, "y": Y} | files).items():
+        if array is not None:
+            np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
+    (tmp_path / "words.npy").write_text("no array")
+    (tmp_path / "zip.npy").write_bytes((tmp_path / "data.npz").read_bytes())
+    given = {option.partition("=")[0] for option in options}
+    result = command(*(part for part in PAIR if part.partition("=")[0] not in given), *options)
+    assert result.status == 2 and words in result.err and len(result.err.splitlines()) == 1, result.err
     assert not (tmp_path / "outputs").exists()
 
 

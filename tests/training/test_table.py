@@ -2,6 +2,7 @@
 
 import json
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from headtohead.options import ConfigError
 from headtohead.training import data
-from headtohead.training.table import classes_of, encode, read_frame
+from headtohead.training.table import classes_of, encode, kind, read_frame
 
 CPU = torch.device("cpu")
 
@@ -168,21 +169,35 @@ def test_a_complete_table_is_scaled_as_ever(config, write):
     assert torch.equal(inputs[0], (pool.inputs[view.test] - mean.float()) * std.reciprocal().float())
 
 
-def test_converged_linear_model_equals_scikit_learn(config, write):
-    """Imputation and scaling are those of a pipeline that is fitted to the same training rows."""
-    frame, decay = mixed().drop(columns="seen"), 0.01
-    numbers = ["bill", "mass", "ringed"]
+@pytest.mark.parametrize("has_test_file", [False, True])
+def test_converged_linear_model_equals_scikit_learn(config, write, has_test_file):
+    """Imputation, encoding and scaling are those of a pipeline that is fitted to the same training rows.
+
+    There are numbers, a category, truths and dates, some missing; the file of test rows has an unknown category.
+    """
+    frame, decay = mixed(), 0.03
+    frame.loc[::9, "seen"] = None
+    overrides = write(frame)
+    if has_test_file:
+        frame.loc[100::5, "island"] = "unknown"
+        paths = [write(rows, name)[1] for rows, name in ((frame[:90], "t.csv"), (frame[90:], "u.csv"))]
+        overrides = [*overrides, paths[1].replace("path", "test_path", 1), "dataset.folds=null"]
     ours = config(
-        *write(frame), "model=linear", "head=softmax", "precision=float64", "training.epochs=3000",
+        *overrides, "model=linear", "head=softmax", "precision=float64", "training.epochs=3000",
         "training.batch_size=100000", "training.schedule=constant", "training.warmup=0", "training.points=1",
         "training.evaluations=1", "optimizer.lr=0.3", f"optimizer.weight_decay={decay}",
     )  # fmt: skip
     _, (outcome,) = run([ours])
     view = data.view(data.load(ours.dataset, CPU), ours.dataset, 0)
+    time = pd.to_datetime(frame["seen"])
+    frame["days"] = (time - pd.Timestamp("2000-01-01")).dt.days
+    frame[["year", "month", "weekday"]] = np.stack([time.dt.year, time.dt.month, time.dt.day_of_week], axis=1)
+    numbers = ["bill", "mass", "ringed", "days"]
     frame[numbers] = frame[numbers].astype(np.float32)
     oracle = make_pipeline(
         make_column_transformer(
             (SimpleImputer(add_indicator=True), numbers),
+            (SimpleImputer(), ["year", "month", "weekday"]),
             (OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["island"]),
         ),
         StandardScaler(),
@@ -191,6 +206,7 @@ def test_converged_linear_model_equals_scikit_learn(config, write):
     oracle.fit(frame.iloc[view.train], frame["species"].iloc[view.train])
     for split, index in (("val", view.val), ("test", view.test)):
         rows = frame.iloc[index]
+        assert not has_test_file or split == "val" or (rows["island"] == "unknown").any()
         probabilities = oracle.predict_proba(rows)
         at = np.searchsorted(oracle.classes_, rows["species"].to_numpy(str))
         assert outcome.metrics[f"{split}_nll"] == pytest.approx(
@@ -201,7 +217,7 @@ def test_converged_linear_model_equals_scikit_learn(config, write):
 def test_a_column_may_give_the_splits(config, write):
     split = np.array(["train", "train", "val", "test"])[np.arange(120) // 3 % 4]
     frame = mixed().assign(part=split)
-    made = config(*write(frame, split_column="part", folds="null", test_fraction=0.5))
+    made = config(*write(frame, split_column="part", folds="null"))
     pool = data.load(made.dataset, CPU)
     view = data.view(pool, made.dataset, 0)
     for index, name in ((view.train, "train"), (view.val, "val"), (view.test, "test")):
@@ -268,20 +284,20 @@ def test_text_of_too_many_categories_is_refused(config, write, refused):
 )
 def test_a_bad_column_of_splits_is_refused(refused, split, said):
     frame = pd.DataFrame({"a": [1, 2, 3, 4], "part": split, "species": [*"xyxy"]})
-    message = refused(frame, split_column="part", folds="null", test_fraction=0.5)
+    message = refused(frame, split_column="part", folds="null")
     assert "dataset.split_column=part" in message and said in message
 
 
 def test_a_split_column_is_neither_the_target_nor_ignored(refused):
     for options in ({"split_column": "species"}, {"split_column": "b", "ignore": "[b]"}):
-        message = refused(PLAIN, folds="null", test_fraction=0.5, **options)
+        message = refused(PLAIN, folds="null", **options)
         assert "dataset.split_column=" in message and "another column than" in message
 
 
 def test_a_parquet_file_without_pyarrow_is_refused(refused, monkeypatch):
     for module in ("pyarrow", "fastparquet"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert "needs pyarrow: pip install pyarrow" in refused(b"PAR1", name="t.parquet")
+    assert "needs pyarrow: pip install 'headtohead[parquet]'" in refused(b"PAR1", name="t.parquet")
 
 
 def test_a_parquet_file_is_the_same_table_as_a_csv(config, write):
@@ -292,6 +308,34 @@ def test_a_parquet_file_is_the_same_table_as_a_csv(config, write):
     pools = [data.load(config(*overrides, f"dataset.path={place}").dataset, CPU)
              for place in (path, path.replace(".parquet", ".csv"))]  # fmt: skip
     assert torch.equal(*(pool.inputs.nan_to_num(1e9) for pool in pools))
+
+
+def test_the_types_of_parquet_are_the_kinds_of_a_csv(config, write, tmp_path):
+    pytest.importorskip("pyarrow")
+    number = np.arange(60)
+    frame = pd.DataFrame({
+        "category": pd.Categorical(np.array(["a", "b", "c"])[number % 3]),
+        "integer": pd.array([None if n % 7 == 0 else n % 5 for n in number], dtype="Int64"),
+        "truth": pd.array([None if n % 9 == 0 else n % 2 == 1 for n in number], dtype="boolean"),
+        "time": pd.date_range("2020-01-01", periods=60),
+        "decimal": [Decimal(f"{n}.25") for n in number],
+        "span": pd.to_timedelta(number, "h"),
+        "list": [[n % 2, 3] for n in number],
+    }).set_index(pd.Index(np.array(["u", "v"])[number % 2], name="species"))  # fmt: skip
+    frame.to_parquet(tmp_path / "t.parquet")
+    read = read_frame(str(tmp_path / "t.parquet"))
+    assert {name: kind(values) for name, values in read.items()} == {
+        "species": "category", "category": "category", "integer": "number", "truth": "truth", "time": "date",
+        "decimal": "number", "span": "number", "list": "category",
+    }  # fmt: skip
+    assert read["decimal"].tolist() == (number + 0.25).tolist()
+    np.testing.assert_allclose(read["span"], number / 24)
+    overrides = write(read.drop(columns="time").assign(time=read["time"].astype(str)))
+    path = f"dataset.path={tmp_path}/t.parquet"
+    pools = [data.load(config(*overrides, *more).dataset, CPU) for more in ([], [path])]
+    assert pools[0].classes == pools[1].classes == ("u", "v")
+    columns = [sorted(map(tuple, pool.inputs.nan_to_num(1e9).T.tolist())) for pool in pools]
+    np.testing.assert_allclose(*columns, rtol=1e-6)
 
 
 STUDY = ["dataset=table", "model=linear", "head=softmax,sigmoid", "seed=0,1", "name=x",

@@ -44,9 +44,9 @@ COLUMNS = ("run", "phase", "arm", "head", "seed", "fold", "lr", "status", "steps
 
 # Keys of a run's config that say where it runs or how its study goes on, not what the run is.
 NOT_OF_A_RUN = {
-    "name", "device", "dataset.root", "dataset.path", "dataset.stream", "dataset.workers", "checkpoint_s",
-    "accept_drift", "protocol.confirm_seeds", "protocol.ladder", "protocol.metric", "protocol.until_decided",
-    "protocol.max_seeds",
+    "name", "device", "dataset.root", "dataset.path", "dataset.test_path", "dataset.labels", "dataset.stream",
+    "dataset.workers", "checkpoint_s", "accept_drift", "protocol.confirm_seeds", "protocol.ladder", "protocol.metric",
+    "protocol.until_decided", "protocol.max_seeds",
 }  # fmt: skip
 
 

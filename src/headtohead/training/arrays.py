@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, one_line, require
-from headtohead.training.data import Examples
-from headtohead.training.memory import require_memory
+from headtohead.training.data import ROUNDED, Examples
+from headtohead.training.image_files import MEMORY_SHARE
+from headtohead.training.memory import memory, require_memory
 
 Array = np.ndarray[Any, Any]
 
@@ -44,8 +45,34 @@ def read_npz(path: str) -> dict[str, Array]:
     except ConfigError:
         raise
     except Exception as error:  # the readers of archives and arrays raise errors of a dozen kinds
-        reason = "it holds objects, which could run code" if "allow_pickle" in str(error) else one_line(error)
-        raise ConfigError(f"{KEY}={path}: cannot be read: {reason}; accepted: {accepted}") from error
+        raise _unreadable(KEY, path, error, accepted) from error
+
+
+def read_npy(path: str, labels: str) -> dict[str, Array]:
+    """Map the inputs in a file that `numpy.save` wrote into memory, and read labels from another; never unpickle.
+
+    Raises:
+        ConfigError: there is no such file, it holds no array, or what is no image of bytes does not fit into memory.
+    """
+    accepted, found = "a .npy file that numpy.save wrote", {}
+    for name, key, file in (("X", KEY, path), ("y", "dataset.labels", labels)):
+        require(Path(file).is_file(), key, file, f"no such file; accepted: {accepted}")
+        try:
+            # Copied where it is written to, which it never is, since PyTorch warns of arrays that are read-only.
+            found[name] = np.load(file, mmap_mode="c", allow_pickle=False)
+        except Exception as error:
+            raise _unreadable(key, file, error, accepted) from error
+        require(isinstance(found[name], np.ndarray), key, file, f"holds several arrays; accepted: {accepted}")
+    inputs = found["X"]
+    if inputs.dtype != np.uint8 or inputs.ndim == 2:
+        require_memory(inputs.size * np.dtype(np.float32).itemsize, CPU, KEY, path)
+    return found
+
+
+def _unreadable(key: str, path: str, error: Exception, accepted: str) -> ConfigError:
+    has_objects = "allow_pickle" in str(error) or "Python objects" in str(error)
+    reason = "it holds objects, which could run code" if has_objects else one_line(error)
+    return ConfigError(f"{key}={path}: cannot be read: {reason}; accepted: {accepted}")
 
 
 def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
@@ -72,7 +99,8 @@ def examples_of(arrays: Mapping[str, Array], source: str) -> Examples:
     coded, classes = coded_of(labels, arrays.get("classes"), source)
     test = torch.arange(len(labels[0]), sum(map(len, labels))) if len(parts) == 2 else None
     groups = _groups(arrays, [f"groups{part}" for part in parts], [len(label_N) for label_N in labels], source)
-    return Examples(torch.cat(inputs), torch.from_numpy(np.concatenate(coded)), test, classes, groups=groups)
+    joined = torch.cat(inputs) if len(parts) == 2 else inputs[0]
+    return Examples(joined, torch.from_numpy(np.concatenate(coded)), test, classes, groups=groups)
 
 
 def _groups(arrays: Mapping[str, Array], names: Sequence[str], sizes: Sequence[int], source: str) -> Tensor | None:
@@ -89,7 +117,7 @@ def _groups(arrays: Mapping[str, Array], names: Sequence[str], sizes: Sequence[i
 
 
 def inputs_of(array: Array, name: str, source: str) -> Tensor:
-    """Return a table (N, D) as float32, or images as bytes (N, C, H, W).
+    """Return a table (N, D) as float32, or images as bytes (N, C, H, W), which stay in a file if they are large.
 
     Args:
         name: what the array is called, and `source` where it comes from, for error messages.
@@ -104,6 +132,8 @@ def inputs_of(array: Array, name: str, source: str) -> Tensor:
         broken = int((~np.isfinite(table_ND)).any(1).sum())
         require(broken == 0, KEY, source, f"NaN or infinity in {broken} examples of {name}; accepted: finite numbers")
         require(array.shape[1] >= 1, KEY, source, f"{found}; accepted: one column or more")
+        if name == "X":
+            _refuse_rounding(array, table_ND, source)
         return torch.from_numpy(table_ND)
     if array.dtype.kind == "f" and array.ndim in (3, 4):
         array = _bytes(array)
@@ -111,11 +141,27 @@ def inputs_of(array: Array, name: str, source: str) -> Tensor:
     is_image = array.dtype == np.uint8 and array.ndim in (3, 4) and 0 not in array.shape[1:]
     require(is_image, KEY, source, f"{found}; accepted: {accepted}")
     if array.ndim == 3:
-        return torch.from_numpy(np.array(array[:, None]))
+        return _images(array[:, None])
     first, last = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
     accepted = f"{CHANNELS[0]} to {CHANNELS[-1]} channels, on the second or the last axis but not on both"
     require(first != last, KEY, source, f"{found}; accepted: {accepted}")
-    return torch.from_numpy(np.array(array if first else array.transpose(0, 3, 1, 2)))
+    return _images(array if first else array.transpose(0, 3, 1, 2))
+
+
+def _refuse_rounding(array_ND: Array, table_ND: Array, source: str) -> None:
+    """Refuse numbers that float32 rounds by a part of their range that matters, such as times in seconds since 1970."""
+    for place, (exact_N, rounded_N) in enumerate(zip(array_ND.T, table_ND.T, strict=True)):
+        if exact_N.dtype.itemsize < 4 or exact_N.dtype == np.float32:
+            return
+        span = float(exact_N.max()) - float(exact_N.min())
+        found = f"float32 rounds column {place} of X by more than {ROUNDED:g} of its range"
+        is_close = span == 0 or np.abs(exact_N - rounded_N.astype(np.float64)).max() <= ROUNDED * span
+        require(is_close, KEY, source, f"{found}; accepted: smaller numbers, such as these less their mean")
+
+
+def _images(array: Array) -> Tensor:
+    is_large = array.nbytes > MEMORY_SHARE * memory(CPU)
+    return torch.from_numpy(array if isinstance(array, np.memmap) and is_large else np.array(array))
 
 
 def _bytes(array: Array) -> Array:

@@ -6,7 +6,7 @@ Shape suffixes: N examples, K classes.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,21 +54,22 @@ def seen_test_examples(pool: Pool) -> int:
     With folds these are all examples that occur more than once. Files count as the same where their contents are.
     """
     others = pool.rest if pool.val is None else torch.cat([pool.rest, pool.val])
-    if pool.files and isinstance(pool.inputs, ImageFiles):
-        tested, outside = _contents(*([pool.files[int(index)] for index in part] for part in (pool.test, others)))
-    else:
-        tested, outside = ([*_rows(pool.inputs, part)] for part in (pool.test, others))
+    tested, outside = digests(pool, [pool.test, others])
     known = Counter(outside)
     # With folds an example occurs outside the test split of its own fold as itself.
     return sum(known[row] > (pool.folds is not None) for row in tested)
 
 
-def _contents(tested: list[str], outside: list[str]) -> tuple[list[bytes], list[bytes]]:
-    """Return a digest of each file; files of a size of their own need not be read."""
-    sizes = {path: os.stat(path).st_size for path in {*tested, *outside}}
+def digests(pool: Pool, parts: Sequence[Tensor]) -> list[list[bytes]]:
+    """Return for each part, indices into the pool, digests of its inputs, which are equal where the inputs are."""
+    if isinstance(pool.inputs, Tensor) or not pool.files:
+        return [[*_rows(pool.inputs, part)] for part in parts]
+    paths = [[pool.files[int(index)] for index in part] for part in parts]
+    # Files of a size of their own need not be read.
+    sizes = {path: os.stat(path).st_size for part in paths for path in part}
     count = Counter(sizes.values())
-    digests = {path: _digest(path) if count[size] > 1 else path.encode() for path, size in sizes.items()}
-    return [digests[path] for path in tested], [digests[path] for path in outside]
+    known = {path: _digest(path) if count[size] > 1 else path.encode() for path, size in sizes.items()}
+    return [[known[path] for path in part] for part in paths]
 
 
 def _rows(inputs: Tensor | ImageFiles, index_N: Tensor) -> Iterator[bytes]:

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headtohead.options import require
-from headtohead.training.image_files import ImageFiles
+from headtohead.training.image_files import MEMORY_SHARE, ImageFiles
+from headtohead.training.memory import memory
 from headtohead.training.splits import (
     assign_blocks,
     folds_of_blocks,
@@ -32,6 +33,8 @@ from headtohead.training.splits import (
     stream_seed,
 )
 
+# Largest part of the range of a feature by which float32 may round it.
+ROUNDED = 1e-4
 # Largest evaluation chunk in numbers per layer: 32 MiB as float32.
 CHUNK_NUMBERS = 2**23
 # Every example counts as at least this many numbers, since layers may be wider than the inputs.
@@ -75,7 +78,8 @@ class Examples(NamedTuple):
 class Dataset(ABC):
     """Options common to all datasets, on the use of the examples outside the test split.
 
-    A dataset that reads files names, as `place`, its option that says where they are.
+    A dataset that reads files names, as `place`, its option that says where they are, and as `more_places` the options
+    that may name others.
 
     Options:
         train_size: number of training examples; None takes all that remain.
@@ -98,6 +102,7 @@ class Dataset(ABC):
     ood: str | None
 
     place: ClassVar[str | None] = None
+    more_places: ClassVar[tuple[str, ...]] = ()
     by_own_code: ClassVar[bool] = False  # whether code of the user's makes the examples, which may change
 
     @property
@@ -205,7 +210,8 @@ class View:
     def std(self) -> Tensor:
         """Standard deviation of the training inputs, shaped as `mean`, with the mean for missing ones.
 
-        It is 1 where the inputs are constant, and infinite where all are missing, so that such a feature is 0.
+        It is 1 for a channel that is constant. It is infinite for a feature of a table that is constant or missing in
+        all training examples, so that it is 0 in all others, as nothing was learnt about it.
         """
         return self._moments[1]
 
@@ -226,11 +232,11 @@ def load(dataset: Dataset, device: torch.device) -> Pool:
         ConfigError: the data is missing, damaged, or holds inputs or labels that cannot be trained on.
     """
     # The same relative path is another folder in another working directory.
-    key = dataset.place
-    place = {} if key is None else {key: os.path.abspath(os.path.expanduser(getattr(dataset, key)))}
+    named = {key: getattr(dataset, key) for key in (dataset.place, *dataset.more_places) if key is not None}
+    places = {key: path and os.path.abspath(os.path.expanduser(path)) for key, path in named.items()}
     source = replace(
         dataset,
-        **place,
+        **places,
         train_size=None,
         val_fraction=0.5,
         label_noise=0.0,
@@ -264,7 +270,8 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         known = inputs.nan_to_num(posinf=math.inf, neginf=-math.inf) if may_lack else inputs
         broken = (~known.flatten(1).isfinite().all(1)).sum().item() if inputs.is_floating_point() else 0
         require(broken == 0, "dataset inputs", f"NaN or infinity in {broken} examples", "finite numbers")
-        inputs = inputs.contiguous().to(device)
+        # Larger inputs may lie in a file, and are not copied into memory.
+        inputs = (inputs.contiguous() if inputs.nbytes <= MEMORY_SHARE * memory(device) else inputs).to(device)
     is_test_N, is_val_N = torch.zeros(2, len(labels), dtype=torch.bool)
     if test is not None:
         is_test_N[test] = True
@@ -606,22 +613,24 @@ def _moments(inputs: Tensor | ImageFiles, index_N: Tensor) -> tuple[Tensor, Tens
     if len(inputs.shape) == 4:
         # A histogram of bytes is exact and takes an eighth of the memory of float64 pixels.
         level = torch.arange(256, device=index_N.device).double()
-        pieces = inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else [index_N]
+        pieces = inputs.pieces(index_N) if isinstance(inputs, ImageFiles) else index_N.split(CHUNK_EXAMPLES)
         count_C256 = torch.zeros(inputs.shape[1], 256, dtype=torch.long, device=index_N.device)
         for images in _gathered(inputs, pieces):
             count_C256 += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
         share_C256 = count_C256.double() / count_C256[0].sum()
         mean_C1 = (share_C256 * level).sum(1, keepdim=True)
         std_C1 = (share_C256 * (level - mean_C1).square()).sum(1, keepdim=True).sqrt()
-        mean, std = mean_C1[..., None], std_C1[..., None]
+        mean, std = mean_C1[..., None], std_C1[..., None].where(std_C1[..., None] > 0, 1.0)
     else:
         rows_ND = inputs[index_N].double()
         std, mean = torch.std_mean(rows_ND, dim=0, correction=0)
         if mean.isnan().any():
             mean = rows_ND.nanmean(0)
             std = rows_ND.where(~rows_ND.isnan(), mean).std(0, correction=0)
-            mean, std = mean.nan_to_num(0.0), std.nan_to_num(math.inf)
-    return mean, std.where(std > 0, 1.0)
+            mean = mean.nan_to_num(0.0)
+        # The mean of equal numbers is rounded.
+        std = std.where(std > 1e-12 * mean.abs(), math.inf)
+    return mean, std
 
 
 def _scaling(views: Sequence[View], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,7 +26,17 @@ from headtohead.training.image_files import ImageFiles
 from headtohead.training.image_folder import ImageTree, read_tree
 from headtohead.training.memory import require_memory
 from headtohead.training.splits import generator, split_off
-from headtohead.training.table import classes_of, column, encode, given_splits, numbered, read_frame
+from headtohead.training.table import (
+    classes_of,
+    column,
+    encode,
+    given_splits,
+    joined,
+    kind,
+    numbered,
+    read_frame,
+    require_trained,
+)
 
 CPU = torch.device("cpu")
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
@@ -407,12 +418,28 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`."""
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`.
+
+    Options:
+        labels: y in a .npy file of its own where `path` is one with X, which need not fit into memory if it holds
+            images of bytes; None for a .npz file.
+    """
+
+    labels: str | None
 
     place = "path"
+    more_places = ("labels",)
 
     def read(self) -> Examples:
-        return self._split_as_asked(arrays.examples_of(arrays.read_npz(self.path), self.path))
+        if Path(self.path).suffix.lower() == ".npy":
+            accepted = f"a .npy file with the labels of {self.path}"
+            if self.labels is None:
+                raise ConfigError(f"dataset.labels=null: {accepted}")
+            found = arrays.read_npy(self.path, self.labels)
+        else:
+            require(self.labels is None, "dataset.labels", self.labels, f"null for {self.path}, which is no .npy file")
+            found = arrays.read_npz(self.path)
+        return self._split_as_asked(arrays.examples_of(found, self.path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -456,6 +483,7 @@ class TableFile(InOnePiece):
         ignore: columns that are no inputs.
         split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
             without val, `val_fraction` of the train rows validate. None draws the splits.
+        test_path: a file of the same columns whose rows are the test split; None where `path` has all rows.
         groups: a column that says which rows belong together, such as those of one patient. No split, fold or block
             divides a group, and the column is no input. None without groups.
     """
@@ -464,9 +492,12 @@ class TableFile(InOnePiece):
     target: str
     ignore: tuple[str, ...]
     split_column: str | None
+    test_path: str | None
     groups: str | None
 
     place = "path"
+    more_places = ("test_path",)
+    may_have_test_split = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -476,23 +507,52 @@ class TableFile(InOnePiece):
         require(split is None or split not in (self.target, *self.ignore), key, split, other)
         other = f"another column than dataset.target={self.target} and dataset.split_column={split}"
         require(self.groups is None or self.groups not in (self.target, split), "dataset.groups", self.groups, other)
-        has_folds = f"accepted: null, and any dataset.test_fraction: dataset.split_column={split} has the test split"
-        require(split is None or self.folds is None, "dataset.folds", self.folds, has_folds)
+        one = "accepted: null, as dataset.split_column has the test split"
+        require(split is None or self.test_path is None, "dataset.test_path", self.test_path, one)
+        given = {key: split, "dataset.test_path": self.test_path}
+        given = [f"{name}={value}" for name, value in given.items() if value is not None]
+        for name, value in (("folds", self.folds), ("test_fraction", self.test_fraction)):
+            require(
+                not given or value is None, f"dataset.{name}", value, f"null, as {''.join(given)} has the test split"
+            )
+        either = "5 or another number, a dataset.test_fraction, a dataset.split_column or a dataset.test_path"
+        require(given or self.folds or self.test_fraction, "dataset.folds", "null", either)
 
-    def read(self) -> Examples:
+    def rows(self) -> tuple[pd.DataFrame, int]:
+        """Read the rows of all files, those of `test_path` last, without the ignored columns.
+
+        Returns:
+            The rows, and the number of those before the rows of `test_path`.
+        """
         frame = read_frame(self.path)
-        labels, classes = classes_of(column(frame, "dataset.target", self.target))
+        column(frame, "dataset.target", self.target, self.path)
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
-        groups = None
+        left_out = [name for name in self.ignore if name != self.groups]
+        frame = frame.drop(columns=left_out)
+        if self.test_path is None:
+            return frame, len(frame)
+        texts = [str(name) for name, values in frame.items() if kind(values) == "category"]
+        test = read_frame(self.test_path, "dataset.test_path", texts)
+        both = joined(frame, test.drop(columns=left_out, errors="ignore"), self.test_path)
+        column(test, "dataset.target", self.target, self.test_path)
+        return both, len(frame)
+
+    def read(self) -> Examples:
+        frame, trained = self.rows()
+        labels, classes = classes_of(frame.loc[:, self.target])
+        val = groups = None
         if self.groups is not None:
-            groups = numbered(column(frame, "dataset.groups", self.groups))
-        if self.split_column is None:
-            test, val = self._test_split(labels, groups), None
+            groups = numbered(column(frame, "dataset.groups", self.groups, self.path))
+        if self.test_path is not None:
+            require_trained(labels[:trained], classes, "dataset.test_path", self.test_path)
+            test = torch.arange(trained, len(frame))
+        elif self.split_column is None:
+            test = self._test_split(labels, groups)
         else:
-            splits = column(frame, "dataset.split_column", self.split_column)
+            splits = column(frame, "dataset.split_column", self.split_column, self.path)
             test, val = given_splits(splits, labels, classes)
-        no_inputs = {self.target, *self.ignore, self.split_column, self.groups}
+        no_inputs = (self.target, self.split_column, self.groups)
         columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
         return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 

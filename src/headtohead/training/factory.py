@@ -86,7 +86,7 @@ def _seed(seed: int) -> None:
 def _of_frame(frame: pd.DataFrame, target: str, path: str) -> Examples:
     """Return the rows of a DataFrame, as those of a table in a file."""
     frame, key = with_names(frame.reset_index(drop=True), path), f"{KEY}={path}: the target"
-    labels, classes = classes_of(column(frame, key, target), key)
+    labels, classes = classes_of(column(frame, key, target, path), key)
     columns = encode(frame.drop(columns=target), path)
     return Examples(columns.inputs, labels, None, classes, columns.skipped, may_lack=True)
 

@@ -47,6 +47,17 @@ class PackSweeper(Sweeper):
             sys.exit(_describe(plan.folder, failures, lacking))
 
 
+class DataSweeper(PackSweeper):
+    """A sweeper that prints what the data of a command line are, and trains nothing."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Print what is known of the data."""
+        from headtohead.runner.describe import print_data
+
+        assert self.config is not None and self.hydra_context is not None, "Hydra calls setup first"
+        print_data(arguments, self.config, self.hydra_context)
+
+
 def _describe(folder: Path, failures: Mapping[str, str], lacking: int) -> str:
     """Tell how many runs failed, what follows, and for each reason its first run with the log.
 

@@ -16,7 +16,8 @@ from test_docs import commands, read
 from headtohead.training import data
 
 SECTION = read("README.md").partition("\n## Your own data\n")[2].partition("\n## ")[0]
-RECIPES = {command.rpartition("name=")[2]: command for command in commands(SECTION)}
+LOOK, *OTHERS = sorted(commands(SECTION), key=lambda command: not command.startswith("headtohead data "))
+RECIPES = {command.rpartition("name=")[2]: command for command in OTHERS}
 # What is written for five seeds and whole trainings is tried with two and short ones.
 SHORT = ["training.epochs=1", "training.points=3", "training.evaluations=2", "protocol.confirm_seeds=2"]
 
@@ -45,12 +46,14 @@ def cook(command, tmp_path):
     return call
 
 
-def test_a_table(cook, tmp_path):
+def test_a_table(command, cook, tmp_path):
     rng = np.random.default_rng(0)
     species = np.array(["Adelie", "Gentoo"])[np.arange(60) % 2]
     size = (species == "Gentoo") + rng.normal(scale=0.1, size=60)
     columns = {"size": np.where(np.arange(60) % 7, size, np.nan), "island": rng.choice(["Biscoe", "Dream"], 60)}
     pd.DataFrame({"species": species, **columns}).to_csv(tmp_path / "penguins.csv", index=False)
+    look = command(*shlex.split(LOOK)[1:])
+    assert look.status == 0 and "Adelie" in look.out and not (tmp_path / "outputs").exists()
     assert {run["fold"] for run in cook("table") if run["phase"] == "confirm"} == {*range(5)}
 
 

@@ -58,9 +58,9 @@ def mlp():
 
 
 def loss_and_gradient(labels):
-    def loss(logits):
-        leaf = logits.detach().requires_grad_()
-        loss_RB = F.cross_entropy(leaf.mT, labels, reduction="none")
+    def loss(logits, run=None):
+        leaf, own = logits.detach().requires_grad_(), labels if run is None else labels[run : run + 1]
+        loss_RB = F.cross_entropy(leaf.mT, own, reduction="none")
         return loss_RB.detach(), torch.autograd.grad(loss_RB.sum(), leaf)[0]
 
     return loss

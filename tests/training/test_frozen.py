@@ -59,7 +59,7 @@ def network(kind: type[nn.Module], frozen: tuple[str, ...]) -> nn.Module:
 
 
 def loss_and_gradient(labels):
-    def loss(logits):
+    def loss(logits, run=None):
         leaf = logits.detach().requires_grad_()
         loss_RB = cross_entropy(leaf.mT, labels.expand(len(leaf), -1), reduction="none")
         return loss_RB.detach(), torch.autograd.grad(loss_RB.sum(), leaf)[0]

@@ -1,5 +1,7 @@
 """Packs against runs that are trained alone, and against autograd."""
 
+import copy
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -154,3 +156,40 @@ def test_gradients_of_wide_layers_equal_those_of_autograd(inputs, bias):
     torch.testing.assert_close(gradients_RP, torch.cat([part.flatten(1) for part in expected], 1))
     for index, layer in enumerate(layers):
         torch.testing.assert_close(pack(x)[index], layer["classifier"].double()(x[index]))
+
+
+class Random(nn.Sequential):
+    """A network that draws a random number, which vmap cannot batch, and drops none of its inputs."""
+
+    def forward(self, inputs):
+        return super().forward(nn.functional.dropout(inputs, 1e-12, self.training))
+
+
+def test_a_loop_frees_the_activations_of_a_run_before_the_next():
+    held: weakref.WeakSet = weakref.WeakSet()
+    counts = []
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+            held.add(self)
+            counts.append(len(held))
+
+    def most_held(runs):
+        torch.manual_seed(0)
+        widths = OrderedDict(one=nn.Linear(4, 6), tanh=nn.Tanh(), two=nn.Linear(6, 6), classifier=nn.Linear(6, 3))
+        pack = Pack([copy.deepcopy(Random(widths)) for _ in range(runs)], torch.device("cpu"), torch.float64)
+        inputs, labels = torch.randn(runs, 9, 4).double(), torch.randint(3, (runs, 9))
+
+        def loss(logits, run=None):
+            leaf, own = logits.detach().requires_grad_(), labels if run is None else labels[run : run + 1]
+            loss_RB = nn.functional.cross_entropy(leaf.mT, own, reduction="none")
+            return loss_RB.detach(), torch.autograd.grad(loss_RB.sum(), leaf)[0]
+
+        counts.clear()
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+            *_, gradients_RP = pack.differentiate(inputs, loss)
+        assert pack.mode == "loop" and (gradients_RP != 0).any(1).all()
+        return max(counts)
+
+    assert most_held(6) == most_held(2) > 0

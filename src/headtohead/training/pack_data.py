@@ -158,9 +158,12 @@ class Cohort:
         The shapes are those of `Pack.differentiate`.
         """
 
-        def loss(logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
+        def loss(logits_RBK: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
             gradient_RBK = torch.empty_like(logits_RBK)
             with self._loss_precision:
+                if run is not None:
+                    head, labels_1B = self.runs[run].head, labels_RB[run : run + 1]
+                    return head.loss_and_gradient(logits_RBK, labels_1B, gradient_RBK), gradient_RBK
                 loss_RB = self.by_head(
                     lambda head, *batch: head.loss_and_gradient(*batch), logits_RBK, labels_RB, gradient_RBK
                 )

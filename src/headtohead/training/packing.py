@@ -10,7 +10,8 @@ the whole pack. The forward has four modes, of which a pack takes the fastest th
 * stacked: each layer of an nn.Sequential is replaced by one batched operation, if all its layers have one. With dropout
   a pack of one is stacked as well, so that its masks are those of a larger pack.
 * vmap: PyTorch batches any other module, by torch.func; this is slower.
-* loop: a module that vmap cannot batch, or that draws random numbers, is called run by run.
+* loop: a module that vmap cannot batch, or that draws random numbers, is called and differentiated run by run, so that
+  the activations of one run are in memory at a time.
 
 A run in a pack equals the run alone up to rounding: to 1e-9 in float64 over tens of steps, to 5e-3 in float32. Random
 numbers are drawn for each run from its seed (`dropout`).
@@ -20,6 +21,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import accumulate
 from typing import Protocol, TypeGuard
 
@@ -32,14 +34,24 @@ from headtohead.training.dropout import Draws, global_states
 
 # The same layer of R runs as one function from (R, B, x) to (R, B, x).
 Layer = Callable[[Tensor], Tensor]
-# From logits (R, B, K) to the loss of each example, (R, B), and its gradient at the logits, (R, B, K).
-Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Above this many outputs, a layer writes them example by example: transposing them for the loss would take long.
 WIDE = 256
 # Below this many inputs of a wide layer, the plain product for the weights' gradient is slow on the CPU.
 NARROW = 32
 ELEMENTWISE = (nn.Identity, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
+
+
+class Loss(Protocol):
+    """The losses of a pack."""
+
+    def __call__(self, logits_RBK: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the loss of each example, (R, B), and its gradient at the logits, (R, B, K).
+
+        Args:
+            run: the number of the only run that the logits are of; None for those of all runs.
+        """
+        ...
 
 
 class Stackable(Protocol):
@@ -186,6 +198,7 @@ class Pack:
         self._draws = Draws(range(self.size) if seeds is None else seeds, device)
         self._links: list[_Link] | None = None
         self._networks = [self.template]
+        self._decide: Callable[[Tensor], None] | None = None
         self.frozen: dict[str, Tensor] = {}
         if self.size == 1 and not (is_stackable(self.template) and _drops_out(self.template)):
             self._set_up_plain()
@@ -248,14 +261,13 @@ class Pack:
             with sdpa_kernel(SDPBackend.MATH):
                 return batched(parameters, self._stacked_buffers, inputs_RBx)
 
-        def first(inputs_RBx: Tensor) -> Tensor:
+        def decide(inputs_RBx: Tensor) -> None:
             if self._can_batch(forward, inputs_RBx):
                 self._forward = forward
             else:
                 self._set_up_loop(modules)
-            return self._forward(inputs_RBx)
 
-        self._forward = first
+        self._decide = decide
 
     def _can_batch(self, forward: Layer, inputs_RBx: Tensor) -> bool:
         """Return whether vmap can batch the networks in either mode, without random numbers."""
@@ -296,18 +308,27 @@ class Pack:
     def _one_by_one(self, inputs_RBx: Tensor) -> Tensor:
         """Call the network of each run, with random numbers of its seed."""
         outputs = []
-        for run, (network, inputs_Bx) in enumerate(zip(self._networks, inputs_RBx, strict=True)):
-            self._draws.seed_globally(run)
-            if self.mode == "plain":
-                outputs.append(network(inputs_Bx))
-            else:
-                parameters = {name: leaf[run] for name, leaf in zip(self.columns, self.leaves, strict=True)}
-                outputs.append(torch.func.functional_call(network, parameters, (inputs_Bx,)))
+        for run, inputs_Bx in enumerate(inputs_RBx):
+            leaves = {name: leaf[run] for name, leaf in zip(self.columns, self.leaves, strict=True)}
+            outputs.append(self._call(run, {} if self.mode == "plain" else leaves, inputs_Bx))
         return torch.stack(outputs)
 
+    def _call(self, run: int, parameters: dict[str, Tensor], inputs_Bx: Tensor) -> Tensor:
+        self._draws.seed_globally(run)
+        return torch.func.functional_call(self._networks[run], parameters, (inputs_Bx,))
+
     def __call__(self, inputs_RBx: Tensor) -> Tensor:
+        inputs_RBx = self._begin(inputs_RBx)
+        return self._forward(inputs_RBx)
+
+    def _begin(self, inputs_RBx: Tensor) -> Tensor:
+        """Prepare the random numbers of a call, settle the mode at the first, and return the inputs of all runs."""
+        inputs_RBx = inputs_RBx.expand(self.size, *inputs_RBx.shape[1:])
         self._draws.begin(self.step if self.training else None)
-        return self._forward(inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+        if self._decide is not None:
+            self._decide(inputs_RBx)
+            self._decide = None
+        return inputs_RBx
 
     def train(self, mode: bool = True) -> None:
         """Switch to training mode, for dropout and batch norm, or to evaluation mode."""
@@ -362,27 +383,44 @@ class Pack:
             The mean losses of the batch (R,), the logits (R, B, K), the gradients of the mean losses at the logits
             (R, B, K), and at all parameters (R, P). The next call overwrites the last.
         """
-        links = self._links
-        if links is None or torch.is_autocast_enabled(self.parameters_RP.device.type):
-            outputs_RBK = self(inputs_RBx).to(self.parameters_RP.dtype)
+        inputs_RBx = self._begin(inputs_RBx)
+        if self.mode == "loop":
+            # The activations of one run are freed before those of the next are computed.
+            parts = [self._differentiate_run(run, inputs_Bx, loss) for run, inputs_Bx in enumerate(inputs_RBx)]
+            loss_RB, logits_RBK, logit_gradient_RBK = (torch.cat(part) for part in zip(*parts, strict=True))
+        elif self._links is None or torch.is_autocast_enabled(self.parameters_RP.device.type):
+            outputs_RBK = self._forward(inputs_RBx).to(self.parameters_RP.dtype)
             logits_RBK = outputs_RBK.detach()
             loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
             gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, allow_unused=True)
-            self._untouched = []
-            for view, gradient, where in zip(self._gradients, gradients, self.columns.values(), strict=True):
-                if gradient is None:
-                    view.zero_()
-                    self._untouched.append(where)
-                else:
-                    view.copy_(gradient.view_as(view))
+            self._keep(gradients, self._gradients)
         else:
             # By hand. Links that need autograd have a graph each: with small layers and packs, one graph over all
             # links would take as long as the matrix products.
-            self._draws.begin(self.step if self.training else None)
-            logits_RBK, tape = _record(links, inputs_RBx.expand(self.size, *inputs_RBx.shape[1:]))
+            logits_RBK, tape = _record(self._links, inputs_RBx)
             loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
             _unwind(tape, logit_gradient_RBK, dict(zip(self.leaves, self._gradients, strict=True)))
         return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
+
+    def _differentiate_run(self, run: int, inputs_Bx: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute for one run the losses (1, B), the logits and the gradient of their mean at the logits (1, B, K)."""
+        parameters = {name: self.view(name)[run].detach().requires_grad_() for name in self.columns}
+        outputs_1BK = self._call(run, parameters, inputs_Bx).unsqueeze(0).to(self.parameters_RP.dtype)
+        logits_1BK = outputs_1BK.detach()
+        loss_1B, logit_gradient_1BK = _mean_loss(partial(loss, run=run), logits_1BK)
+        gradients = torch.autograd.grad(outputs_1BK, [*parameters.values()], logit_gradient_1BK, allow_unused=True)
+        self._keep(gradients, [view_Rx[run] for view_Rx in self._gradients])
+        return loss_1B, logits_1BK, logit_gradient_1BK
+
+    def _keep(self, gradients: Sequence[Tensor | None], views: Sequence[Tensor]) -> None:
+        """Copy gradients to where they belong, and remember which parameters have none."""
+        self._untouched = []
+        for view, gradient, where in zip(views, gradients, self.columns.values(), strict=True):
+            if gradient is None:
+                view.zero_()
+                self._untouched.append(where)
+            else:
+                view.copy_(gradient.view_as(view))
 
 
 def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:

@@ -6,7 +6,7 @@ import pytest
 from conftest import TINY
 
 from headtohead.runner.reproduce import named_code
-from headtohead.testing import make_study
+from headtohead.testing import make_study, without_checksums
 
 
 def runs_of(study):
@@ -93,3 +93,16 @@ def test_an_edited_record_runs_nothing(command, tmp_path, monkeypatch, model, na
     refused = command("reproduce", str(path.parent))
     assert refused.status == 2 and f"would run code from elsewhere, {named}; " in refused.err
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("lacking", [("model", "freeze"), ("protocol", "metric"), ("protocol", "until_decided")])
+def test_a_record_from_before_an_option_is_run_without_it(command, tmp_path, lacking):
+    assert command("name=x", "head=softmax", "seed=0", *TINY).status == 0
+    (folder,) = runs_of(without_checksums(tmp_path / "outputs/x"))
+    record = json.loads((folder / "run.json").read_text())
+    group, option = lacking
+    del record["config"][group][option]
+    (folder / "run.json").write_text(json.dumps(record))
+    result = command("reproduce", str(folder))
+    assert result.status == 0, result.err
+    assert "bitwise equal" in result.out

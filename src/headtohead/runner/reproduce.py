@@ -77,12 +77,13 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
     run = _read_ended_run(folder)
     # Records of older versions lack what only the study needs.
     older: dict[str, Any] = {
-        "protocol": {"ladder": None, "until_decided": False, "max_seeds": None, "metric": "accuracy"}
+        "protocol": {"ladder": None, "until_decided": False, "max_seeds": None, "metric": "accuracy"},
+        "model": {"freeze": "none"},
     }
     for (group, name), options in OLDER.items():
         recorded = run.config.get(group)
         if isinstance(recorded, dict) and recorded.get("name") == name:
-            older[group] = options
+            older[group] = older.get(group, {}) | options
     node = cast(DictConfig, OmegaConf.merge(older, with_home(run.config)))
     if allow_code:
         import_from_here()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from headtohead.analysis.choice import best_learning_rates
+from headtohead.analysis.choice import best_trials
 from headtohead.record.files import folder_name, to_json, write_atomically
 from headtohead.record.run import (
     Environment,
@@ -24,7 +24,7 @@ from headtohead.record.run import (
     write_results,
     write_run,
 )
-from headtohead.record.study import Claim, StudyProtocol, StudyRecord, read_claims, write_study
+from headtohead.record.study import Claim, StudyProtocol, StudyRecord, Trial, read_claims, write_study
 
 CLASSES = 10
 BLOCKS, BLOCK_SIZE = 20, 90.0
@@ -155,13 +155,13 @@ def make_study(
     made = [runs.make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
     names = {phase: tuple(run.run for run, _ in made)}
     chosen = configured_claims() if claims is None else read_claims(claims)
-    best: dict[str, dict[str, float]] = {}
+    best: dict[str, dict[str, Trial]] = {}
     if tuned:
         table = results(run for run, _ in made)
         criteria = dict.fromkeys(["val_accuracy", *(claim.selected_by or "val_accuracy" for claim in chosen.values())])
-        best = {criterion: best_learning_rates(table, criterion) for criterion in criteria}
-        rates = {arm: sorted({by_arm[arm] for by_arm in best.values()}) for arm in best["val_accuracy"]}
-        confirmed = [runs.make(arm, lr, seed, "confirm") for arm in rates for lr in rates[arm] for seed in fresh]
+        best = {criterion: best_trials(table, criterion) for criterion in criteria}
+        trials = {arm: sorted({by_arm[arm] for by_arm in best.values()}) for arm in best["val_accuracy"]}
+        confirmed = [runs.make(arm, at.lr, seed, "confirm") for arm in trials for at in trials[arm] for seed in fresh]
         names["confirm"] = tuple(run.run for run, _ in confirmed)
         made += confirmed
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def _study_record(
     fresh: Sequence[int],
     runs: Mapping[str, tuple[str, ...]],
     claims: dict[str, Claim],
-    best: dict[str, dict[str, float]],
+    best: dict[str, dict[str, Trial]],
 ) -> StudyRecord:
     return StudyRecord(
         name=name,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headtohead.analysis.choice import ArmSearch, best_learning_rates, searches
+from headtohead.analysis.choice import ArmSearch, best_trials, searches
 
 
 def search(values: dict[float, list[tuple[float, float]]], **more: object) -> pd.DataFrame:
@@ -20,14 +20,14 @@ def test_of_rates_within_a_standard_error_of_the_best_accuracy_the_lower_nll_win
     # The best mean is 0.9 with a standard error of 0.02, so that 0.885 is near it and 0.875 is not.
     best = [(0.88, 0.5), (0.92, 0.5)]
     table = search({0.1: best, 0.3: [(0.885, 0.4)] * 2, 1.0: [(0.875, 0.1)] * 2})
-    assert best_learning_rates(table) == {"a": 0.3}
+    assert best_trials(table) == {"a": 0.3}
     # Without spread, as with one seed, the best accuracy alone counts.
-    assert best_learning_rates(table[table.seed == 1]) == {"a": 0.1}
+    assert best_trials(table[table.seed == 1]) == {"a": 0.1}
     # Equal in both: the lower rate.
-    assert best_learning_rates(search({0.3: best, 0.1: best, 1.0: best})) == {"a": 0.1}
+    assert best_trials(search({0.3: best, 0.1: best, 1.0: best})) == {"a": 0.1}
     # NLL has no such rule.
     table = search({0.1: [(0.9, 0.1), (0.9, 0.9)], 0.3: [(0.9, 0.49), (0.9, 0.49)], 0.05: [(0.9, 0.49)] * 2})
-    assert best_learning_rates(table, "val_nll") == {"a": 0.05}
+    assert best_trials(table, "val_nll") == {"a": 0.05}
 
 
 def test_a_seed_with_several_runs_counts_once():
@@ -36,7 +36,7 @@ def test_a_seed_with_several_runs_counts_once():
     again = table[(table.lr == 0.1) & (table.seed == 1)]
     table = pd.concat([table, again, again])
     assert table.groupby("lr")[["val_accuracy", "val_nll"]].mean().val_nll.idxmin() == 0.1
-    assert best_learning_rates(table, "val_nll") == {"a": 0.3}
+    assert best_trials(table, "val_nll") == {"a": 0.3}
 
 
 def test_diverged_runs_count_as_a_guess_and_failed_ones_not_at_all():
@@ -44,20 +44,20 @@ def test_diverged_runs_count_as_a_guess_and_failed_ones_not_at_all():
     table = search({0.1: [(0.8, 0.6), (0.8, 0.6)], 0.3: [(0.9, 0.3), (0.9, 0.3)]})
     second = (table.lr == 0.3) & (table.seed == 1)
     failed = table.assign(status=np.where(second, "failed", "finished"), val_accuracy=table.val_accuracy.mask(second))
-    assert best_learning_rates(failed) == {"a": 0.3}
+    assert best_trials(failed) == {"a": 0.3}
     diverged = table.assign(
         status=np.where(second, "diverged", "finished"),
         val_accuracy=table.val_accuracy.mask(second, 0.1),
         val_nll=table.val_nll.mask(second, chance),
     )
     for criterion in ("val_accuracy", "val_nll"):
-        assert best_learning_rates(diverged, criterion) == {"a": 0.1}
+        assert best_trials(diverged, criterion) == {"a": 0.1}
     # Worse than a guess, but trained; and a metric that a guess has not.
     hopeless = search({0.1: [(0.1, 5.0)] * 2, 0.3: [(0.1, chance)] * 2}, val_aurc=[0.5, 0.5, math.nan, math.nan])
     hopeless["status"] = np.where(hopeless.lr == 0.3, "diverged", "finished")
     for criterion in ("val_accuracy", "val_nll", "val_aurc"):
-        assert best_learning_rates(hopeless, criterion) == {"a": 0.1}
-    assert best_learning_rates(hopeless, "val_charm") == {}
+        assert best_trials(hopeless, criterion) == {"a": 0.1}
+    assert best_trials(hopeless, "val_charm") == {}
 
 
 def on_blocks(table: pd.DataFrame, sizes: list[int], values: dict[float, list[float]]) -> pd.DataFrame:
@@ -96,7 +96,7 @@ def test_the_choice_is_that_of_plain_means(criterion):
         table = search({lr: [tuple(pair) for pair in values[index]] for index, lr in enumerate((0.1, 0.3, 1.0))})
         table["val_aurc"] = rng.random(len(table))
         means = table.groupby("lr")[["val_accuracy", "val_nll", "val_aurc"]].mean()
-        chosen = best_learning_rates(table, criterion)["a"]
+        chosen = best_trials(table, criterion)["a"]
         if criterion != "val_accuracy":
             assert chosen == means[criterion].idxmin()
         else:

@@ -1,35 +1,38 @@
-"""The choice of each arm's learning rate in a search, by a validation metric.
+"""The choice of each arm's trial in a search, by a validation metric.
 
-Shape suffixes: R runs of an arm, L learning rates, S seeds, G blocks of examples.
+Shape suffixes: R runs of an arm, T trials, S seeds, G blocks of examples.
 """
 
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from headtohead.analysis.statistics import is_higher_better, standard_error
+from headtohead.record.study import Trial
 
-# Decides between rates that are as good by a criterion of which the higher value is better.
+# Decides between trials that are as good by a criterion of which the higher value is better.
 SECOND = "val_nll"
 
 
-def best_learning_rates(search: pd.DataFrame, criterion: str = "val_accuracy") -> dict[str, float]:
-    """Return each arm's best learning rate in a search, by the mean of a validation metric over seeds.
+def best_trials(search: pd.DataFrame, criterion: str = "val_accuracy") -> dict[str, Trial]:
+    """Return each arm's best trial in a search, by the mean of a validation metric over seeds.
 
-    Where the higher value is better, all rates within one standard error of the highest mean are as good, and the lower
-    mean NLL decides, then the lower rate: accuracy counts examples, and its best is often shared. Of other metrics the
-    lowest mean is best, then the lower rate. Failed runs do not count. Diverged runs count as a guess, and never as
-    better than a finished run of the arm.
+    Where the higher value is better, all trials within one standard error of the highest mean are as good, and the
+    lower mean NLL decides, then the lower rate: accuracy counts examples, and its best is often shared. Of other metrics
+    the lowest mean is best, then the lower rate. Of an arm only the trials with most seeds take part, as a search by
+    halving gives bad trials fewer. Failed runs do not count. Diverged runs count as a guess, and never as better than a
+    finished run of the arm.
 
     Args:
         search: Rows of results.csv; a seed may have several.
         criterion: Column of `search`.
 
     Returns:
-        Rates by arm; empty where no run has the criterion and the NLL.
+        Trials by arm; empty where no run has the criterion and the NLL.
     """
     return {arm: search.best() for arm, search in searches(search, criterion).items()}
 
@@ -43,7 +46,9 @@ def searches(search: pd.DataFrame, criterion: str, blocks: pd.DataFrame | None =
         blocks: `Study.blocks`, with the validation metrics of these runs on blocks of examples.
     """
     metrics = list(dict.fromkeys([criterion, SECOND]))
-    ended = search.loc[search.status != "failed"]
+    seeds = search.groupby(["arm", "lr", "trial"]).seed.transform("nunique")
+    most = seeds == seeds.groupby(search.arm).transform("max")
+    ended = search.loc[most & (search.status != "failed")]
     if ended.empty or not {*metrics} <= {*ended}:
         return {}
     by_run = None
@@ -72,12 +77,12 @@ class ArmSearch:
     criterion: str
     blocks: Mapping[str, np.ndarray] | None = None
 
-    def best(self) -> float:
-        """Return the best learning rate by all validation examples."""
+    def best(self) -> Trial:
+        """Return the best trial by all validation examples."""
         return self._best({name: self.runs[name].to_numpy(float) for name in (self.criterion, SECOND)})
 
-    def best_outside(self, tested: Collection[int]) -> float:
-        """Return the best learning rate by the validation examples outside some blocks; by all where there are none."""
+    def best_outside(self, tested: Collection[int]) -> Trial:
+        """Return the best trial by the validation examples outside some blocks; by all where there are none."""
         if self.blocks is None:
             return self.best()
         size_RG = self.blocks["size"].copy()
@@ -91,16 +96,35 @@ class ArmSearch:
             values[name] = weighted_RG.sum(1) / total_R
         return self._best(values)
 
-    def _best(self, values: Mapping[str, np.ndarray]) -> float:
-        """Return the best learning rate by metrics of the runs, (R,) each."""
-        rates_L, rate_R = np.unique(self.runs.lr.to_numpy(float), return_inverse=True)
+    def ranking(self) -> list[Trial]:
+        """Return the trials, the best first, by the mean of the criterion over seeds, then by that of the NLL."""
+        by_seed = self._by_seed({name: self.runs[name].to_numpy(float) for name in (self.criterion, SECOND)})
+        mean_T, nll_T = (_row_means(by_seed[name]) for name in (self.criterion, SECOND))
+        order = np.lexsort((nll_T, -mean_T if is_higher_better(self.criterion) else mean_T))
+        return [self._trials[0][place] for place in order]
+
+    def _best(self, values: Mapping[str, np.ndarray]) -> Trial:
+        """Return the best trial by metrics of the runs, (R,) each."""
+        by_seed = self._by_seed(values)
+        place = _best_row(by_seed[self.criterion], by_seed[SECOND], is_higher_better(self.criterion))
+        return self._trials[0][place]
+
+    def _by_seed(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return metrics of the runs, (R,) each, as tables (T, S)."""
+        trials, trial_R = self._trials
         seeds_S, seed_R = np.unique(self.runs.seed.to_numpy(), return_inverse=True)
         diverged_R = (self.runs.status == "diverged").to_numpy()
         by_seed = {}
         for name, value_R in values.items():
             guessed_R = _with_guesses(value_R, diverged_R, is_higher_better(name))
-            by_seed[name] = _cell_means(guessed_R, rate_R, seed_R, (len(rates_L), len(seeds_S)))
-        return float(rates_L[_best_rate(by_seed[self.criterion], by_seed[SECOND], is_higher_better(self.criterion))])
+            by_seed[name] = _cell_means(guessed_R, trial_R, seed_R, (len(trials), len(seeds_S)))
+        return by_seed
+
+    @cached_property
+    def _trials(self) -> tuple[list[Trial], np.ndarray]:
+        """The trials, ascending, and the place of each run's among them, (R,)."""
+        pairs_T2, place_R = np.unique(self.runs[["lr", "trial"]].to_numpy(float), axis=0, return_inverse=True)
+        return [Trial(lr, int(number)) for lr, number in pairs_T2.tolist()], place_R.ravel()
 
 
 def _with_guesses(value_R: np.ndarray, diverged_R: np.ndarray, higher_is_better: bool) -> np.ndarray:
@@ -121,18 +145,18 @@ def _cell_means(value_R: np.ndarray, row_R: np.ndarray, column_R: np.ndarray, sh
     return np.divide(sums, counts, out=np.full(len(sums), math.nan), where=counts > 0).reshape(shape)
 
 
-def _best_rate(criterion_LS: np.ndarray, nll_LS: np.ndarray, higher_is_better: bool) -> int:
-    """Return the index of the best learning rate."""
-    mean_L, nll_L = (_row_means(table_LS) for table_LS in (criterion_LS, nll_LS))
+def _best_row(criterion_TS: np.ndarray, nll_TS: np.ndarray, higher_is_better: bool) -> int:
+    """Return the index of the best trial."""
+    mean_T, nll_T = (_row_means(table_TS) for table_TS in (criterion_TS, nll_TS))
     if not higher_is_better:
-        return int(np.argsort(mean_L, kind="stable")[0])  # NaN comes last
-    highest = np.lexsort((nll_L, -mean_L))[0]
-    values_S = criterion_LS[highest][~np.isnan(criterion_LS[highest])]
+        return int(np.argsort(mean_T, kind="stable")[0])  # NaN comes last
+    highest = np.lexsort((nll_T, -mean_T))[0]
+    values_S = criterion_TS[highest][~np.isnan(criterion_TS[highest])]
     error = standard_error(values_S) if len(values_S) > 1 else 0.0
-    near_L = mean_L >= mean_L[highest] - error - 1e-12
-    return int(np.lexsort((nll_L, ~near_L))[0]) if near_L.any() else int(highest)
+    near_T = mean_T >= mean_T[highest] - error - 1e-12
+    return int(np.lexsort((nll_T, ~near_T))[0]) if near_T.any() else int(highest)
 
 
-def _row_means(table_LS: np.ndarray) -> np.ndarray:
-    lengths = np.arange(len(table_LS)).repeat(table_LS.shape[1])
-    return _cell_means(table_LS.ravel(), lengths, np.zeros_like(lengths), (len(table_LS), 1))[:, 0]
+def _row_means(table_TS: np.ndarray) -> np.ndarray:
+    rows = np.arange(len(table_TS)).repeat(table_TS.shape[1])
+    return _cell_means(table_TS.ravel(), rows, np.zeros_like(rows), (len(table_TS), 1))[:, 0]

@@ -6,6 +6,7 @@ S steps, R seeds.
 import json
 import math
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from headtohead.analysis.choice import best_learning_rates
+from headtohead.analysis.choice import best_trials
 from headtohead.analysis.predictions import Predictions, ShownExamples
 from headtohead.analysis.statistics import target_accuracy
 from headtohead.analysis.text import listed
@@ -36,7 +37,7 @@ from headtohead.record.run import (
     read_table,
     results,
 )
-from headtohead.record.study import StudyRecord, read_study_record
+from headtohead.record.study import StudyRecord, Trial, read_study_record
 
 # Keys of a run's config that differ between the runs of one arm by design.
 NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "fold", "optimizer.lr", "pack_size"}
@@ -87,21 +88,21 @@ class Study:
 
     @cached_property
     def tuned(self) -> bool:
-        """Whether the study has a search, which chooses each arm's learning rate."""
+        """Whether the study has a search, which chooses each arm's trial."""
         return "search" in self.record.runs
 
     @cached_property
     def searched(self) -> pd.DataFrame:
-        """The runs from which each arm's learning rate is chosen."""
+        """The runs from which each arm's trial is chosen."""
         return self.results.loc[self.results.phase == "search"] if self.tuned else self.results
 
     @cached_property
-    def best(self) -> dict[str, float]:
-        """The best learning rate of each arm by the primary criterion; arms without an ended run are missing."""
+    def best(self) -> dict[str, Trial]:
+        """The best trial of each arm by the primary criterion; arms without an ended run are missing."""
         return self.best_by(self.record.protocol.selected_by)
 
-    def best_by(self, criterion: str) -> dict[str, float]:
-        """Return the best learning rate of each arm by a validation metric; arms without an ended run are missing.
+    def best_by(self, criterion: str) -> dict[str, Trial]:
+        """Return the best trial of each arm by a validation metric; arms without an ended run are missing.
 
         The confirm phase records them. Before it, they follow from the search. A study of an older release records
         none: there an arm has been confirmed at one rate.
@@ -110,35 +111,35 @@ class Study:
         if criterion in recorded:
             return recorded[criterion]
         confirmed = self.results.loc[self.results.phase == "confirm"]
-        of_runs = {} if recorded else confirmed.groupby("arm").lr.first().to_dict()
-        return best_learning_rates(self.searched, criterion) | of_runs
+        rates = {} if recorded else confirmed.groupby("arm").lr.first().to_dict()
+        return best_trials(self.searched, criterion) | {str(arm): Trial(rate) for arm, rate in rates.items()}
 
-    def best_of_folds(self, criterion: str) -> dict[tuple[str, int, int], float]:
-        """Return the best learning rates of arms in single folds of seeds, where they are not those of the whole."""
-        return {choice.of: choice.lr for choice in self.record.protocol.of_folds if choice.criterion == criterion}
+    def best_of_folds(self, criterion: str) -> dict[tuple[str, int, int], Trial]:
+        """Return the best trials of arms in single folds of seeds, where they are not those of the whole."""
+        return {choice.of: choice.trial for choice in self.record.protocol.of_folds if choice.criterion == criterion}
 
     def at_best(self, rows: pd.DataFrame, criterion: str | None = None) -> pd.DataFrame:
-        """Return those of some rows of results.csv that have their arm's best learning rate by a criterion.
+        """Return those of some rows of results.csv that have their arm's best trial by a criterion.
 
-        A confirmed fold has the best rate by the validation examples that it does not test.
+        A confirmed fold has the best trial by the validation examples that it does not test.
 
         Args:
             criterion: Validation metric; None takes the primary criterion.
         """
         criterion = criterion or self.record.protocol.selected_by
-        best = rows.arm.map(self.best_by(criterion)).astype(float)
-        of_folds = self.best_of_folds(criterion)
-        if of_folds:
-            own = [of_folds.get(of, math.nan) for of in zip(rows.arm, rows.seed, rows.fold, strict=True)]
-            best = pd.Series(own, rows.index, dtype=float).fillna(best)
+        best, of_folds = self.best_by(criterion), self.best_of_folds(criterion)
+        none = Trial(sys.float_info.max)  # the rate of no run
+        of_runs = zip(rows.arm, rows.seed, rows.fold, strict=True)
+        chosen = [of_folds.get(of) or best.get(of[0], none) for of in of_runs]
         # A table in text may have lost the last digit of a rate.
-        return rows.loc[np.isclose(rows.lr.astype(float), best, rtol=1e-6, atol=0)]
+        same_rate = np.isclose(rows.lr.astype(float), [trial.lr for trial in chosen], rtol=1e-6, atol=0)
+        return rows.loc[same_rate & (rows.trial == [trial.number for trial in chosen])]
 
     @cached_property
     def final(self) -> pd.DataFrame:
         """The runs by which the arms are compared, without failed ones.
 
-        They are each arm's runs at its best learning rate by the primary criterion: those of the confirm phase or,
+        They are each arm's runs at its best trial by the primary criterion: those of the confirm phase or,
         before it has begun and in a study without one, all.
         """
         at_best = self.at_best(self.results)
@@ -465,9 +466,9 @@ def _flaw(table: pd.DataFrame) -> str | None:
     kinds = [table[column].dtype.kind for column in numbers]
     if any(kind not in "iuf" for kind in kinds) or table[["run", "phase", "arm", "status"]].isna().to_numpy().any():
         return "cells that are empty or hold no number"
-    whole = table[["seed", "fold"]].to_numpy(float)
+    whole = table[["seed", "fold", "trial"]].to_numpy(float)
     if not np.isfinite(whole).all() or (whole % 1 != 0).any() or not np.isfinite(table.lr.to_numpy(float)).all():
-        return "seeds or folds that are no integers, or learning rates that are not finite"
+        return "seeds, folds or trials that are no integers, or learning rates that are not finite"
     for column, accepted in (("phase", get_args(Phase)), ("status", get_args(Status))):
         others = [value for value in table[column] if value not in accepted]
         if others:

@@ -39,8 +39,8 @@ ChosenBy = Literal["user", "planner", "memory"]
 # Curves that figures draw, by kind and name; NaN is null.
 Curves = Mapping[str, Mapping[str, tuple[float | None, ...]]]
 
-# The first columns of results.csv; the final metrics follow.
-COLUMNS = ("run", "phase", "arm", "head", "seed", "fold", "lr", "status", "steps", "wall_s")
+# The first columns of results.csv; the final metrics follow, then the values of tuned settings by dotted key.
+COLUMNS = ("run", "phase", "arm", "head", "seed", "fold", "lr", "trial", "status", "steps", "wall_s")
 
 # Keys of a run's config that say where it runs or how its study goes on, not what the run is.
 NOT_OF_A_RUN = {
@@ -104,6 +104,8 @@ class RunRecord:
         seed: Seed of the splits, the initial weights and the order of batches.
         fold: Fold that was the test split; 0 without folds.
         lr: Learning rate before the schedule.
+        trial: Number of the point of the study's space, from 1 on; 0 where the study tunes no range.
+        tuned: Values of the settings that the study tunes by ranges and that the run has, by dotted key.
         status: Status at the end.
         steps: Number of updates.
         wall_s: The run's share of its pack's time, in seconds.
@@ -143,6 +145,8 @@ class RunRecord:
     config: dict[str, Any]
     environment: Environment
     fold: int = 0
+    trial: int = 0
+    tuned: dict[str, float] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     blocks: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
@@ -150,15 +154,19 @@ class RunRecord:
     checksum: str = ""
 
     def __post_init__(self):
-        for key, count in (("seed", self.seed), ("fold", self.fold), ("steps", self.steps)):
+        for key, count in (("seed", self.seed), ("fold", self.fold), ("trial", self.trial), ("steps", self.steps)):
             require(abs(count) < 2**63, key, count, "must be below 2**63")
         require(math.isfinite(self.lr), "lr", self.lr, "must be finite")
+        for key, value in self.tuned.items():
+            require("." in key, "tuned", key, "must be dotted keys, such as optimizer.momentum")
+            require(math.isfinite(value), f"tuned.{key}", value, "must be finite")
         for name, values in self.blocks.items():
             whole = len(values) == len(self.blocks.get("size", ()))
             require(whole, f"blocks.{name}", f"{len(values)} values", "as many as size, the examples of each block")
             require(name not in ("run", "block"), "blocks", name, "is the name of another column of blocks.csv")
         for metric in self.metrics:
-            require(metric not in COLUMNS, "metrics", metric, "is the name of another column of results.csv")
+            taken = metric in COLUMNS or metric in self.tuned
+            require(not taken, "metrics", metric, "is the name of another column of results.csv")
 
 
 class OtherReleaseError(ConfigError):
@@ -298,11 +306,18 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
-    """Tabulate runs, a row each, with COLUMNS and the final metrics, as results.csv holds them."""
+    """Tabulate runs, a row each, with COLUMNS, the final metrics and the tuned settings, as results.csv holds them."""
     runs = list(runs)
     metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    rows = [[*(getattr(run, key) for key in COLUMNS), *(run.metrics.get(name) for name in metrics)] for run in runs]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *metrics]).astype(dict.fromkeys(metrics, float))
+    tuned = [key for key in dict.fromkeys(key for run in runs for key in run.tuned) if key not in metrics]
+    rows = [
+        [getattr(run, key) for key in COLUMNS]
+        + [run.metrics.get(name) for name in metrics]
+        + [run.tuned.get(key) for key in tuned]
+        for run in runs
+    ]
+    numbers = [*metrics, *tuned]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *numbers]).astype(dict.fromkeys(numbers, float))
 
 
 def blocks(runs: Iterable[RunRecord]) -> pd.DataFrame:
@@ -325,10 +340,11 @@ def write_results(study: Path) -> pd.DataFrame:
 
 
 def read_results(study: Path) -> pd.DataFrame:
-    """Read results.csv as it was written. Older releases wrote no folds: these runs have the fold 0."""
+    """Read results.csv as it was written. Older releases wrote no folds and no trials: these runs have 0."""
     table = read_table(study / "results.csv")
-    if "fold" not in table and "seed" in table:
-        table.insert(list(table).index("seed") + 1, "fold", 0)
+    for name, before in (("fold", "seed"), ("trial", "lr")):
+        if name not in table and before in table:
+            table.insert(list(table).index(before) + 1, name, 0)
     return table
 
 

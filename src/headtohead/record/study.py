@@ -10,6 +10,8 @@ from headtohead.options import ConfigError, build, nearest, require
 from headtohead.record.files import to_json, write_atomically
 from headtohead.record.run import VERSION, Environment, OtherReleaseError, build_record
 
+Search = Literal["full", "halving"]
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -18,14 +20,14 @@ class Claim:
     Attributes:
         sentence: The claim as it is commonly put.
         metric: Column of results.csv, or metric derived from several runs.
-        phase: "confirm" judges each arm at its best learning rate, "search" over the whole grid.
+        phase: "confirm" judges each arm at its best trial, "search" over all trials.
         direction: Whether the favoured head is said to have the higher or the lower metric.
         margin: Size below which a difference does not matter, in the metric's unit. It is fixed before any run.
         favours: Name of the favoured head, as in `head=softmax`.
         weight: Share of the level of the claims about a pair of arms, in [0, 1]. None shares what others leave. 0 is
             for a fact of construction, which is shown and takes no part in the correction.
-        selected_by: Validation metric, such as "val_nll", by whose best learning rate of each arm a claim of the phase
-            "confirm" is judged; None takes the study's primary one.
+        selected_by: Validation metric, such as "val_nll", by whose best trial of each arm a claim of the phase "confirm"
+            is judged; None takes the study's primary one.
     """
 
     sentence: str
@@ -44,27 +46,64 @@ class Claim:
         )
         holds = math.isfinite(self.margin) and self.margin > 0
         require(holds, "claim.margin", self.margin, "must be positive and finite, in the metric's unit")
-        whole_grid = "null, as a claim of the phase search is judged over the whole grid"
-        require(self.phase == "confirm" or self.selected_by is None, "claim.selected_by", self.selected_by, whole_grid)
+        all_trials = "null, as a claim of the phase search is judged over all trials"
+        require(self.phase == "confirm" or self.selected_by is None, "claim.selected_by", self.selected_by, all_trials)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Range of a tuned setting.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end, above the lower one.
+        log: Whether the logarithm of the setting is uniform over the range, not the setting.
+    """
+
+    low: float
+    high: float
+    log: bool
+
+    def __post_init__(self):
+        finite = math.isfinite(self.low) and math.isfinite(self.high)
+        require(finite and self.low < self.high, "range.low", self.low, f"must be finite and below high={self.high}")
+        require(self.low > 0 or not self.log, "range.low", self.low, "must be above 0 for a logarithm")
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One point of the tuned settings.
+
+    Attributes:
+        lr: Learning rate.
+        number: Number of the point of the study's space, from 1 on; 0 where the study tunes no range.
+    """
+
+    lr: float
+    number: int = 0
+
+    def __post_init__(self):
+        require(math.isfinite(self.lr), "trial.lr", self.lr, "must be finite")
+        require(0 <= self.number < 2**63, "trial.number", self.number, "must be 0 or more")
 
 
 @dataclass(frozen=True)
 class FoldChoice:
-    """The learning rate of an arm in one fold, chosen by the validation examples that the fold does not test.
+    """The trial of an arm in one fold, chosen by the validation examples that the fold does not test.
 
     Attributes:
         criterion: Validation metric.
         arm: Label of the arm.
         seed: Seed of the repetition.
         fold: Number of the fold.
-        lr: Best learning rate.
+        trial: Best trial.
     """
 
     criterion: str
     arm: str
     seed: int
     fold: int
-    lr: float
+    trial: Trial
 
     @property
     def of(self) -> tuple[str, int, int]:
@@ -74,20 +113,23 @@ class FoldChoice:
 
 @dataclass(frozen=True)
 class StudyProtocol:
-    """Protocol of a study: its seeds, the choice of learning rates and the ladder.
+    """Protocol of a study: its seeds, the choice of trials and the ladder.
 
     Attributes:
         search_seeds: Seeds of the search, or of all runs where there is none.
         confirm_seeds: Fresh seeds of the confirm phase; empty without one.
-        selected_by: Primary criterion: the validation metric that chooses each arm's learning rate.
+        selected_by: Primary criterion: the validation metric that chooses each arm's trial.
         extended: Number of learning rates that were added to the grid `below` and `above`.
         ladder: Labels of arms, in order: the report splits the difference between the first and the last into steps.
             Empty without a ladder.
         looks: Number of seeds that each arm is compared by at each look, ascending. A look is a moment at which
             verdicts are computed with more seeds than before.
-        best: For each criterion the best learning rate of each arm. Empty before the confirm phase, and in records of
-            older releases.
+        best: For each criterion the best trial of each arm. Empty before the confirm phase, and in records of older
+            releases.
         of_folds: Choices for folds of the confirm phase that differ from `best`.
+        search: "full" where every trial has all seeds of the search; "halving" where the worse half of an arm's trials
+            is dropped after each doubling of the seeds.
+        trials: Number of points of the space; 0 without one.
     """
 
     search_seeds: tuple[int, ...]
@@ -96,8 +138,10 @@ class StudyProtocol:
     extended: dict[str, int]
     ladder: tuple[str, ...]
     looks: tuple[int, ...] = ()
-    best: dict[str, dict[str, float]] = field(default_factory=dict)
+    best: dict[str, dict[str, Trial]] = field(default_factory=dict)
     of_folds: tuple[FoldChoice, ...] = ()
+    search: Search = "full"
+    trials: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +181,7 @@ class StudyRecord:
         num_classes: Number of classes of each arm.
         classes: Names of the classes; empty where arms differ in them.
         arms: Overrides of each arm, by its label.
-        grid: Values of each tuned key, ascending.
+        grid: Values of each key that is tuned by a list, the learning rate, ascending.
         protocol: Protocol of the study.
         runs: Names of the runs, by phase.
         hparams: Columns of TensorBoard's HParams page, each with all values that occur.
@@ -148,6 +192,7 @@ class StudyRecord:
         sources: For each arm the sources of its runs, as in `run.json`.
         contents: Checksum of the contents of files, by that of their names, sizes and times: while these stay, the
             files need not be read.
+        space: Ranges of the settings that are tuned, by dotted key. An arm may lack some of them.
     """
 
     version: int = VERSION
@@ -168,6 +213,7 @@ class StudyRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    space: dict[str, Range] = field(default_factory=dict)
 
     def __post_init__(self):
         require(self.arms, "arms", "{}", "a study has one arm or more")
@@ -184,19 +230,16 @@ class StudyRecord:
             for run in runs:
                 is_name = run not in ("", ".", "..") and not {"/", "\\", "\0"} & {*run}
                 require(is_name, f"runs.{phase}", run, "must be names of folders in runs/")
-        for criterion, rates in self.protocol.best.items():
-            for arm, rate in rates.items():
+        for criterion, trials in self.protocol.best.items():
+            for arm in trials:
                 require(arm in self.arms, f"protocol.best.{criterion}", arm, f"no arm; {nearest(arm, self.arms)}")
-                require(math.isfinite(rate), f"protocol.best.{criterion}.{arm}", rate, "must be finite")
-        for choice in self.protocol.of_folds:
-            arm = choice.arm
+        for arm in (choice.arm for choice in self.protocol.of_folds):
             require(arm in self.arms, "protocol.of_folds", arm, f"no arm; {nearest(arm, self.arms)}")
-            require(math.isfinite(choice.lr), f"protocol.of_folds.{arm}", choice.lr, "must be finite")
         require(not missing, "num_classes", ", ".join(self.num_classes), f"must name every arm, also {missing}")
 
     @property
     def criteria(self) -> tuple[str, ...]:
-        """The validation metrics by whose best learning rates the study compares: the primary one, those of claims."""
+        """The validation metrics by whose best trials the study compares: the primary one, those of claims."""
         of_claims = [claim.selected_by for claim in self.claims.values() if claim.selected_by]
         return tuple(dict.fromkeys([self.protocol.selected_by, *of_claims]))
 

@@ -22,10 +22,10 @@ def best_trials(search: pd.DataFrame, criterion: str = "val_accuracy") -> dict[s
     """Return each arm's best trial in a search, by the mean of a validation metric over seeds.
 
     Where the higher value is better, all trials within one standard error of the highest mean are as good, and the
-    lower mean NLL decides, then the lower rate: accuracy counts examples, and its best is often shared. Of other metrics
-    the lowest mean is best, then the lower rate. Of an arm only the trials with most seeds take part, as a search by
-    halving gives bad trials fewer. Failed runs do not count. Diverged runs count as a guess, and never as better than a
-    finished run of the arm.
+    lower mean NLL decides, then the lower rate: accuracy counts examples, and its best is often shared. Of other
+    metrics the lowest mean is best, then the lower rate. Of an arm only the trials with most seeds take part, as a
+    search by halving gives bad trials fewer. Failed runs do not count. Diverged runs count as a guess, and never as
+    better than a finished run of the arm.
 
     Args:
         search: Rows of results.csv; a seed may have several.

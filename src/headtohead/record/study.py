@@ -26,8 +26,8 @@ class Claim:
         favours: Name of the favoured head, as in `head=softmax`.
         weight: Share of the level of the claims about a pair of arms, in [0, 1]. None shares what others leave. 0 is
             for a fact of construction, which is shown and takes no part in the correction.
-        selected_by: Validation metric, such as "val_nll", by whose best trial of each arm a claim of the phase "confirm"
-            is judged; None takes the study's primary one.
+        selected_by: Validation metric, such as "val_nll", by whose best trial of each arm a claim of the phase
+            "confirm" is judged; None takes the study's primary one.
     """
 
     sentence: str

@@ -4,7 +4,7 @@ Shape suffixes: R runs of an arm, T trials, S seeds, G blocks of examples.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -125,6 +125,26 @@ class ArmSearch:
         """The trials, ascending, and the place of each run's among them, (R,)."""
         pairs_T2, place_R = np.unique(self.runs[["lr", "trial"]].to_numpy(float), axis=0, return_inverse=True)
         return [Trial(lr, int(number)) for lr, number in pairs_T2.tolist()], place_R.ravel()
+
+
+def better_half(search: pd.DataFrame, criteria: Sequence[str]) -> dict[str, set[Trial]]:
+    """Return the better half of each arm's trials with most seeds, rounded up.
+
+    A trial's rank is its best one over the criteria, so that a trial that is good by one of them stays. Of trials with
+    one rank the first criterion decides.
+
+    Args:
+        search: Rows of results.csv.
+        criteria: Validation metrics, the primary one first.
+    """
+    by_criterion = [searches(search, criterion) for criterion in criteria]
+    kept = {}
+    for arm in by_criterion[0]:
+        rankings = [of_arms[arm].ranking() for of_arms in by_criterion]
+        ranks = {trial: [ranking.index(trial) for ranking in rankings] for trial in rankings[0]}
+        best = sorted(ranks, key=lambda trial: (min(ranks[trial]), ranks[trial][0]))
+        kept[arm] = {*best[: math.ceil(len(best) / 2)]}
+    return kept
 
 
 def _with_guesses(value_R: np.ndarray, diverged_R: np.ndarray, higher_is_better: bool) -> np.ndarray:

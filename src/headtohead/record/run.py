@@ -46,7 +46,7 @@ COLUMNS = ("run", "phase", "arm", "head", "seed", "fold", "lr", "trial", "status
 NOT_OF_A_RUN = {
     "name", "device", "dataset.root", "dataset.path", "dataset.test_path", "dataset.labels", "dataset.stream",
     "dataset.workers", "checkpoint_s", "accept_drift", "protocol.confirm_seeds", "protocol.ladder", "protocol.metric",
-    "protocol.until_decided", "protocol.max_seeds",
+    "protocol.until_decided", "protocol.max_seeds", "protocol.trials", "protocol.search",
 }  # fmt: skip
 
 

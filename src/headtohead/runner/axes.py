@@ -1,26 +1,29 @@
-"""Axes of a command line: arms x learning rates x seeds x folds, and the runs that they span.
+"""Axes of a command line: arms x trials x seeds x folds, and the runs that they span.
 
-An arm is every swept setting but the seed, the fold and the learning rate, which are its repetition and its tuning.
+An arm is every swept setting but the seed and the fold, which are its repetition, and the tuned ones: the learning rate
+and what is given as a range.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from math import prod
 from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, Sweep
 
 from headtohead.options import ConfigError, require
 from headtohead.record.files import folder_name, without_home
 from headtohead.record.run import NOT_OF_A_RUN
+from headtohead.record.study import Range, Trial
 from headtohead.runner.asked import check_choice
+from headtohead.runner.space import Point, read_range
 
-SEED, FOLD, LR = "seed", "fold", "optimizer.lr"
+SEED, FOLD, LR, TRIAL = "seed", "fold", "optimizer.lr", "trial"
 # Keys that say where and how to run, or what to report, not what runs: they are no part of a run's name.
 UNNAMED = NOT_OF_A_RUN | {"pack_size"}
 # Groups that belong to the study as a whole.
@@ -42,9 +45,10 @@ class Axes:
     Attributes:
         common: the overrides that all runs share.
         arms: for each arm's label its own overrides.
-        lrs: the learning rates; empty where the command names none.
+        lrs: the learning rates that are listed; empty where the command lists none.
         seeds: the seeds; empty where the command names none.
         folds: the folds; empty where the command names none.
+        space: the ranges of the settings that are tuned by ranges, by dotted key.
     """
 
     common: tuple[str, ...]
@@ -52,11 +56,17 @@ class Axes:
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     folds: tuple[int, ...] = ()
+    space: dict[str, Range] = field(default_factory=dict)
 
     @property
     def is_single(self) -> bool:
         """Whether the command asks for one run."""
-        return all(len(axis) <= 1 for axis in (self.arms, self.lrs, self.seeds, self.folds))
+        return not self.space and all(len(axis) <= 1 for axis in (self.arms, self.lrs, self.seeds, self.folds))
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there are trials to choose from."""
+        return len(self.lrs) > 1 or bool(self.space)
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,11 @@ class Run:
     Attributes:
         arm: the label of its arm; empty if the arm has no overrides.
         overrides: those of its arm.
-        lr: the learning rate; None where the configuration decides.
+        lr: the learning rate of a list; None where the configuration or the point decides.
         seed: the seed; None where the configuration decides.
         fold: the fold; None where the configuration decides.
+        trial: the number of the point of the space, from 1 on; 0 without one.
+        point: the point of the space, with the settings that the arm may lack.
     """
 
     arm: str
@@ -76,14 +88,17 @@ class Run:
     lr: float | None
     seed: int | None
     fold: int | None = None
+    trial: int = 0
+    point: Point = ()
 
     def name(self, common: Sequence[str]) -> str:
-        """Return the name of the run's folder: the arm's overrides, the common ones, the learning rate, seed and fold.
+        """Return the name of the run's folder: the arm's overrides, the common ones, the trial, seed and fold.
 
         The first fold is not named, so that a run is the same one beside other folds and alone.
         """
         overrides = [*self.overrides, *filter(is_named, common)]
         numbers = [f"{LR}={_shortest(self.lr)}"] if self.lr is not None else []
+        numbers += [f"{TRIAL}={self.trial}"] if self.trial else []
         numbers += [f"{SEED}={self.seed}"] if self.seed is not None else []
         numbers += [f"{FOLD}={self.fold}"] if self.fold else []
         named = [folder_name(",".join(overrides))] if overrides or not numbers else []
@@ -122,9 +137,13 @@ def read_axes(
 
     common: list[str] = []
     swept: dict[str, list[str]] = {}
+    space: dict[str, Range] = {}
     numbers: dict[str, list[str]] = {LR: [], SEED: [], FOLD: []}
     for override in [*defaults, *given]:
         key, line = override.get_key_element(), override.input_line or ""
+        if override.is_interval_sweep():
+            space[_bare_key(override)] = read_range(override)
+            continue
         values = _values(override) if override.is_sweep_override() else []
         if _sets_a_number(override):
             numbers[_bare_key(override)] = [_unquoted(value) for value in values or [_value(override)]]
@@ -140,7 +159,7 @@ def read_axes(
     count = prod(map(len, swept.values())) * prod(max(1, len(axis)) for axis in (lrs, seeds, folds))
     require(count <= MOST_RUNS, "the sweep", f"{count} runs", f"accepted: at most {MOST_RUNS}")
     arms = {_label(overrides): overrides for overrides in product(*swept.values())}
-    return Axes(tuple(common), arms, lrs, seeds, folds)
+    return Axes(tuple(common), arms, lrs, seeds, folds, space)
 
 
 def _bare_key(override: Override) -> str:
@@ -170,8 +189,9 @@ def _refuse_unswept(override: Override) -> None:
 def _values(override: Override) -> list[str]:
     """Return the values of a sweep in Hydra's grammar, such that each is read back as itself."""
     line = override.input_line
-    if not override.is_discrete_sweep():
-        raise ConfigError(f"{line}: an interval has no values to sweep; accepted: such as 0.1,0.3 or range(3)")
+    swept: Any = override.value()
+    if any(isinstance(value, Sweep) for value in getattr(swept, "list", ())):
+        raise ConfigError(f"{line}: a list of values, each an arm, or one range, which is tuned; not both")
     try:
         values = [_text(value) for value in islice(override.sweep_iterator(), MOST_RUNS + 1)]
     except ValueError as error:
@@ -202,19 +222,36 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def search(axes: Axes) -> list[Run]:
-    """Return every arm at every learning rate with every seed, in the order of the command."""
+def search(axes: Axes, points: Sequence[Point] = ()) -> list[Run]:
+    """Return every arm at every trial with every seed, in the order of the command.
+
+    Args:
+        points: the points of the space; none where the command tunes no range.
+    """
+    numbered = [*enumerate(points, 1)] or [(0, ())]
     return [
-        Run(arm, overrides, lr, seed)
-        for (arm, overrides), lr, seed in product(axes.arms.items(), axes.lrs or [None], axes.seeds or [None])
+        Run(arm, overrides, lr, seed, trial=trial, point=point)
+        for (arm, overrides), lr, (trial, point), seed in product(
+            axes.arms.items(), axes.lrs or [None], numbered, axes.seeds or [None]
+        )
     ]
 
 
 def confirm(
-    arms: Mapping[str, tuple[str, ...]], rates: Mapping[str, Iterable[float]], seeds: Sequence[int]
+    arms: Mapping[str, tuple[str, ...]],
+    trials: Mapping[str, Trial],
+    seeds: Sequence[int],
+    axes: Axes,
+    points: Sequence[Point] = (),
 ) -> list[Run]:
-    """Return each arm that has learning rates at each of them, ascending, with fresh seeds."""
-    return [Run(arm, arms[arm], lr, seed) for arm in rates for lr, seed in product(sorted({*rates[arm]}), seeds)]
+    """Return each arm that has a trial at it, with fresh seeds."""
+    return [at_trial(Run(arm, arms[arm], None, seed), trials[arm], axes, points) for arm in trials for seed in seeds]
+
+
+def at_trial(run: Run, trial: Trial, axes: Axes, points: Sequence[Point] = ()) -> Run:
+    """Return a run at another trial."""
+    point = points[trial.number - 1] if trial.number else ()
+    return replace(run, lr=trial.lr if axes.lrs else None, trial=trial.number, point=point)
 
 
 def rates_beyond(
@@ -223,7 +260,7 @@ def rates_beyond(
     """Return the learning rates by which a grid grows: at each edge where an arm has its best rate.
 
     Args:
-        grid: the learning rates searched so far, ascending, two or more.
+        grid: the learning rates searched so far, ascending; of a grid of fewer than two rates none grows.
         best: each arm's best learning rates, one for each criterion.
         extended: how often the grid has grown `below` and `above`, at most EXTENSIONS times each.
 
@@ -231,6 +268,8 @@ def rates_beyond(
         A rate for `below`, for `above`, for both or for neither; it continues the grid in the same ratio.
     """
     beyond, rates = {}, {rate for rates in best.values() for rate in rates}
+    if len(grid) < 2:
+        return beyond
     if grid[0] in rates and extended["below"] < EXTENSIONS:
         beyond["below"] = _next_rate(grid[1], grid[0])
     if grid[-1] in rates and extended["above"] < EXTENSIONS:

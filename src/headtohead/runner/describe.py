@@ -71,7 +71,7 @@ def _only_dataset(arguments: Sequence[str], config: DictConfig, context: HydraCo
     """Return a run of a command line whose runs share a dataset."""
     import_from_here()
     axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
-    first = replace(axes, lrs=axes.lrs[:1], seeds=axes.seeds[:1])
+    first = replace(axes, lrs=axes.lrs[:1], seeds=axes.seeds[:1], space={})
     fold = axes.folds[0] if axes.folds else None
     members = [compose(config.hydra.job.config_name, axes.common, replace(run, fold=fold)) for run in search(first)]
     if len({repr(member.config.dataset) for member in members}) > 1:

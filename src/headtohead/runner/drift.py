@@ -1,7 +1,7 @@
 """Drift: a study's folder was made with another configuration, claims, code, data or libraries than the command."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ def _study_drift(before: StudyRecord, now: StudyRecord) -> list[str]:
     lines = differences(*settings) + differences(*_claims(before, now))
     for arm in before.sources.keys() & now.sources.keys():
         lines += [line for line in changes(before.sources[arm], now.sources[arm]) if line not in lines]
+    if before.space and now.space:
+        spaces = [{"space": {key: asdict(of) for key, of in record.space.items()}} for record in (before, now)]
+        lines += differences(*spaces)
     return lines + differences(_software(before.environment), _software(now.environment))
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
+from headtohead.runner.space import Point, Setting, check_space, points
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
@@ -45,6 +47,7 @@ class StudyPlan:
     Attributes:
         folder: the folder of the study, relative to the working directory.
         axes: the axes of the command line.
+        points: the points of its space; empty where it tunes no range.
         members: the runs of the first phase.
         packings: for each arm the packing of its runs.
         record: `study.json` as it will be before the first run.
@@ -54,6 +57,7 @@ class StudyPlan:
 
     folder: Path
     axes: Axes
+    points: tuple[Point, ...]
     members: tuple[Member, ...]
     packings: dict[str, Packing]
     record: StudyRecord
@@ -62,8 +66,8 @@ class StudyPlan:
 
     @property
     def tuned(self) -> bool:
-        """Whether learning rates are searched and confirmed; the runs of any other study are simply trained."""
-        return _is_tuned(self.axes)
+        """Whether trials are searched and confirmed; the runs of any other study are simply trained."""
+        return self.axes.is_tuned
 
     def compose(self, runs: Sequence[Run], phase: Phase) -> tuple[Member, ...]:
         """Compose runs of the study with their configurations, each in its fold or those that the phase needs."""
@@ -83,7 +87,8 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     """
     import_from_here()
     axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
-    members = _compose(config, axes, search(axes), "search" if _is_tuned(axes) else "run")
+    drawn = _draw_points(config, axes)
+    members = _compose(config, axes, search(axes, drawn), "search" if axes.is_tuned else "run")
     config = copy.deepcopy(config)
     OmegaConf.update(config, "name", _study_name(config, members))
     members = tuple(member.of_study(config.name) for member in members)
@@ -97,25 +102,53 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     asked = members[0].config.protocol
     _check_more_seeds(axes, asked, record.protocol)
     fresh = confirmed_seeds(record.protocol.search_seeds, asked.max_seeds or len(record.protocol.confirm_seeds))
-    _compose(config, axes, confirm(axes.arms, dict.fromkeys(axes.arms, axes.lrs), fresh), "confirm")
+    first = {member.run.arm: member.trial for member in reversed(members)}
+    _compose(config, axes, confirm(record.arms, first, fresh, axes, drawn), "confirm")
     record = _with_sources(record, members, opened, before)
     if not members[0].config.settings.accept_drift:
         refuse_drift(members, before, record)
-    return StudyPlan(members[0].study, axes, members, packings, record, config, context)
+    return StudyPlan(members[0].study, axes, drawn, members, packings, record, config, context)
 
 
 def _check_more_seeds(axes: Axes, asked: Protocol, protocol: StudyProtocol) -> None:
     """Refuse to add seeds to a study that confirms nothing, or fewer seeds than it begins with."""
     if asked.until_decided:
-        accepted = "accepted with a sweep of optimizer.lr and protocol.confirm_seeds other than 0"
-        require(_is_tuned(axes) and protocol.confirm_seeds, "protocol.until_decided", "true", accepted)
+        accepted = "accepted with tuned settings and protocol.confirm_seeds other than 0"
+        require(axes.is_tuned and protocol.confirm_seeds, "protocol.until_decided", "true", accepted)
         fewest = len(protocol.confirm_seeds)
         accepted = f"{fewest} or more, the seeds of the first look"
         require((asked.max_seeds or 0) >= fewest, "protocol.max_seeds", asked.max_seeds, accepted)
 
 
-def _is_tuned(axes: Axes) -> bool:
-    return len(axes.lrs) > 1
+def _draw_points(config: DictConfig, axes: Axes) -> tuple[Point, ...]:
+    """Return the points of the space, each of whose ends every arm that has the setting can take."""
+    name = config.hydra.job.config_name
+    plain = [compose(name, axes.common, run) for run in search(replace(axes, lrs=axes.lrs[:1], seeds=axes.seeds[:1]))]
+    protocol = plain[0].config.protocol
+    _check_search(axes, protocol)
+    if not axes.space:
+        return ()
+    having: dict[str, list[str]] = {key: [] for key in axes.space}
+    for member, (key, of) in product(plain, axes.space.items()):
+        ends = [replace(member.run, point=(Setting(key, end),)) for end in (of.low, of.high)]
+        composed = [compose(name, axes.common, run) for run in ends]  # refuses an end that is not accepted
+        if composed[0].tuned:
+            having[key].append(member.run.arm)
+    check_space(axes.space, protocol.trials, having)
+    return points(axes.space, protocol.trials)
+
+
+def _check_search(axes: Axes, protocol: Protocol) -> None:
+    """Refuse options of a search that the command does not make."""
+    if not axes.space:
+        for override in axes.common:
+            ranges = "accepted with a range, such as optimizer.lr='tag(log,interval(1e-3,1))'"
+            key, _, value = override.partition("=")
+            require(key != "protocol.trials", key, value, ranges)
+    if protocol.search == "halving":
+        require(axes.is_tuned, "protocol.search", "halving", "accepted with tuned settings")
+        accepted = "accepted with two seeds or more, as trials are dropped after each doubling of the seeds"
+        require(len(axes.seeds) > 1, "protocol.search", "halving", accepted)
 
 
 def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run], phase: Phase) -> tuple[Member, ...]:
@@ -171,7 +204,8 @@ def _refuse_differences_within_the_study(axes: Axes, members: Sequence[Member]) 
     known: dict[str, str] = {}
     for arm, configs in arms.items():
         rates = {config.optimizer.lr for config in configs}
-        require(axes.lrs or len(rates) == 1, LR, sorted(rates), "differs between the seeds of an arm; sweep it instead")
+        tuned = axes.lrs or LR in axes.space
+        require(tuned or len(rates) == 1, LR, sorted(rates), "differs between the seeds of an arm; sweep it instead")
         # As text 1 and 1.0 differ, which they may be to a factory.
         # Heads of the user's own may differ in the module alone.
         same = known.setdefault(repr([(type(config.head), config) for config in configs]), arm)
@@ -232,8 +266,8 @@ def _initial_record(
     device = resolve_device(first.settings.device)
     seeds = sorted({member.config.settings.seed for member in members})
     count = first.protocol.confirm_seeds
-    fresh = confirmed_seeds(seeds, len(seeds) if count is None else count) if _is_tuned(axes) else []
-    phases: tuple[Phase, ...] = ("search", "confirm")[: 1 + bool(fresh)] if _is_tuned(axes) else ("run",)
+    fresh = confirmed_seeds(seeds, len(seeds) if count is None else count) if axes.is_tuned else []
+    phases: tuple[Phase, ...] = ("search", "confirm")[: 1 + bool(fresh)] if axes.is_tuned else ("run",)
     classes = {member.run.arm: data.load(member.config.dataset, device).classes for member in members}
     distinct = {*classes.values()}
     return StudyRecord(
@@ -253,11 +287,14 @@ def _initial_record(
             extended={"below": 0, "above": 0},
             ladder=first.protocol.ladder or (),
             looks=looks(before.protocol.looks if before else (), len(fresh or seeds)),
+            search=first.protocol.search,
+            trials=first.protocol.trials if axes.space else 0,
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
         claims=_read_claims(config, members),
         environment=environment(str(device)),
+        space=axes.space,
     )
 
 

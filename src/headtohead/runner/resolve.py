@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from headtohead.options import require
+from headtohead.record.study import Trial
 from headtohead.runner.axes import FOLD, LR, SEED, Run
 from headtohead.runner.environment_values import recorded_values
+from headtohead.runner.space import Setting, applied, has, require_tunable
 from headtohead.training.config import Config, parse
 
 # Interpolations of the names in groups, as in the default `name`: they depend neither on the rate nor on the seed.
@@ -37,6 +40,7 @@ class Member:
         claims: the claims as plain values, with its interpolations resolved for this run.
         head: the option chosen in the config group `head`.
         hidden: the values that come from environment variables, by dotted key.
+        tuned: the point of the space, but for the settings that the arm lacks.
     """
 
     run: Run
@@ -46,6 +50,12 @@ class Member:
     claims: dict[str, Any]
     head: str
     hidden: dict[str, Any]
+    tuned: tuple[Setting, ...] = ()
+
+    @property
+    def trial(self) -> Trial:
+        """The trial of the run."""
+        return Trial(self.config.optimizer.lr, self.run.trial)
 
     @property
     def study(self) -> Path:
@@ -71,10 +81,13 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
     """
     loader = GlobalHydra.instance().config_loader()
     arm = _compose_arm(loader, config_name, common, run.overrides)
+    tuned = tuple(setting for setting in run.point if has(arm.node, setting.key))
     if arm.interpolates:
-        config, values, claims, hidden = _resolve(_at(arm.node, run))
+        config, values, claims, hidden = _resolve(_at(arm.node, run, tuned))
+        for setting in tuned:
+            require_tunable(config, setting.key)
     else:
-        # Resolving takes milliseconds, and the runs of the arm differ in three numbers.
+        # Resolving takes milliseconds, and the runs of the arm differ in a few numbers.
         config, values, claims, hidden = _resolve_arm(loader, config_name, common, run.overrides)
         values = copy.deepcopy(values)
         if run.lr is not None:
@@ -86,7 +99,9 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
         if run.fold is not None:
             config = replace(config, settings=replace(config.settings, fold=run.fold))
             values["fold"] = run.fold
-    return Member(replace(run, arm=run.arm or arm.head), run.name(arm.common), config, values, claims, arm.head, hidden)
+        config = applied(config, values, tuned)
+    run, name = replace(run, arm=run.arm or arm.head), run.name(arm.common)
+    return Member(run, name, config, values, claims, arm.head, hidden, tuned)
 
 
 @dataclass(frozen=True)
@@ -135,12 +150,13 @@ def _resolve_arm(
     return _resolve(_compose_arm(loader, config_name, common, overrides).node)
 
 
-def _at(node: DictConfig, run: Run) -> DictConfig:
-    """Return the configuration of an arm at the learning rate, the seed and the fold of a run."""
+def _at(node: DictConfig, run: Run, tuned: Sequence[Setting]) -> DictConfig:
+    """Return the configuration of an arm at the trial, the seed and the fold of a run."""
     node = copy.deepcopy(node)
-    for key, value in {LR: run.lr, SEED: run.seed, FOLD: run.fold}.items():
+    numbers = {LR: run.lr, SEED: run.seed, FOLD: run.fold} | {setting.key: setting.value for setting in tuned}
+    for key, value in numbers.items():
         if value is not None:
-            OmegaConf.update(node, key, value)
+            OmegaConf.update(node, key, value, force_add=True)
     return node
 
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from headtohead.analysis.choice import best_learning_rates, searches
+from headtohead.analysis.choice import best_trials, better_half, searches
 from headtohead.analysis.claims import judge
 from headtohead.analysis.predictions import most_ambiguous, same_examples
 from headtohead.analysis.study import read_study
@@ -25,8 +26,8 @@ from headtohead.analysis.text import listed
 from headtohead.options import BREAKDOWNS, ConfigError, one_line
 from headtohead.record.files import write_arrays
 from headtohead.record.run import Phase, flaws_of_files, read_results, read_run, write_results
-from headtohead.record.study import FoldChoice, write_study
-from headtohead.runner.axes import LR, SEED, Run, confirm, rates_beyond, search
+from headtohead.record.study import FoldChoice, Trial, write_study
+from headtohead.runner.axes import LR, SEED, Run, at_trial, confirm, rates_beyond, search
 from headtohead.runner.pack_job import PackJob
 from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan, confirmed_seeds, looks
@@ -108,13 +109,12 @@ class Sweep:
         """Train the phases of the study and pick the examples for its report."""
         plan = self._plan
         if plan.tuned:
-            self._train(plan.members, "search")
-            self._extend_grid()
+            self._search()
             if self.failures:
-                return  # no learning rate is chosen from a part of a search
+                return  # no trial is chosen from a part of a search
             fresh = self.record.protocol.confirm_seeds
             if fresh:
-                best = self._best_rates()
+                best = self._best_trials()
                 self.record = replace(self.record, protocol=replace(self.record.protocol, best=best))
                 self._confirm(fresh)
         else:
@@ -123,8 +123,22 @@ class Sweep:
         if not self.failures:
             shutil.rmtree(plan.folder / CHECKPOINTS, ignore_errors=True)
 
+    def _search(self) -> None:
+        """Train all trials with all seeds, or by halving the better trials with more seeds."""
+        seeds = self.record.protocol.search_seeds
+        first, *rungs = halving_rungs(seeds) if self.record.protocol.search == "halving" else [seeds]
+        self._train([member for member in self._plan.members if member.config.settings.seed in first], "search")
+        self._extend_grid(first)
+        for rung in rungs:
+            if self.failures:
+                return
+            kept = better_half(self._searched(), self.record.criteria)
+            axes = replace(self._plan.axes, lrs=self.record.grid[LR], seeds=rung)
+            members = self._plan.compose(search(axes, self._plan.points), "search")
+            self._train([member for member in members if member.trial in kept[member.run.arm]], "search")
+
     def _confirm(self, fresh: Sequence[int]) -> None:
-        """Train each arm at its best rates with fresh seeds, and with more of them until its claims are decided."""
+        """Train each arm at its best trials with fresh seeds, and with more of them until its claims are decided."""
         while fresh:
             self._train(self._choose(fresh), "confirm")
             fresh = [] if self.failures else self._more_seeds()
@@ -135,25 +149,26 @@ class Sweep:
             self.record = replace(self.record, protocol=protocol, hparams=hparams)
 
     def _choose(self, seeds: Sequence[int]) -> tuple[Member, ...]:
-        """Return the runs of arms with fresh seeds at their best rates, and record the choices of folds.
+        """Return the runs of arms with fresh seeds at their best trials, and record the choices of folds.
 
-        What a fold tests may not choose its rate, so that its validation examples in the search do not count.
+        What a fold tests may not choose its trial, so that its validation examples in the search do not count.
         """
         best, study = self.record.protocol.best, read_study(self._plan.folder)
         by_criterion = {criterion: searches(study.searched, criterion, study.blocks) for criterion in best}
-        once = {arm: rates[:1] for arm, rates in _by_arm(best).items()}
+        axes, points = self._plan.axes, self._plan.points
+        once = {arm: trials[0] for arm, trials in _by_arm(best).items()}
         runs, of_folds = set[Run](), [*self.record.protocol.of_folds]
-        for member in self._plan.compose(confirm(self.record.arms, once, seeds), "confirm"):
+        for member in self._plan.compose(confirm(self.record.arms, once, seeds, axes, points), "confirm"):
             run, tested = member.run, _tested_blocks(member)
-            for criterion, rates in best.items():
-                rate = by_criterion[criterion][run.arm].best_outside(tested) if tested else rates[run.arm]
-                runs.add(replace(run, lr=rate))
-                if rate != rates[run.arm]:
+            for criterion, trials in best.items():
+                trial = by_criterion[criterion][run.arm].best_outside(tested) if tested else trials[run.arm]
+                runs.add(at_trial(run, trial, axes, points))
+                if trial != trials[run.arm]:
                     settings = member.config.settings
-                    of_folds.append(FoldChoice(criterion, run.arm, settings.seed, settings.fold, rate))
+                    of_folds.append(FoldChoice(criterion, run.arm, settings.seed, settings.fold, trial))
         self.record = replace(self.record, protocol=replace(self.record.protocol, of_folds=tuple(of_folds)))
         order = [*self.record.arms]
-        in_order = sorted(runs, key=lambda run: (order.index(run.arm), run.lr, run.seed, run.fold or 0))
+        in_order = sorted(runs, key=lambda run: (order.index(run.arm), run.lr or 0, run.trial, run.seed, run.fold or 0))
         return self._plan.compose(in_order, "confirm")
 
     def _more_seeds(self) -> list[int]:
@@ -174,13 +189,14 @@ class Sweep:
         print(f"{listed(dict.fromkeys(undecided))}: not decided with {known} seeds, {len(more)} more", file=sys.stderr)
         return more
 
-    def _extend_grid(self) -> None:
+    def _extend_grid(self, seeds: Sequence[int]) -> None:
         """Search rates beyond the edges of the grid, for all arms, as long as the best rate of an arm is on one."""
         ended: set[str] = set()
         while not self.failures:
             protocol = self.record.protocol
-            beyond = rates_beyond(self.record.grid[LR], _by_arm(self._best_rates()), protocol.extended)
-            members = self._compose_beyond({side: rate for side, rate in beyond.items() if side not in ended})
+            best = {arm: [trial.lr for trial in trials] for arm, trials in _by_arm(self._best_trials()).items()}
+            beyond = rates_beyond(self.record.grid[LR], best, protocol.extended)
+            members = self._compose_beyond({side: rate for side, rate in beyond.items() if side not in ended}, seeds)
             ended |= {*beyond} - {*members}
             if not members:
                 return
@@ -194,21 +210,27 @@ class Sweep:
             )
             self._train([member for side in members.values() for member in side], "search")
 
-    def _compose_beyond(self, beyond: Mapping[str, float]) -> dict[str, tuple[Member, ...]]:
+    def _compose_beyond(self, beyond: Mapping[str, float], seeds: Sequence[int]) -> dict[str, tuple[Member, ...]]:
         """Compose the runs at rates beyond the grid, by side; leave out a side at which a value is out of its range."""
         members = {}
         for side, rate in beyond.items():
             try:
-                members[side] = self._plan.compose(search(replace(self._plan.axes, lrs=(rate,))), "search")
+                axes = replace(self._plan.axes, lrs=(rate,))
+                composed = self._plan.compose(search(axes, self._plan.points), "search")
+                members[side] = tuple(member for member in composed if member.config.settings.seed in seeds)
             except ConfigError as error:
                 print(f"The grid does not grow to {LR}={rate:g}: {error}", file=sys.stderr)
         return members
 
-    def _best_rates(self) -> dict[str, dict[str, float]]:
-        """Return for each criterion of the study the best learning rate of each arm."""
+    def _best_trials(self) -> dict[str, dict[str, Trial]]:
+        """Return for each criterion of the study the best trial of each arm."""
+        searched = self._searched()
+        return {criterion: best_trials(searched, criterion) for criterion in self.record.criteria}
+
+    def _searched(self) -> pd.DataFrame:
+        """Return the rows of results.csv for the search."""
         table = read_results(self._plan.folder)
-        searched = table.loc[table.run.isin(self.record.runs["search"])]
-        return {criterion: best_learning_rates(searched, criterion) for criterion in self.record.criteria}
+        return table.loc[table.run.isin(self.record.runs["search"])]
 
     def _train(self, members: Sequence[Member], phase: Phase) -> None:
         """Train runs of a phase that have not ended, and write study.json before and results.csv after."""
@@ -344,13 +366,23 @@ def _tested_blocks(member: Member) -> list[int]:
     return blocks_of_folds(pool.block_sizes, pool.folds, config.settings.seed)[config.settings.fold]
 
 
-def _by_arm(best: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return the best learning rates of each arm, one for each criterion."""
-    rates: dict[str, list[float]] = {}
+def halving_rungs(seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the seeds that each rung of a search by halving adds: the first one, then as many as there were."""
+    rungs, known = [], 0
+    while known < len(seeds):
+        count = max(known, 1)
+        rungs.append(tuple(seeds[known : known + count]))
+        known += count
+    return rungs
+
+
+def _by_arm(best: Mapping[str, Mapping[str, Trial]]) -> dict[str, list[Trial]]:
+    """Return the best trials of each arm, one for each criterion."""
+    trials: dict[str, list[Trial]] = {}
     for by_criterion in best.values():
-        for arm, rate in by_criterion.items():
-            rates.setdefault(arm, []).append(rate)
-    return rates
+        for arm, trial in by_criterion.items():
+            trials.setdefault(arm, []).append(trial)
+    return trials
 
 
 def _flaws_of_records(packs: Sequence[list[Member]]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -58,18 +58,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Protocol of a study that sweeps learning rates.
+    """Protocol of a study that tunes settings.
 
     Options:
-        confirm_seeds: number of fresh seeds for each arm's best learning rate; None takes as many as the search has, 0
-            omits the confirm phase.
+        confirm_seeds: number of fresh seeds for each arm's best trial; None takes as many as the search has, 0 omits
+            the confirm phase.
         ladder: labels of arms in order. The report splits the difference between the first and the last arm into the
             steps between neighbours.
         until_decided: whether to add fresh seeds, twice as many at each look, until every primary claim is decided or
             no number of seeds would decide it.
         max_seeds: most fresh seeds for that; None without it.
-        metric: primary metric of the study. On validation it chooses each arm's learning rate, on test it compares the
-            arms.
+        metric: primary metric of the study. On validation it chooses each arm's trial, on test it compares the arms.
+        trials: number of points that are tried where settings are tuned by ranges, the same for all arms.
+        search: "full" trains every trial with all seeds of the search. "halving" trains all trials with one seed, and
+            the better half of each arm's trials with as many further seeds as there were, again and again.
     """
 
     confirm_seeds: int | None
@@ -77,6 +79,8 @@ class Protocol:
     until_decided: bool
     max_seeds: int | None
     metric: str
+    trials: int
+    search: Literal["full", "halving"]
 
     def __post_init__(self) -> None:
         seeds = self.confirm_seeds
@@ -89,6 +93,7 @@ class Protocol:
         valid = rungs is None or len(set(rungs)) == len(rungs) > 1
         require(valid, "protocol.ladder", list(rungs or ()), "null, or two or more arms, none of them twice")
         require(self.metric in PRIMARY_METRICS, "protocol.metric", self.metric, nearest(self.metric, PRIMARY_METRICS))
+        require(1 <= self.trials <= 10**6, "protocol.trials", self.trials, "accepted: 1 to 1,000,000")
 
 
 @dataclass(frozen=True)

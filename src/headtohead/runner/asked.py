@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString, Sweep
 from hydra.errors import HydraException, OverrideParseException
 
 from headtohead.options import ConfigError, nearest
@@ -36,11 +36,18 @@ def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[
         if not override.key_or_group:
             raise ConfigError(f"{argument!r}: names no key; accepted: KEY=VALUE")
         check_choice(override, config_dir)
+        if not override.is_sweep_override() and _holds_sweep(override.value()):
+            raise ConfigError(f"{argument}: a sweep or a range within a value; accepted: KEY=interval(LOW,HIGH) alone")
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
     return [
         _as_sweep_of_one(override) if override.key_or_group.partition(".")[0] in swept else argument
         for argument, override in zip(arguments, overrides, strict=True)
     ]
+
+
+def _holds_sweep(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, Sweep) or any(map(_holds_sweep, parts))
 
 
 def options_of(group: str, config_dir: str | None) -> list[str]:

@@ -27,7 +27,7 @@ from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
 from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
-from headtohead.runner.space import Point, Setting, check_space, points
+from headtohead.runner.space import Point, Setting, check_space, points, spelled
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
@@ -128,13 +128,12 @@ def _draw_points(config: DictConfig, axes: Axes) -> tuple[Point, ...]:
     _check_search(axes, protocol)
     if not axes.space:
         return ()
-    having: dict[str, list[str]] = {key: [] for key in axes.space}
-    for member, (key, of) in product(plain, axes.space.items()):
-        ends = [replace(member.run, point=(Setting(key, end),)) for end in (of.low, of.high)]
-        composed = [compose(name, axes.common, run) for run in ends]  # refuses an end that is not accepted
-        if composed[0].tuned:
-            having[key].append(member.run.arm)
-    check_space(axes.space, protocol.trials, having)
+    check_space(axes.space, protocol.trials, [(member.config, member.values) for member in plain])
+    for member, (key, of), end in product(plain, axes.space.items(), ("low", "high")):
+        try:
+            compose(name, axes.common, replace(member.run, point=(Setting(key, getattr(of, end)),)))
+        except ConfigError as error:
+            raise ConfigError(f"{key}={spelled(of)}: its {end} end is not accepted: {error}") from None
     return points(axes.space, protocol.trials)
 
 

@@ -18,7 +18,7 @@ from headtohead.options import require
 from headtohead.record.study import Trial
 from headtohead.runner.axes import FOLD, LR, SEED, Run
 from headtohead.runner.environment_values import recorded_values
-from headtohead.runner.space import Setting, applied, has, require_tunable
+from headtohead.runner.space import Setting, applied, tunable
 from headtohead.training.config import Config, parse
 
 # Interpolations of the names in groups, as in the default `name`: they depend neither on the rate nor on the seed.
@@ -81,11 +81,12 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
     """
     loader = GlobalHydra.instance().config_loader()
     arm = _compose_arm(loader, config_name, common, run.overrides)
-    tuned = tuple(setting for setting in run.point if has(arm.node, setting.key))
+    tuned = ()
     if arm.interpolates:
+        if run.point:
+            known = tunable(_resolve(_at(arm.node, run))[0])
+            tuned = tuple(setting for setting in run.point if setting.key in known)
         config, values, claims, hidden = _resolve(_at(arm.node, run, tuned))
-        for setting in tuned:
-            require_tunable(config, setting.key)
     else:
         # Resolving takes milliseconds, and the runs of the arm differ in a few numbers.
         config, values, claims, hidden = _resolve_arm(loader, config_name, common, run.overrides)
@@ -99,6 +100,7 @@ def compose(config_name: str, common: tuple[str, ...], run: Run) -> Member:
         if run.fold is not None:
             config = replace(config, settings=replace(config.settings, fold=run.fold))
             values["fold"] = run.fold
+        tuned = tuple(setting for setting in run.point if setting.key in tunable(config))
         config = applied(config, values, tuned)
     run, name = replace(run, arm=run.arm or arm.head), run.name(arm.common)
     return Member(run, name, config, values, claims, arm.head, hidden, tuned)
@@ -150,7 +152,7 @@ def _resolve_arm(
     return _resolve(_compose_arm(loader, config_name, common, overrides).node)
 
 
-def _at(node: DictConfig, run: Run, tuned: Sequence[Setting]) -> DictConfig:
+def _at(node: DictConfig, run: Run, tuned: Sequence[Setting] = ()) -> DictConfig:
     """Return the configuration of an arm at the trial, the seed and the fold of a run."""
     node = copy.deepcopy(node)
     numbers = {LR: run.lr, SEED: run.seed, FOLD: run.fold} | {setting.key: setting.value for setting in tuned}

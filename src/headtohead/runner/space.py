@@ -7,20 +7,23 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from hydra.core.override_parser.types import IntervalSweep, Override
-from omegaconf import DictConfig, OmegaConf
 
 from headtohead.options import ConfigError, nearest, require
+from headtohead.record.files import flat
 from headtohead.record.study import Range
 from headtohead.training.config import Config
+from headtohead.training.heads import HEADS, Head
 
 # Groups whose numbers may be tuned: another dataset or seed would be another question.
 GROUPS = ("optimizer", "training", "model", "head")
-# Where the options of a head of the user's own stand.
+# Where the options of a head of the user's own stand, but for those of all heads.
 OF_OWN_HEAD = "head.options."
+OF_ALL_HEADS = {field.name for field in fields(Head)}
 # The seed of the points, which all studies share.
 SOBOL_SEED = 0
 # Enough to tell any two trials apart, and few enough to be typed again.
@@ -48,20 +51,20 @@ def read_range(override: Override) -> Range:
     line, sweep = override.input_line, override.value()
     assert isinstance(sweep, IntervalSweep)
     key = override.get_key_element().lstrip("+~")
-    groups = f"accepted: ranges of numbers of {', '.join(GROUPS)}, such as optimizer.momentum=interval(0.5,0.99)"
+    accepted = f"accepted: numbers of {', '.join(GROUPS)}, such as optimizer.momentum=interval(0.5,0.99)"
     if override.is_delete() or key.partition(".")[0] not in GROUPS or "." not in key or "@" in key:
-        raise ConfigError(f"{line}: {key} cannot be tuned; {groups}")
+        raise ConfigError(f"{line}: a range tunes a setting, and {key} cannot be tuned; {accepted}")
     low, high = sweep.start, sweep.end
-    if isinstance(low, int) or isinstance(high, int):
-        raise ConfigError(f"{line}: only numbers with a fraction can be tuned, not integers; {groups}")
-    others = sweep.tags - {"log"}
-    require(not others, key, f"tag({','.join(sorted(others))},...)", "accepted: tag(log,interval(LOW,HIGH))")
-    require(low is not None and high is not None and math.isfinite(low) and math.isfinite(high), key, line,
-            "the ends of a range must be finite")  # fmt: skip
-    assert low is not None and high is not None
-    require(low < high, key, f"interval({low:g},{high:g})", "the lower end must come first, below the upper one")
+    if not isinstance(low, float) or not isinstance(high, float):
+        raise ConfigError(f"{line}: integers cannot be tuned; {accepted}")
+    unknown = ", ".join(sorted(sweep.tags - {"log"}))
+    if unknown:
+        raise ConfigError(f"{line}: unknown tag {unknown}; accepted: tag(log,interval(LOW,HIGH))")
+    if not -math.inf < low < high < math.inf:
+        raise ConfigError(f"{line}: no range; accepted: interval(LOW,HIGH) with finite ends, the lower one first")
     log = "log" in sweep.tags
-    require(low > 0 or not log, key, f"tag(log,interval({low:g},{high:g}))", "a logarithm needs a lower end above 0")
+    if log and low <= 0:
+        raise ConfigError(f"{line}: the logarithm of {low:g} is not finite; accepted: a lower end above 0")
     return Range(low, high, log)
 
 
@@ -91,13 +94,10 @@ def _scaled(unit_N: np.ndarray, of: Range) -> np.ndarray:
     return rounded_N.clip(of.low, of.high)
 
 
-def has(node: DictConfig, key: str) -> bool:
-    """Return whether a composed configuration has a tuned setting: another head may have other numbers."""
-    if key.startswith(OF_OWN_HEAD):
-        return node.head.get("name") == "factory"
-    group, _, name = key.rpartition(".")
-    parent = OmegaConf.select(node, group)
-    return isinstance(parent, DictConfig) and name in parent
+def spelled(of: Range) -> str:
+    """Return a range as it is written on a command line."""
+    interval = f"interval({of.low:g},{of.high:g})"
+    return f"tag(log,{interval})" if of.log else interval
 
 
 def applied(config: Config, values: dict[str, Any], point: Point) -> Config:
@@ -109,7 +109,6 @@ def applied(config: Config, values: dict[str, Any], point: Point) -> Config:
     for setting in point:
         group, _, name = setting.key.partition(".")
         name = name.removeprefix("options.") if setting.key.startswith(OF_OWN_HEAD) else name
-        require_tunable(config, setting.key)
         config = replace(config, **{group: replace(getattr(config, group), **{name: setting.value})})
         *path, last = setting.key.split(".")
         of_group = values
@@ -119,29 +118,20 @@ def applied(config: Config, values: dict[str, Any], point: Point) -> Config:
     return config
 
 
-def require_tunable(config: Config, key: str) -> None:
-    """Refuse to tune what is no number with a fraction.
-
-    Raises:
-        ConfigError: the key names a word, an integer such as a width, or nothing.
-    """
-    known = tunable(config)
-    if key not in known:
-        reason = "shapes, batches and words cannot be tuned, only numbers with a fraction"
-        raise ConfigError(f"{key}: {reason}; {nearest(key, known)}")
+def tunable(config: Config) -> frozenset[str]:
+    """Return the settings of a configuration that can be tuned, numbers with a fraction, by dotted key."""
+    return _tunable(*(type(getattr(config, group)) for group in GROUPS))
 
 
-def tunable(config: Config) -> list[str]:
-    """List the settings of a configuration that can be tuned, by dotted key."""
-    keys = []
-    for group in GROUPS:
-        part = getattr(config, group)
-        own = group == "head" and type(part).__module__ != "headtohead.training.heads"
-        common = {"label_smoothing", "prior_bias"}
-        hints = get_type_hints(type(part))
-        names = [field.name for field in fields(part) if _is_fraction(hints[field.name])]
-        keys += [f"{group}.{'options.' if own and name not in common else ''}{name}" for name in names]
-    return keys
+@cache
+def _tunable(*classes: type) -> frozenset[str]:
+    keys = set()
+    for group, cls in zip(GROUPS, classes, strict=True):
+        hints = get_type_hints(cls)
+        names = [field.name for field in fields(cls) if _is_fraction(hints[field.name])]
+        own = group == "head" and cls not in HEADS.values()
+        keys |= {f"{OF_OWN_HEAD if own and name not in OF_ALL_HEADS else f'{group}.'}{name}" for name in names}
+    return frozenset(keys)
 
 
 def _is_fraction(hint: Any) -> bool:
@@ -149,17 +139,21 @@ def _is_fraction(hint: Any) -> bool:
     return float in kinds and {*kinds} <= {float, type(None)}
 
 
-def check_space(space: Mapping[str, Range], trials: int, having: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a space that no trial can fill.
+def check_space(space: Mapping[str, Range], trials: int, arms: Sequence[tuple[Config, Mapping[str, Any]]]) -> None:
+    """Refuse a space that is not one of the arms, or has too few trials.
 
     Args:
         trials: the number of points.
-        having: for each setting of the space the arms that have it.
+        arms: the configuration of a run of each arm, and its plain values.
 
     Raises:
-        ConfigError: an arm has fewer trials than settings, or no arm has a setting.
+        ConfigError: a setting cannot be tuned, no arm has it, or there are fewer trials than settings.
     """
-    for key in space:
-        require(having[key], key, "a range", "no arm has this setting; leave it out")
+    known = {key for config, _ in arms for key in tunable(config)}
+    for key, of in space.items():
+        if any(key not in tunable(config) and key in flat(values) for config, values in arms):
+            reason = "only numbers with a fraction can be tuned, no shapes, batches or words"
+            raise ConfigError(f"{key}={spelled(of)}: {reason}; {nearest(key, known)}")
+        require(key in known, key, spelled(of), f"no arm has this setting; {nearest(key, known)}")
     accepted = f"{len(space)} or more, as many as the settings that are tuned: {', '.join(space)}"
     require(trials >= len(space), "protocol.trials", trials, accepted)

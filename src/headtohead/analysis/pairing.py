@@ -209,9 +209,8 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
     """
     rates = np.sort(runs.lr.unique())
     if study.record.space:
-        raise Unjudged(
-            f"lr_sensitivity needs a study that tunes the learning rate alone, not {listed(study.record.space)}"
-        )
+        others = listed(study.record.space)
+        raise Unjudged(f"lr_sensitivity needs the learning rate as the only tuned setting; the study tunes {others}")
     if len(rates) < 2:
         raise Unjudged("lr_sensitivity needs a grid of learning rates: its phase must be search")
     guess = np.log(runs.arm.map(study.record.num_classes))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from headtohead.analysis.choice import best_trials
+from headtohead.analysis.choice import best_trials, searches
 from headtohead.record.files import folder_name, to_json, write_atomically
 from headtohead.record.run import (
     Environment,
@@ -24,7 +24,16 @@ from headtohead.record.run import (
     write_results,
     write_run,
 )
-from headtohead.record.study import Claim, StudyProtocol, StudyRecord, Trial, read_claims, write_study
+from headtohead.record.study import (
+    Claim,
+    Range,
+    Search,
+    StudyProtocol,
+    StudyRecord,
+    Trial,
+    read_claims,
+    write_study,
+)
 
 CLASSES = 10
 BLOCKS, BLOCK_SIZE = 20, 90.0
@@ -89,6 +98,7 @@ ENVIRONMENT = Environment(
     device_name="x86_64",
     commit="0123456789abcdef0123456789abcdef01234567",
 )
+_History = list[dict[str, float]]
 CHANCE_LEVEL = {
     **dict.fromkeys(["accuracy", "balanced_accuracy", "macro_f1"], 1 / CLASSES),
     "nll": math.log(CLASSES),
@@ -120,6 +130,11 @@ def make_study(
     failed: Iterable[tuple[str | None, float | None, int | None]] = (),
     noise: float = 1.0,
     claims: Mapping[str, Mapping[str, Any]] | None = None,
+    space: Mapping[str, Range] | None = None,
+    trials: int = 8,
+    optima: Mapping[str, float] | None = None,
+    lacks: Mapping[str, Collection[str]] | None = None,
+    search: Search = "full",
     records: bool = True,
     seed: int = 0,
 ) -> Path:
@@ -138,34 +153,55 @@ def make_study(
         diverged, failed: patterns (arm, lr, seed) of runs; None matches any value.
         noise: factor of every metric's standard deviation over seeds.
         claims: claims of study.json; None takes those of configs/claims.
+        space: ranges by dotted key, such as {"training.warmup": Range(0, 0.3, False)}. Then `lrs` are swept beside it
+            where they are given, and the rate is 0.1 where it is in neither.
+        trials: number of points of the space.
+        optima: for settings that matter, the best place in their range, from 0 at its low to 1 at its high end. Of the
+            learning rate `best_lr` tells.
+        lacks: for some arms the settings of the space that their heads lack.
+        search: whether every trial has all seeds, or the worse half of an arm's trials is dropped as seeds double.
         records: False writes study.json and the tables alone, for simulations that need thousands of studies.
         seed: seed of the random numbers.
     """
     if not isinstance(arms, Mapping):
         arms = {arm: [f"head={arm}"] for arm in arms}
-    if not tuned and tuple(lrs) == (0.01, 0.1, 1.0):
+    space = dict(space or {})
+    if (not tuned or space) and tuple(lrs) == (0.01, 0.1, 1.0):
         lrs = (0.1,)
     first, fresh = range(seeds), range(seeds, 2 * seeds) if tuned else range(0)
     rng = np.random.default_rng(seed)
     luck = rng.normal(size=(2 * seeds, len(METRICS) + len(FINAL)))
     runs = _Runs(
-        folder.name, arms, best_lr, best_lr_of_nll, effects or {}, tuple(diverged), tuple(failed), noise, rng, luck
-    )
+        study=folder.name, arms=arms, best_lr=best_lr, best_lr_of_nll=best_lr_of_nll, effects=effects or {},
+        diverged=tuple(diverged), failed=tuple(failed), noise=noise, rng=rng, luck=luck, space=space,
+        points=_points(space, trials), optima=optima or {}, lacks=lacks or {},
+        grid=() if space and len(lrs) == 1 else tuple(lrs),
+    )  # fmt: skip
     phase: Phase = "search" if tuned else "run"
-    made = [runs.make(arm, lr, seed, phase) for arm in arms for lr in lrs for seed in first]
-    names = {phase: tuple(run.run for run, _ in made)}
     chosen = configured_claims() if claims is None else read_claims(claims)
+    criteria = [*dict.fromkeys(["val_accuracy", *(claim.selected_by or "val_accuracy" for claim in chosen.values())])]
+    made = runs.search(phase, first, criteria if search == "halving" else [])
+    names = {phase: tuple(run.run for run, _ in made)}
     best: dict[str, dict[str, Trial]] = {}
     if tuned:
         table = results(run for run, _ in made)
-        criteria = dict.fromkeys(["val_accuracy", *(claim.selected_by or "val_accuracy" for claim in chosen.values())])
         best = {criterion: best_trials(table, criterion) for criterion in criteria}
-        trials = {arm: sorted({by_arm[arm] for by_arm in best.values()}) for arm in best["val_accuracy"]}
-        confirmed = [runs.make(arm, at.lr, seed, "confirm") for arm in trials for at in trials[arm] for seed in fresh]
+        of_arms = {arm: sorted({by_arm[arm] for by_arm in best.values()}) for arm in best["val_accuracy"]}
+        confirmed = [runs.make(arm, at, seed, "confirm") for arm in of_arms for at in of_arms[arm] for seed in fresh]
         names["confirm"] = tuple(run.run for run, _ in confirmed)
         made += confirmed
     folder.mkdir(parents=True, exist_ok=True)
-    write_study(folder, _study_record(folder.name, arms, sorted(lrs), first, fresh, names, chosen, best))
+    protocol = StudyProtocol(
+        search_seeds=tuple(first),
+        confirm_seeds=tuple(fresh),
+        selected_by="val_accuracy",
+        extended={"below": 0, "above": 0},
+        ladder=(),
+        best=best,
+        search=search,
+        trials=len(runs.points),
+    )
+    write_study(folder, _study_record(runs, protocol, names, chosen))
     if records:
         for run, history in made:
             write_run(folder / "runs" / run.run, run, history)
@@ -183,37 +219,44 @@ def without_checksums(study: Path) -> Path:
     return study
 
 
+def _points(space: Mapping[str, Range], trials: int) -> list[dict[str, float]]:
+    """Return the settings of each point of a space; none without a space."""
+    places_TD = np.random.default_rng(1).random((trials, len(space)))
+    return [{key: _at(space[key], place) for key, place in zip(space, row, strict=True)} for row in places_TD if space]
+
+
+def _at(space: Range, place: float) -> float:
+    """Return the value at a place of a range, from 0 at its low to 1 at its high end."""
+    if space.log:
+        return float(space.low * (space.high / space.low) ** place)
+    return float(space.low + (space.high - space.low) * place)
+
+
+def _place(space: Range, value: float) -> float:
+    """Return the place of a value in a range."""
+    if space.log:
+        return math.log(value / space.low) / math.log(space.high / space.low)
+    return (value - space.low) / (space.high - space.low)
+
+
 def _study_record(
-    name: str,
-    arms: Mapping[str, Sequence[str]],
-    lrs: Sequence[float],
-    first: Sequence[int],
-    fresh: Sequence[int],
-    runs: Mapping[str, tuple[str, ...]],
-    claims: dict[str, Claim],
-    best: dict[str, dict[str, Trial]],
+    runs: "_Runs", protocol: StudyProtocol, names: Mapping[str, tuple[str, ...]], claims: dict[str, Claim]
 ) -> StudyRecord:
     return StudyRecord(
-        name=name,
-        command=("headtohead", f"experiment={name}"),
-        common=(f"experiment={name}",),
+        name=runs.study,
+        command=("headtohead", f"experiment={runs.study}"),
+        common=(f"experiment={runs.study}",),
         started="2026-01-02T03:04:05+00:00",
-        num_classes=dict.fromkeys(arms, CLASSES),
+        num_classes=dict.fromkeys(runs.arms, CLASSES),
         classes=(),
-        arms={arm: tuple(overrides) for arm, overrides in arms.items()},
-        grid={"optimizer.lr": tuple(lrs)},
-        protocol=StudyProtocol(
-            search_seeds=tuple(first),
-            confirm_seeds=tuple(fresh),
-            selected_by="val_accuracy",
-            extended={"below": 0, "above": 0},
-            ladder=(),
-            best=best,
-        ),
-        runs=dict(runs),
+        arms={arm: tuple(overrides) for arm, overrides in runs.arms.items()},
+        grid={"optimizer.lr": tuple(sorted(runs.grid))},
+        protocol=protocol,
+        runs=dict(names),
         hparams={},
         claims=claims,
         environment=ENVIRONMENT,
+        space=dict(runs.space),
     )
 
 
@@ -223,6 +266,8 @@ class _Runs:
 
     Attributes:
         luck: standard normal numbers, (seeds, metrics), that all arms share.
+        points: settings of each point of the space.
+        grid: learning rates that are swept.
     """
 
     study: str
@@ -235,23 +280,61 @@ class _Runs:
     noise: float
     rng: np.random.Generator
     luck: np.ndarray
+    space: Mapping[str, Range]
+    points: Sequence[Mapping[str, float]]
+    optima: Mapping[str, float]
+    lacks: Mapping[str, Collection[str]]
+    grid: Sequence[float]
 
-    def make(self, arm: str, lr: float, seed: int, phase: Phase) -> tuple[RunRecord, list[dict[str, float]]]:
+    def search(self, phase: Phase, seeds: Sequence[int], halve_by: Sequence[str]) -> list[tuple[RunRecord, _History]]:
+        """Make the runs of every arm over its trials.
+
+        Args:
+            halve_by: criteria by which half of the trials is dropped whenever the seeds have doubled; empty for none.
+        """
+        made: list[tuple[RunRecord, _History]] = []
+        for arm in self.arms:
+            trials, done = self._trials(), 0
+            while done < len(seeds):
+                rung = seeds[done : max(2 * done, 1)] if halve_by else seeds
+                made += [self.make(arm, trial, seed, phase) for trial in trials for seed in rung]
+                done += len(rung)
+                if halve_by:
+                    table = results(run for run, _ in made if run.arm == arm)
+                    ranks = [searches(table, criterion)[arm].ranking() for criterion in halve_by]
+                    trials = sorted(ranks[0], key=lambda trial: min(rank.index(trial) for rank in ranks))
+                    trials = trials[: -(-len(trials) // 2)]
+        return made
+
+    def _trials(self) -> list[Trial]:
+        """Return every point at every swept learning rate; points that hold the rate have one of their own."""
+        rates = self.grid or (0.1,)
+        numbered = [*enumerate(self.points, 1)] or [(0, {})]
+        trials = [Trial(point.get("optimizer.lr", lr), number) for lr in rates for number, point in numbered]
+        return [*dict.fromkeys(trials)]
+
+    def make(self, arm: str, trial: Trial, seed: int, phase: Phase) -> tuple[RunRecord, _History]:
         """Make the record and the history of one run."""
-        head = _head(self.arms[arm])
+        head, lr = _head(self.arms[arm]), trial.lr
+        point = self.points[trial.number - 1] if trial.number else {}
+        tuned = {key: value for key, value in point.items() if key not in self.lacks.get(arm, ())}
         status = self._status(arm, lr, seed)
         own = self.luck[seed] / math.sqrt(2) + self.rng.normal(size=self.luck.shape[1]) / math.sqrt(2)
         shifts = [SIGMOID if head.startswith("sigmoid") else {}, self.effects.get(arm, {})]
-        metrics = self._final_metrics(own, arm, lr, shifts, status, phase)
+        away = {key: _place(self.space[key], tuned[key]) - self.optima[key] for key in tuned if key in self.optima}
+        far = sum(4 * distance**2 for distance in away.values())
+        metrics = self._final_metrics(own, arm, lr, far, shifts, status, phase)
         delay = sum(shift.get("delay", 0.0) for shift in shifts)
         splits = ("val",) if phase == "search" else ("val", "test")
         run = RunRecord(
-            run=",".join([folder_name(",".join(self.arms[arm])), f"optimizer.lr={lr:g}", f"seed={seed}"]),
+            run=self._name(arm, trial, seed),
             phase=phase,
             arm=arm,
             head=head,
             seed=seed,
             lr=lr,
+            trial=trial.number,
+            tuned=tuned,
             status=status,
             steps={"finished": STEPS, "diverged": STEPS // 4, "failed": 0}[status],
             wall_s=0.5,
@@ -260,13 +343,20 @@ class _Runs:
             metrics=metrics,
             pack=PackInfo(size=16, mode="stacked", chosen_by="planner", threads=1),
             overrides=tuple(self.arms[arm]),
-            config=_config(self.study, head, lr, seed),
+            config=_config(self.study, head, lr, seed, tuned),
             environment=ENVIRONMENT,
             blocks=_blocks(metrics, self.noise, seed) if phase != "search" and status == "finished" else {},
             curves={split: _curves(self.rng, head) for split in splits} if status == "finished" else None,
         )
         history = [] if status == "failed" else _history(metrics, lr, delay, own, status, head)
         return run, history
+
+    def _name(self, arm: str, trial: Trial, seed: int) -> str:
+        """Return a run's name, which has the learning rate where it is swept."""
+        parts = [folder_name(",".join(self.arms[arm]))]
+        parts += [f"optimizer.lr={trial.lr:g}"] if self.grid else []
+        parts += [f"trial={trial.number}"] if trial.number else []
+        return ",".join([*parts, f"seed={seed}"])
 
     def _status(self, *run: object) -> Status:
         if _any(self.failed, *run):
@@ -278,13 +368,15 @@ class _Runs:
         luck: np.ndarray,
         arm: str,
         lr: float,
+        far: float,
         shifts: Sequence[Mapping[str, float]],
         status: Status,
         phase: Phase,
     ) -> dict[str, float]:
         optimum = self.best_lr[arm] if isinstance(self.best_lr, Mapping) else self.best_lr
         away = [math.log10(lr / rate) for rate in (optimum, self.best_lr_of_nll or optimum)]
-        metrics = _metrics(self.noise * luck, away[0], away[1], shifts, phase)
+        distances = [math.hypot(decades, math.sqrt(far)) for decades in away]
+        metrics = _metrics(self.noise * luck, distances[0], distances[1], shifts, phase)
         if status == "failed":
             return {}
         if status == "diverged":
@@ -304,7 +396,7 @@ def _any(patterns: Iterable[tuple], *run: object) -> bool:
 def _metrics(
     luck: np.ndarray, decades: float, decades_of_nll: float, shifts: Sequence[Mapping[str, float]], phase: str
 ) -> dict[str, float]:
-    """Draw the final metrics of a run so many decades away from its arm's best learning rates for accuracy and NLL."""
+    """Draw the final metrics of a run so many decades away from its arm's best settings for accuracy and NLL."""
     values = {}
     for (name, (mean, deviation)), own in zip((METRICS | FINAL).items(), luck, strict=True):
         values[name] = mean + deviation * own
@@ -337,7 +429,7 @@ def _blocks(metrics: Mapping[str, float], noise: float, seed: int) -> dict[str, 
 
 def _history(
     metrics: Mapping[str, float], lr: float, delay: float, luck: np.ndarray, status: str, head: str
-) -> list[dict[str, float]]:
+) -> _History:
     """Learn exponentially towards the final accuracy; every second logged step evaluates."""
     rows = []
     time = max(40.0 + 6.0 * luck[0] + delay, 1.0)
@@ -391,9 +483,9 @@ def _curves(rng: np.random.Generator, head: str) -> dict[str, Any]:
     }
 
 
-def _config(name: str, head: str, lr: float, seed: int) -> dict[str, Any]:
+def _config(name: str, head: str, lr: float, seed: int, tuned: Mapping[str, float]) -> dict[str, Any]:
     kind = {"name": "softmax"} if head == "softmax" else {"name": "sigmoid", "reduction": "sum"}
-    return {
+    config: dict[str, Any] = {
         "dataset": {"name": "digits", "root": "data", "train_size": None, "val_fraction": 0.2, "label_noise": 0.0},
         "model": {"name": "mlp", "widths": [128, 128], "batch_norm": False, "dropout": 0.0},
         "head": {**kind, "label_smoothing": 0.0, "prior_bias": "none"},
@@ -406,3 +498,7 @@ def _config(name: str, head: str, lr: float, seed: int) -> dict[str, Any]:
         "training": {"epochs": EPOCHS, "batch_size": 64, "schedule": "cosine"},
         "protocol": {"confirm_seeds": None, "metric": "accuracy"},
     }
+    for key, value in tuned.items():
+        group, _, name_in_group = key.partition(".")
+        config[group][name_in_group] = value
+    return config

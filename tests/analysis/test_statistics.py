@@ -81,8 +81,9 @@ def test_arms_that_are_the_same_but_for_a_scale_are_as_sensitive(config):
 
 
 def test_the_target_is_that_of_the_best_arm():
-    rows = [("a", 0.1, 0.6), ("a", 0.1, 0.8), ("a", 1.0, 0.1), ("b", 0.1, 0.9), ("b", 0.1, 0.3)]
-    table = pd.DataFrame(rows, columns=["arm", "lr", "val_accuracy"])
+    rows = [("a", 0.1, 0, 0.6), ("a", 0.1, 0, 0.8), ("a", 1.0, 0, 0.1), ("b", 0.1, 1, 0.9), ("b", 0.1, 1, 0.3)]
+    rows += [("b", 0.1, 2, 0.65)]
+    table = pd.DataFrame(rows, columns=["arm", "lr", "trial", "val_accuracy"])
     assert target_accuracy(table) == pytest.approx(0.95 * 0.7)
 
 

@@ -9,6 +9,7 @@ import pytest
 from headtohead.analysis.checks import run_checks
 from headtohead.analysis.study import over_steps, read_study
 from headtohead.record.run import read_history
+from headtohead.record.study import Trial
 from headtohead.testing import make_study
 
 # The keys of run.json and study.json that release 0.1 did not write.
@@ -74,21 +75,22 @@ def test_arms_are_compared_first_at_the_best_rate_by_the_primary_criterion(both)
     whole = read_study(both)
     arms = ("softmax", "sigmoid")
     assert whole.record.criteria == ("val_accuracy", "val_nll")
-    assert whole.best == dict.fromkeys(arms, 0.1) and whole.best_by("val_nll") == dict.fromkeys(arms, 0.01)
+    assert whole.best == dict.fromkeys(arms, Trial(0.1))
+    assert whole.best_by("val_nll") == dict.fromkeys(arms, Trial(0.01))
     confirmed = whole.results[whole.results.phase == "confirm"]
     assert confirmed.groupby(["arm", "lr"]).size().tolist() == [4] * 4
     assert set(whole.final.lr) == {0.1} and len(whole.final) == 8
     assert {*whole.history.run, *whole.predictions} == {*whole.final.run}
-    assert whole.part({"sigmoid": "mine"}).best_by("val_nll") == {"mine": 0.01}
+    assert whole.part({"sigmoid": "mine"}).best_by("val_nll") == {"mine": Trial(0.01)}
 
 
 def test_what_was_chosen_is_what_the_record_says(both):
     path = both / "study.json"
     content = json.loads(path.read_text())
-    content["protocol"]["best"]["val_accuracy"] = {"softmax": 0.01, "sigmoid": 0.1}
+    content["protocol"]["best"]["val_accuracy"] = {"softmax": {"lr": 0.01, "number": 0}, "sigmoid": {"lr": 0.1}}
     path.write_text(json.dumps(content))
     whole = read_study(both)
-    assert whole.best == {"softmax": 0.01, "sigmoid": 0.1}
+    assert whole.best == {"softmax": Trial(0.01), "sigmoid": Trial(0.1)}
     assert whole.final.groupby("arm").lr.unique().map(list).to_dict() == {"sigmoid": [0.1], "softmax": [0.01]}
 
 
@@ -102,10 +104,10 @@ def test_a_study_without_recorded_rates_has_those_at_which_its_arms_were_confirm
     # As if the accuracy had chosen another rate than it does today.
     table = whole.results.assign(val_accuracy=whole.results.val_accuracy - 0.1 * (whole.results.lr == 0.1))
     again = replace(whole, results=table)
-    assert again.best == {"softmax": 0.1, "sigmoid": 0.1} and len(again.final) == 8
+    assert again.best == {"softmax": Trial(0.1), "sigmoid": Trial(0.1)} and len(again.final) == 8
     # Before the confirm phase the search tells.
     searched = replace(whole, results=table[table.phase == "search"])
-    assert set(searched.best.values()) != {0.1} and set(searched.final.phase) == {"search"}
+    assert set(searched.best.values()) != {Trial(0.1)} and set(searched.final.phase) == {"search"}
 
 
 def test_a_history_that_was_changed_is_not_used(study):

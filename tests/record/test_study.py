@@ -49,10 +49,10 @@ def test_a_broken_study_is_refused_with_file_key_and_what_is_accepted(study, cha
     assert text.endswith("; run the study's command again to write it anew")
 
 
-def test_best_rates_are_of_arms_of_the_study(study):
+def test_best_trials_are_of_arms_of_the_study(study):
     path = study / "study.json"
     content = json.loads(path.read_text())
-    content["protocol"]["best"] = {"val_nll": {"sigmiod": 0.1}}
+    content["protocol"]["best"] = {"val_nll": {"sigmiod": {"lr": 0.1}}}
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"protocol\.best\.val_nll=sigmiod: no arm; did you mean sigmoid\?"):
         read_study_record(study)

@@ -58,7 +58,7 @@ def _tuning(study: Study) -> Iterable[Check]:
             "the heads. Sweep optimizer.lr to compare every arm at its own best rate.",
         )
     chosen = [choice for criterion in study.record.criteria for choice in study.best_by(criterion).items()]
-    for arm, lr in dict.fromkeys(chosen):
+    for arm, lr in dict.fromkeys((arm, trial.lr) for arm, trial in chosen):
         if len(study.grid) > 1 and lr in (study.grid[0], study.grid[-1]):
             side = "lowest" if lr == study.grid[0] else "highest"
             yield Check(
@@ -115,7 +115,7 @@ def _unfinished_runs(study: Study) -> Iterable[Check]:
     if len(diverged):
         at_best = int((diverged.run.isin(study.final.run) | (diverged.phase == "confirm")).sum())
         each = listed(f"{count} of {arm}" for arm, count in diverged.arm.value_counts().sort_index().items())
-        chosen = f", {at_best} of them at a chosen learning rate" if at_best else ""
+        chosen = f", {at_best} of them at a chosen {study.choice}" if at_best else ""
         yield Check(
             "warning" if at_best else "remark",
             f"{plural(len(diverged), 'run')} diverged ({each}){chosen}. A diverged run counts at chance level.",
@@ -261,7 +261,7 @@ def _strays(study: Study) -> Iterable[Check]:
             )
     for name, run in study.records.items():
         config = flat(run.config)
-        own = {"seed": run.seed, "fold": run.fold, "optimizer.lr": run.lr}
+        own = {"seed": run.seed, "fold": run.fold, "optimizer.lr": run.lr} | run.tuned
         for key, value in own.items():
             if config.get(key, value) != value:
                 yield Check("warning", f"The record of {name} does not fit its config: {key} differs.")

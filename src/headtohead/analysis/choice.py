@@ -116,7 +116,7 @@ class ArmSearch:
         diverged_R = (self.runs.status == "diverged").to_numpy()
         by_seed = {}
         for name, value_R in values.items():
-            guessed_R = _with_guesses(value_R, diverged_R, is_higher_better(name))
+            guessed_R = with_guesses(value_R, diverged_R, is_higher_better(name))
             by_seed[name] = _cell_means(guessed_R, trial_R, seed_R, (len(trials), len(seeds_S)))
         return by_seed
 
@@ -147,7 +147,7 @@ def better_half(search: pd.DataFrame, criteria: Sequence[str]) -> dict[str, set[
     return kept
 
 
-def _with_guesses(value_R: np.ndarray, diverged_R: np.ndarray, higher_is_better: bool) -> np.ndarray:
+def with_guesses(value_R: np.ndarray, diverged_R: np.ndarray, higher_is_better: bool) -> np.ndarray:
     """Return a metric of runs in which diverged ones have the worst value of a finished one, unless theirs is worse."""
     finished = value_R[~diverged_R & ~np.isnan(value_R)]
     if not len(finished):

@@ -19,7 +19,7 @@ from headtohead.analysis.text import listed
 from headtohead.options import nearest
 from headtohead.record.run import COLUMNS, read_history
 
-# The rows of a comparison: the whole grid, each arm at its best learning rate, or `Study.final`.
+# The rows of a comparison: all trials, each arm at its best trial, or `Study.final`.
 Scope = Literal["search", "confirm", "final"]
 # Which value of a metric is the better one.
 Direction = Literal["higher", "lower"]
@@ -81,13 +81,12 @@ class Pairs:
 def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], selected_by: str | None = None) -> Pairs:
     """Pair the runs of arms by seed and fold. The value of a seed is the mean over its folds.
 
-    In the search a seed's value is the mean over the learning rates at which all arms have one. A diverged run counts
-    as a guess, and never as better than a finished run of these arms.
+    In the search a seed's value is the mean over the trials at which all arms have one. A diverged run counts as a
+    guess, and never as better than a finished run of these arms.
 
     Args:
         metric: Column of results.csv, or key of DERIVED.
-        selected_by: Criterion by whose best learning rates the runs of the phase confirm count; None takes the primary
-            one.
+        selected_by: Criterion by whose best trials the runs of the phase confirm count; None takes the primary one.
 
     Raises:
         Unjudged: fewer than two seeds have it.
@@ -103,11 +102,11 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
     else:
         values, note = statistics.no_better_diverged(_recorded(runs, metric), runs.status), None
     runs = runs.assign(value=values.where(runs.status != "failed"))
-    # In the other phases each arm has a learning rate of its own.
-    cell = ["seed", "lr"] if phase == "search" else ["seed", "fold"]
+    # In the other phases each arm has a trial of its own.
+    cell = ["seed", "lr", "trial"] if phase == "search" else ["seed", "fold"]
     table = runs.groupby([*cell, "arm"]).value.mean().unstack("arm").reindex(columns=list(arms))
     measured = table.dropna()
-    notes = [text for text in (note, _other_rates(study, phase, arms, selected_by)) if text]
+    notes = [text for text in (note, _other_trials(study, phase, arms, selected_by)) if text]
     if len(measured) < len(table):
         lacking = runs.status[runs.value.isna() & (runs.status != "finished")].value_counts()
         reasons = "".join(f", {count} {status}" for status, count in lacking.items())
@@ -163,7 +162,7 @@ def _by_block(
 
 
 def _rows(study: Study, phase: Scope, selected_by: str | None) -> pd.DataFrame:
-    """Return the runs of a phase, those of the phase confirm at the best learning rates by a criterion.
+    """Return the runs of a phase, those of the phase confirm at the best trials by a criterion.
 
     In a study without a search all runs are of the phase run, and count as confirm.
     """
@@ -174,16 +173,16 @@ def _rows(study: Study, phase: Scope, selected_by: str | None) -> pd.DataFrame:
     return study.at_best(rows, selected_by) if phase == "confirm" and study.tuned else rows
 
 
-def _other_rates(study: Study, phase: Scope, arms: Sequence[str], selected_by: str | None) -> str | None:
-    """Return a note on the learning rates of arms where they are not those by which the study compares first."""
+def _other_trials(study: Study, phase: Scope, arms: Sequence[str], selected_by: str | None) -> str | None:
+    """Return a note on the trials of arms where they are not those by which the study compares first."""
     if phase != "confirm" or not study.tuned or selected_by is None:
         return None
     best = study.best_by(selected_by)
     of_folds = [study.best_of_folds(criterion) for criterion in (selected_by, study.record.protocol.selected_by)]
     if of_folds[0] == of_folds[1] and all(best.get(arm) == study.best.get(arm) for arm in arms):
         return None
-    rates = listed((f"{arm} {best[arm]:g}" for arm in arms if arm in best), most=len(arms))
-    return f"at the learning rates of the best {selected_by}: {rates}"
+    trials = listed((f"{arm} {study.label(best[arm])}" for arm in arms if arm in best), most=len(arms))
+    return f"at the {study.choice}s of the best {selected_by}: {trials}"
 
 
 def _recorded(runs: pd.DataFrame, metric: str) -> pd.Series:
@@ -194,7 +193,7 @@ def _recorded(runs: pd.DataFrame, metric: str) -> pd.Series:
 
 
 # A derived metric maps a study and the runs of some arms in one phase to a value per run, NaN where there is none,
-# and a note. A value that belongs to a whole grid is repeated for each of its runs.
+# and a note. A value that belongs to all trials is repeated for each of their runs.
 Derived = Callable[[Study, pd.DataFrame], tuple[pd.Series, str | None]]
 
 
@@ -209,6 +208,9 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
     but for a scale get the same value.
     """
     rates = np.sort(runs.lr.unique())
+    if study.record.space:
+        others = listed(study.record.space)
+        raise Unjudged(f"lr_sensitivity needs the learning rate as the only tuned setting; the study tunes {others}")
     if len(rates) < 2:
         raise Unjudged("lr_sensitivity needs a grid of learning rates: its phase must be search")
     guess = np.log(runs.arm.map(study.record.num_classes))
@@ -241,8 +243,8 @@ def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
 
 def _seed_spread(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
     """Distance of each seed's validation accuracy from the median over seeds (Brown and Forsythe, 1974)."""
-    # In other phases than the search the folds of a seed may have learning rates of their own.
-    of_arm = [runs.arm, runs.lr] if (runs.phase == "search").all() else [runs.arm]
+    # In other phases than the search the folds of a seed may have trials of their own.
+    of_arm = [runs.arm, runs.lr, runs.trial] if (runs.phase == "search").all() else [runs.arm]
     accuracy = _recorded(runs, "val_accuracy").groupby([*of_arm, runs.seed]).transform("mean")
     return (accuracy - accuracy.groupby(of_arm).transform("median")).abs(), None
 

@@ -52,12 +52,12 @@ def no_better_diverged(values: pd.Series, status: pd.Series) -> pd.Series:
 
 
 def target_accuracy(search: pd.DataFrame, share: float = 0.95) -> float:
-    """Return the validation accuracy to reach: a share of the best mean over seeds among all arms and rates.
+    """Return the validation accuracy to reach: a share of the best mean over seeds among all arms and trials.
 
     Args:
         search: Rows of results.csv for the search or, without one, for all runs.
     """
-    return float(share * search.groupby(["arm", "lr"]).val_accuracy.mean().max())
+    return float(share * search.groupby(["arm", "lr", "trial"]).val_accuracy.mean().max())
 
 
 def first_reach(times: ArrayLike, values: ArrayLike, target: float) -> float:

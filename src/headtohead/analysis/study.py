@@ -87,6 +87,21 @@ class Study:
         return self.record.grid.get("optimizer.lr", ())
 
     @cached_property
+    def choice(self) -> str:
+        """What the search chooses for each arm, in words."""
+        return "trial" if self.record.space else "learning rate"
+
+    def label(self, trial: Trial) -> str:
+        """Return a trial for a table: `0.1` of a grid, `17` of a space, `17 (lr 0.1)` of both."""
+        if not self.record.space:
+            return f"{trial.lr:g}"
+        return f"{trial.number} (lr {trial.lr:g})" if len(self.grid) > 1 else str(trial.number)
+
+    def named(self, trial: Trial) -> str:
+        """Name a trial in a sentence: `learning rate 0.1` of a grid, `trial 17` of a space."""
+        return f"{self.choice} {self.label(trial)}"
+
+    @cached_property
     def tuned(self) -> bool:
         """Whether the study has a search, which chooses each arm's trial."""
         return "search" in self.record.runs
@@ -295,8 +310,8 @@ class Study:
                 self.record.protocol,
                 ladder=(),
                 best={
-                    criterion: {names[arm]: rate for arm, rate in rates.items() if arm in names}
-                    for criterion, rates in self.record.protocol.best.items()
+                    criterion: {names[arm]: trial for arm, trial in trials.items() if arm in names}
+                    for criterion, trials in self.record.protocol.best.items()
                 },
                 of_folds=tuple(
                     replace(choice, arm=names[choice.arm])
@@ -389,8 +404,9 @@ def over_steps(
 
 def arm_config(run: RunRecord) -> dict[str, str]:
     """Return a run's config as flat text, without the keys that differ between the runs of an arm."""
+    others = NOT_OF_AN_ARM | {*run.tuned}
     config = flat_text(run.config)
-    return {key: value for key, value in config.items() if key not in NOT_OF_AN_ARM and not key.startswith("claims.")}
+    return {key: value for key, value in config.items() if key not in others and not key.startswith("claims.")}
 
 
 def flat_text(node: Mapping[str, Any]) -> dict[str, str]:

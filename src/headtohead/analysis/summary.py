@@ -28,6 +28,7 @@ from headtohead.analysis.text import (
 )
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
 from headtohead.record.files import to_json
+from headtohead.record.study import Trial
 
 # Outcomes in the order in which the answer tells them.
 DECISIONS: tuple[Decision, ...] = ("better", "worse", "equivalent", "undecided")
@@ -39,8 +40,8 @@ class ArmSummary:
 
     Attributes:
         arm: Label of the arm.
-        lr: Best learning rate; NaN without a run that ended.
-        on_edge: Whether this rate is on the edge of the grid.
+        best: Best trial; None without a run that ended.
+        on_edge: Whether its learning rate is on the edge of the grid.
         runs: Number of runs.
         diverged: Number of runs that diverged.
         failed: Number of runs that failed.
@@ -51,7 +52,7 @@ class ArmSummary:
     """
 
     arm: str
-    lr: float
+    best: Trial | None
     on_edge: bool
     runs: int
     diverged: int
@@ -133,7 +134,7 @@ def verdicts_json(summary: Summary) -> str:
 
 
 def answer(study: Study, verdicts: Sequence[Verdict], settings: Sequence[AcrossSettings]) -> Answer:
-    """Answer which head to use, at which learning rate, and how sure that is; in each context, where there are several.
+    """Answer which head to use, at which trial, and how sure that is; in each context, where there are several.
 
     What holds across the contexts comes first, for the claims of a given weight. Validation chooses an arm, in the
     search. The test metric of the same kind compares it with the others.
@@ -193,14 +194,14 @@ def compare(
     this family, so that picking costs nothing.
 
     Args:
-        selected_by: Criterion by whose best learning rates the arms are compared; None takes the primary one.
+        selected_by: Criterion by whose best trials the arms are compared; None takes the primary one.
     """
     direction = "higher" if is_higher_better(metric) else "lower"
     primary = study.record.protocol.selected_by
     taken: dict[str, Comparison] = {}
     for verdict in verdicts:
-        at_these_rates = not study.tuned or (verdict.selected_by or primary) == (selected_by or primary)
-        if verdict.metric == metric and verdict.phase == "confirm" and at_these_rates:
+        at_these_trials = not study.tuned or (verdict.selected_by or primary) == (selected_by or primary)
+        if verdict.metric == metric and verdict.phase == "confirm" and at_these_trials:
             if arm not in (verdict.arm, verdict.versus):
                 continue
             comparison = verdict if verdict.arm == arm else verdict.from_other_side()
@@ -227,15 +228,15 @@ def compare(
 def _summarise_arm(study: Study, arm: str) -> ArmSummary:
     runs = study.results.loc[study.results.arm == arm]
     final = study.final.loc[study.final.arm == arm]
-    lr = study.best.get(arm, math.nan)
+    best = study.best.get(arm)
 
     def interval(metric: str) -> Interval:
         return t_interval(by_seed(final, metric))
 
     return ArmSummary(
         arm=arm,
-        lr=lr,
-        on_edge=len(study.grid) > 1 and lr in (study.grid[0], study.grid[-1]),
+        best=best,
+        on_edge=_on_edge(study, best),
         runs=len(runs),
         diverged=int((runs.status == "diverged").sum()),
         failed=int((runs.status == "failed").sum()),
@@ -244,6 +245,11 @@ def _summarise_arm(study: Study, arm: str) -> ArmSummary:
         test_accuracy=interval("test_accuracy"),
         test_nll=interval("test_nll"),
     )
+
+
+def _on_edge(study: Study, trial: Trial | None) -> bool:
+    """Return whether a trial's learning rate is on the edge of the grid."""
+    return trial is not None and len(study.grid) > 1 and trial.lr in (study.grid[0], study.grid[-1])
 
 
 def _renamed(rows: Sequence[AComparison], names: Mapping[str, str]) -> list[AComparison]:
@@ -281,7 +287,7 @@ def _is_confirmed(study: Study) -> bool:
 
 
 def _ranked(study: Study, criterion: str) -> list[str]:
-    """Return the arms with final runs, best first by a validation metric, then by NLL, at each arm's best rate.
+    """Return the arms with final runs, best first by a validation metric, then by NLL, at each arm's best trial.
 
     The search ranks them, whose runs no test sees again. Without a search the final runs do.
     """
@@ -343,7 +349,7 @@ def _words(metric: str) -> str:
 def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str) -> str | None:
     """Return the arm of the lowest validation NLL if the final NLL shows it better than `leader`, else None.
 
-    Where the study confirms arms at their best rates for the NLL, these are compared.
+    Where the study confirms arms at their best trials for the NLL, these are compared.
     """
     ranked = _ranked(study, "val_nll")
     if not ranked or ranked[0] == leader or study.record.protocol.selected_by == "val_nll":
@@ -353,9 +359,8 @@ def _better_probabilities(study: Study, verdicts: Sequence[Verdict], leader: str
     rows = compare(study, verdicts, ranked[0], metric, "val_nll" if confirmed else None)
     if leader not in [row.versus for row in rows if row.decision == "better"]:
         return None
-    rate = study.best_by("val_nll").get(ranked[0]) if confirmed else None
-    other = rate is not None and rate != study.best.get(ranked[0])
-    return f"{ranked[0]} at learning rate {rate:g}" if other else ranked[0]
+    trial = study.best_by("val_nll").get(ranked[0]) if confirmed else None
+    return f"{ranked[0]} at {study.named(trial)}" if trial and trial != study.best.get(ranked[0]) else ranked[0]
 
 
 def _headline(
@@ -364,7 +369,7 @@ def _headline(
     """Return what to use, where that is decided; else that it is not, and the safer choice."""
     leader = ranked[0]
     others = {decision: [row.versus for row in comparisons if row.decision == decision] for decision in DECISIONS}
-    at = _at_rate(study, leader)
+    at = _at_trial(study, leader)
     if not comparisons and len(ranked) > 1:
         return f"No answer yet: validation favours {at}, but the arms share fewer than the 2 seeds that a test needs."
     if not comparisons:
@@ -372,23 +377,23 @@ def _headline(
     if not study.tuned:
         return f"No answer about the heads, since no arm is tuned. Here {_finding(leader, comparisons)}."
     if others["worse"] and len(comparisons) == 1:
-        return f"Use {_at_rate(study, others['worse'][0])}: it is better than {leader}, which validation favours."
+        return f"Use {_at_trial(study, others['worse'][0])}: it is better than {leader}, which validation favours."
     if others["worse"] or others["undecided"]:
         alike = [arm for arm in ranked if arm in others["worse"]]
         alike = alike or [arm for arm in ranked if arm not in others["better"]]
         finding = capitalised(_finding(leader, comparisons))
         if len(alike) == 1:
-            return f"{finding}. Rather use {_at_rate(study, alike[0])}."
+            return f"{finding}. Rather use {_at_trial(study, alike[0])}."
         safest, reason = _safest(study, verdicts, alike)
-        return f"{finding}. The safer choice is {_at_rate(study, safest)}: {reason}."
+        return f"{finding}. The safer choice is {_at_trial(study, safest)}: {reason}."
     if others["equivalent"]:
         which = "which is" if len(others["equivalent"]) == 1 else "which are"
         return f"Use {at}, or {listed(others['equivalent'], last='or')}, {which} equivalent."
     return f"Use {at}: it is better than every other arm."
 
 
-def _at_rate(study: Study, arm: str) -> str:
-    return f"{arm} at learning rate {study.best[arm]:g}" if arm in study.best else arm
+def _at_trial(study: Study, arm: str) -> str:
+    return f"{arm} at {study.named(study.best[arm])}" if arm in study.best else arm
 
 
 def _finding(leader: str, comparisons: Sequence[Comparison]) -> str:
@@ -418,7 +423,7 @@ def _safest(study: Study, verdicts: Sequence[Verdict], arms: Sequence[str]) -> t
     Args:
         arms: Labels, best first by validation.
     """
-    final, edges = study.final, study.grid[:1] + study.grid[-1:]
+    final = study.final
     sensitive = {
         row.arm if row.decision == "worse" else row.versus
         for row in verdicts
@@ -426,7 +431,7 @@ def _safest(study: Study, verdicts: Sequence[Verdict], arms: Sequence[str]) -> t
     }
     costs = {
         "fewer of its runs diverged": lambda arm: (final.status[final.arm == arm] == "diverged").mean(),
-        "its learning rate is not on the edge of the grid": lambda arm: study.best.get(arm) in edges,
+        "its learning rate is not on the edge of the grid": lambda arm: _on_edge(study, study.best.get(arm)),
         "it is less sensitive to the learning rate": lambda arm: arm in sensitive,
         "its head is PyTorch's default": lambda arm: study.head_of(arm) != "softmax",
     }

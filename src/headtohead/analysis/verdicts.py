@@ -38,8 +38,8 @@ class Comparison:
         margin: Size below which a difference does not matter, in the metric's unit; without one, no arms are
             equivalent.
         weight: Share of the family's level, as `Claim.weight`.
-        selected_by: Criterion by whose best learning rates the arms are compared; None for the primary one, or where
-            the whole grid is compared.
+        selected_by: Criterion by whose best trials the arms are compared; None for the primary one, or where all
+            trials are compared.
         arm: Label of the first arm.
         versus: Label of the other arm.
         seeds: Number of pairs of runs.

@@ -160,7 +160,7 @@ class Live:
 
 
 def write_curves(study: Study) -> None:
-    """Write the curves of each arm at its best learning rate, as far as its runs have ended, and the page's layout."""
+    """Write the curves of each arm at its best trial, as far as its runs have ended, and the page's layout."""
     arms = _curves(study)
     if any(arms.values()):
         _write(study, arms, [_layout(study, arms)])
@@ -231,7 +231,7 @@ def _curves(study: Study) -> dict[str, Steps]:
 
 
 def _shown(study: Study) -> pd.DataFrame:
-    """Return the runs of each arm at its best learning rate: those of the confirm phase as soon as there is one."""
+    """Return the runs of each arm at its best trial: those of the confirm phase as soon as there is one."""
     parts = []
     for arm in study.arms:
         runs = study.results.loc[(study.results.arm == arm) & (study.results.status != "failed")]

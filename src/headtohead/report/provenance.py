@@ -45,7 +45,7 @@ def facts(study: Study) -> dict[str, str]:
         "learning rates": ", ".join(f"{lr:g}" for lr in learning_rates),
         "search seeds" if study.tuned else "seeds": ranges(protocol.search_seeds),
         "confirm seeds": ranges(protocol.confirm_seeds),
-        "rates chosen by": _choice(study) if study.tuned else "nobody",
+        f"{'trials' if study.record.space else 'rates'} chosen by": _choice(study) if study.tuned else "nobody",
         "comparisons": "paired by seed and crossed with blocks of test examples: t tests, Holm's correction with "
         "weights over the claims; equivalence by two one-sided tests against the claim's margin",
         "looks": f"{len(protocol.looks)}, at {listed(protocol.looks)} seeds" if protocol.looks else "not recorded",
@@ -58,7 +58,7 @@ def facts(study: Study) -> dict[str, str]:
 
 
 def _choice(study: Study) -> str:
-    """Return by what learning rates were chosen."""
+    """Return by what trials were chosen."""
     chosen = f"mean {listed(study.record.criteria)}"
     if not any(part.folds for part in study.record.data):
         return chosen

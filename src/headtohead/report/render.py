@@ -21,6 +21,7 @@ from headtohead.analysis.claims import VERDICTS, Verdict
 from headtohead.analysis.ladder import LadderRow
 from headtohead.analysis.settings import AcrossSettings
 from headtohead.analysis.statistics import Interval
+from headtohead.analysis.study import Study
 from headtohead.analysis.summary import ArmSummary, Summary, summarise, verdicts_json
 from headtohead.analysis.text import (
     against,
@@ -128,7 +129,7 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
         console.print(_shown(sentence), highlight=False)
     console.print()
     console.print(f"[i]{_shown(folder.name)}: mean ± half of the 95 % interval over seeds[/i]", highlight=False)
-    console.print(_arms_table(summary.arms))
+    console.print(_arms_table(summary))
     if any(arm.on_edge for arm in summary.arms):
         console.print("* on the edge of the grid of learning rates: the arm may not be tuned", highlight=False)
     console.print()
@@ -154,13 +155,13 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
         console.print(f"{name + ':':<13}{_shown(str(place))}", soft_wrap=True, highlight=False)
 
 
-def _arms_table(arms: Sequence[ArmSummary]) -> Table:
-    table = _table()
+def _arms_table(summary: Summary) -> Table:
+    table, best = _table(), "best trial" if summary.study.record.space else "best lr"
     table.add_column("arm", overflow="fold")
-    for header in ("best lr", "val acc, %", "test acc, %", "test NLL", "diverged"):
+    for header in (best, "val acc, %", "test acc, %", "test NLL", "diverged"):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in map(_arm_row, arms):
-        cells = (row["lr"], row["val_accuracy"], row["test_accuracy"], row["test_nll"], row["diverged"])
+    for row in _arm_rows(summary):
+        cells = (row["best"], row["val_accuracy"], row["test_accuracy"], row["test_nll"], row["diverged"])
         table.add_row(_shown(row["arm"]), *cells)
     return table
 
@@ -196,7 +197,8 @@ def content(summary: Summary, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "across": _claims(summary.settings, _across_row),
         "counts": [(word, SYMBOLS[word], counts[word]) for word in WORDS],
         "groups": _claims_by_theme(summary.verdicts),
-        "arms": [_arm_row(arm) for arm in summary.arms],
+        "arms": _arm_rows(summary),
+        "choice": study.choice,
         "any_on_edge": any(arm.on_edge for arm in summary.arms),
         "steps": [f"{before} → {arm}" for before, arm in pairwise(study.record.protocol.ladder)],
         "ladder": [_ladder_row(row) for row in summary.ladder],
@@ -217,10 +219,14 @@ def _confidence(summary: Summary) -> str:
     return f"{100 * (1 - level_of_look(look_of(summary.study))):.3g}"
 
 
-def _arm_row(arm: ArmSummary) -> dict[str, str]:
+def _arm_rows(summary: Summary) -> list[dict[str, str]]:
+    return [_arm_row(summary.study, arm) for arm in summary.arms]
+
+
+def _arm_row(study: Study, arm: ArmSummary) -> dict[str, str]:
     return {
         "arm": arm.arm,
-        "lr": "-" if math.isnan(arm.lr) else f"{arm.lr:g}{'*' if arm.on_edge else ''}",
+        "best": f"{study.label(arm.best)}{'*' if arm.on_edge else ''}" if arm.best else "-",
         "val_accuracy": plus_minus(arm.val_accuracy, 100, 2),
         "test_accuracy": plus_minus(arm.test_accuracy, 100, 2),
         "test_nll": plus_minus(arm.test_nll, 1, 3),

@@ -53,7 +53,8 @@ def learning_rates(study: Study) -> Drawn:
                 losses += [*mean[np.isfinite(mean)]]
             # The loss has a ring of its own where claims are judged at its best rate.
             criterion = metric if metric in study.record.criteria else study.record.protocol.selected_by
-            best = np.isclose(rates, study.best_by(criterion).get(arm, math.nan))
+            chosen = study.best_by(criterion).get(arm)
+            best = np.isclose(rates, chosen.lr if chosen else math.nan)
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": look["color"]}
             axis.plot(rates[best] * aside, mean[best], linestyle="none", markeredgewidth=1.4, **ring)
     for axis in axes:
@@ -205,6 +206,11 @@ def _key(override: str) -> str:
 
 
 def _over_grid(study: Study) -> pd.DataFrame | None:
-    """Return the runs over the grid; None where there are not two rates, or one that has no logarithm."""
+    """Return the runs over the grid; None where there are not two rates, or one that has no logarithm.
+
+    Trials of a space differ in more than the rate.
+    """
+    if study.record.space:
+        return None
     rows = study.searched.loc[study.searched.status != "failed"]
     return rows if len(rows) and rows.lr.nunique() > 1 and rows.lr.min() > 0 else None

@@ -61,7 +61,7 @@ def training(study: Study) -> Drawn:
         Panel("val_accuracy", "Validation accuracy", "accuracy, %", 100, chance),
         Panel("val_nll", "Validation loss", loss, scale, chance_nll, log=True),
     ]
-    figure = _over_steps(study, "Training and validation at each arm's own learning rate", panels)
+    figure = _over_steps(study, f"Training and validation at each arm's own {study.choice}", panels)
     if figure is None:
         return None
     return figure, (

@@ -33,7 +33,13 @@ SIZES = {
     "fashion_mnist": ["dataset.train_size=20", "training.batch_size=8"],
     "fashion_cnn": ["dataset.train_size=20", "training.batch_size=8"],
     "composite": ["dataset.images=1,2", "dataset.train_examples=200", "dataset.test_examples=100"],
-    "warmup": ["dataset.images=2", "dataset.train_examples=200", "dataset.test_examples=100"],
+    "digits_tuned": ["dataset.train_size=128", "protocol.trials=5"],
+    "warmup_tuned": [
+        "dataset.images=2",
+        "dataset.train_examples=200",
+        "dataset.test_examples=100",
+        "protocol.trials=2",
+    ],
     "imbalance": ["dataset.train_size=256", "dataset.imbalance=1,10"],
     "noise": ["dataset.train_size=128", "dataset.label_noise=0.0,0.4"],
     "classes": ["dataset.classes=2,20", "dataset.examples=400"],
@@ -577,21 +583,26 @@ def test_every_experiment_runs_at_a_tiny_size(command, tmp_path, monkeypatch, ex
     assert result.status == 0, result.err
     table = pd.read_csv(tmp_path / f"outputs/{experiment}/results.csv")
     study = json.loads((tmp_path / f"outputs/{experiment}/study.json").read_text())
-    rates, best = len(study["grid"]["optimizer.lr"]), study["protocol"]["best"]
+    best, trials = study["protocol"]["best"], study["protocol"]["trials"]
+    tuned = trials or len(study["grid"]["optimizer.lr"]) > 1
+    # By halving the second seed has half of the trials.
+    searched = (
+        1.5 * trials if study["protocol"]["search"] == "halving" else 2 * (trials or len(study["grid"]["optimizer.lr"]))
+    )
     folds = {arm: data["folds"] or 1 for data in study["data"] for arm in data["arms"]}
     if "fold: 0" in config:
         folds = dict.fromkeys(folds, 1)
-    seeds = len(study["protocol"]["confirm_seeds"]) if rates > 1 else 2
+    seeds = len(study["protocol"]["confirm_seeds"]) if tuned else 2
     assert seeds == 2 or "until_decided: true" in config
-    counts = {"search": 2 * rates * len(study["arms"])} if rates > 1 else {}
+    counts = {"search": searched * len(study["arms"])} if tuned else {}
     others = {
-        (choice["criterion"], choice["arm"], choice["seed"], choice["fold"]): choice["lr"]
+        (choice["criterion"], choice["arm"], choice["seed"], choice["fold"]): choice["trial"]["lr"]
         for choice in study["protocol"]["of_folds"]
     }
-    fresh = study["protocol"]["confirm_seeds"] if rates > 1 else range(2)
-    counts["confirm" if rates > 1 else "run"] = sum(
-        # A run at each rate that is the best one of this fold by a criterion.
-        len({others.get((name, arm, seed, fold), of_arms[arm]) for name, of_arms in best.items()} or [0])
+    fresh = study["protocol"]["confirm_seeds"] if tuned else range(2)
+    counts["confirm" if tuned else "run"] = sum(
+        # A run at each trial that is the best one of this fold by a criterion.
+        len({others.get((name, arm, seed, fold), of_arms[arm]["lr"]) for name, of_arms in best.items()} or [0])
         for arm in study["arms"]
         for seed in fresh
         for fold in range(folds[arm])

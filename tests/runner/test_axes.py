@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headtohead.options import ConfigError
+from headtohead.record.study import Trial
 from headtohead.runner.axes import Run, confirm, rates_beyond, read_axes, search
+from headtohead.runner.space import points
 
 
 def test_a_sweep_has_arms_rates_and_seeds():
@@ -143,7 +145,6 @@ def test_swept_values_read_back_as_themselves(values):
         (["seed=range(1,5,0)"], "must not be zero"),
         (["seed=range(10000000)"], "more than 1000000 values"),
         (["seed=range(10000)", "optimizer.lr=range(1,1000)"], "at most 1000000"),
-        (["model.dropout=interval(0,1)"], "an interval has no values"),
     ],
 )
 def test_bad_axes(arguments, message):
@@ -152,15 +153,20 @@ def test_bad_axes(arguments, message):
 
 
 def test_confirm_takes_each_arm_at_its_best():
-    runs = confirm({"a": ("head=a",), "b": ("head=b",)}, {"a": [0.1, 0.1], "b": [1.0, 0.3]}, [10, 11])
+    axes = read_axes(["optimizer.lr=0.1,0.3"], None)
+    arms = {"a": ("head=a",), "b": ("head=b",)}
+    runs = confirm(arms, {"a": Trial(0.1), "b": Trial(0.3)}, [10, 11], axes)
     assert [(run.arm, run.overrides, run.lr, run.seed) for run in runs] == [
         ("a", ("head=a",), 0.1, 10),
         ("a", ("head=a",), 0.1, 11),
         ("b", ("head=b",), 0.3, 10),
         ("b", ("head=b",), 0.3, 11),
-        ("b", ("head=b",), 1.0, 10),
-        ("b", ("head=b",), 1.0, 11),
     ]
+    # A point of the space brings its learning rate.
+    axes = read_axes(["optimizer.lr=interval(0.1,0.3)"], None)
+    drawn = points(axes.space, 4)
+    (run,) = confirm(arms, {"a": Trial(drawn[2][0].value, 3)}, [10], axes, drawn)
+    assert (run.lr, run.trial, run.point) == (None, 3, drawn[2])
 
 
 @pytest.mark.parametrize(

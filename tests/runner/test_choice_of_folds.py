@@ -28,7 +28,7 @@ def test_each_fold_is_confirmed_at_the_rate_that_the_examples_outside_of_it_choo
     study = json.loads((tmp_path / "outputs/x/study.json").read_text())
     runs = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/x/runs/*/run.json")]
     of_folds = {
-        (choice["arm"], choice["seed"], choice["fold"]): choice["lr"]
+        (choice["arm"], choice["seed"], choice["fold"]): choice["trial"]["lr"]
         for choice in study["protocol"]["of_folds"]
         if choice["criterion"] == criterion
     }
@@ -43,7 +43,7 @@ def test_each_fold_is_confirmed_at_the_rate_that_the_examples_outside_of_it_choo
         tested = np.flatnonzero(at_rates[0]["blocks"]["size"])
         assert len(tested) == 4
         expected = chosen_by_hand(searched, tested, criterion)
-        assert of_folds.get(of, best[of[0]]) == expected
+        assert of_folds.get(of, best[of[0]]["lr"]) == expected
         assert expected in {run["lr"] for run in at_rates}
         # No more than a rate for each criterion: accuracy, NLL and this one.
         assert len(at_rates) <= len(study["protocol"]["best"])

@@ -20,7 +20,7 @@ from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import differences
 from headtohead.record.run import Phase
 from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
-from headtohead.runner.axes import LR, Axes, Run, confirm, read_axes, search
+from headtohead.runner.axes import LR, MOST_RUNS, Axes, Run, confirm, read_axes, search
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
@@ -129,6 +129,8 @@ def _draw_points(config: DictConfig, axes: Axes) -> tuple[Point, ...]:
     if not axes.space:
         return ()
     check_space(axes.space, protocol.trials, [(member.config, member.values) for member in plain])
+    count = len(plain) * protocol.trials * max(1, len(axes.lrs)) * max(1, len(axes.seeds))
+    require(count <= MOST_RUNS, "protocol.trials", protocol.trials, f"{count} runs; accepted: at most {MOST_RUNS}")
     for member, (key, of), end in product(plain, axes.space.items(), ("low", "high")):
         try:
             compose(name, axes.common, replace(member.run, point=(Setting(key, getattr(of, end)),)))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from headtohead.analysis.choice import best_trials, searches
+from headtohead.analysis.choice import best_trials, better_half
+from headtohead.analysis.claims import applicable
 from headtohead.record.files import folder_name, to_json, write_atomically
 from headtohead.record.run import (
     Environment,
@@ -178,7 +179,7 @@ def make_study(
         grid=() if space and len(lrs) == 1 else tuple(lrs),
     )  # fmt: skip
     phase: Phase = "search" if tuned else "run"
-    chosen = configured_claims() if claims is None else read_claims(claims)
+    chosen = applicable(configured_claims(), bool(space)) if claims is None else read_claims(claims)
     criteria = [*dict.fromkeys(["val_accuracy", *(claim.selected_by or "val_accuracy" for claim in chosen.values())])]
     made = runs.search(phase, first, criteria if search == "halving" else [])
     names = {phase: tuple(run.run for run, _ in made)}
@@ -301,9 +302,7 @@ class _Runs:
                 done += len(rung)
                 if halve_by:
                     table = results(run for run, _ in made if run.arm == arm)
-                    ranks = [searches(table, criterion)[arm].ranking() for criterion in halve_by]
-                    trials = sorted(ranks[0], key=lambda trial: min(rank.index(trial) for rank in ranks))
-                    trials = trials[: -(-len(trials) // 2)]
+                    trials = sorted(better_half(table, halve_by)[arm])
         return made
 
     def _trials(self) -> list[Trial]:

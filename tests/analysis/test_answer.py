@@ -138,8 +138,8 @@ def test_the_primary_metric_leads_and_compares(tmp_path, metric, sign):
     shift = dict.fromkeys((f"val_{metric}", f"test_{metric}"), sign * 0.06)
     claim = ACCURACY | {"metric": f"test_{metric}", "direction": "higher" if sign > 0 else "lower"}
     study = table_of(tmp_path / "s", effects={"sigmoid": shift}, claims={metric: claim})
-    rates = {"softmax": 0.1, "sigmoid": 0.1}
-    told = answer(with_protocol(study, selected_by=f"val_{metric}", best={f"val_{metric}": rates}))
+    trials = {"softmax": {"lr": 0.1}, "sigmoid": {"lr": 0.1}}
+    told = answer(with_protocol(study, selected_by=f"val_{metric}", best={f"val_{metric}": trials}))
     assert told.headline == "Use sigmoid at learning rate 0.1: it is better than every other arm."
     assert [(row.metric, row.arm, row.decision) for row in told.comparisons] == [
         (f"test_{metric}", "sigmoid", "better")

@@ -17,12 +17,12 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from headtohead.analysis import claims as claims_module
 from headtohead.analysis.claims import KEYS, Verdict
-from headtohead.analysis.pairing import DERIVED
+from headtohead.analysis.pairing import DERIVED, OF_GRID, OF_SPACE
 from headtohead.analysis.study import read_study
 from headtohead.analysis.summary import summarise, verdicts_json
 from headtohead.options import ConfigError
 from headtohead.record.run import read_results
-from headtohead.record.study import read_claims
+from headtohead.record.study import Range, read_claims
 from headtohead.testing import ACCURACY, configured_claims, make_study
 
 
@@ -373,12 +373,16 @@ def test_the_configured_claims_are_judged(tmp_path):
         *("stability", "gradients", "competition", "ambiguity"),
         *("accuracy", "loss", "speed", "generalisation"),
     }
-    verdicts = judge(make_study(tmp_path / "s", seeds=12))
-    assert [verdict.claim for verdict in verdicts] == list(configured)
-    for verdict in verdicts:
-        assert verdict.seeds == 12, verdict
-    by_claim = {verdict.claim: verdict.verdict for verdict in verdicts}
-    assert by_claim["competition"] == by_claim["ambiguity_several"] == "supported"
+    of_grid = judge(make_study(tmp_path / "grid", seeds=12))
+    of_space = judge(make_study(tmp_path / "space", seeds=12, space={"training.warmup": Range(0, 0.3, False)}))
+    for verdicts, others in ((of_grid, OF_SPACE), (of_space, OF_GRID)):
+        assert [verdict.claim for verdict in verdicts] == [
+            name for name, claim in configured.items() if claim.metric not in others
+        ]
+        for verdict in verdicts:
+            assert verdict.seeds == 12, verdict
+        by_claim = {verdict.claim: verdict.verdict for verdict in verdicts}
+        assert by_claim["competition"] == by_claim["ambiguity_several"] == "supported"
 
 
 def test_hydra_merges_the_claims_into_one_node():

@@ -6,8 +6,10 @@ import pytest
 
 from headtohead.options import ConfigError
 from headtohead.record.run import OtherReleaseError
-from headtohead.record.study import read_claims, read_study_record, write_study
+from headtohead.record.study import Range, read_claims, read_study_record, write_study
 from headtohead.testing import ACCURACY, make_study
+
+RANGE = {"low": 0.1, "high": 1, "log": True}
 
 
 @pytest.fixture
@@ -30,6 +32,18 @@ def test_a_study_is_read_back_as_it_was(study, tmp_path):
         ({"arms": None}, "arms=None: must be a group of named values"),
         ({"runs": ["a"]}, "runs=['a']: must be a group of named values"),
         ({"grid": {"optimizer.lr": ["x"]}}, "grid.optimizer.lr.0=x: must be a number"),
+        (
+            {"space": {"optimizer.lr": RANGE | {"low": 2}}},
+            "space.optimizer.lr.low=2.0: must be finite and below high=1.0",
+        ),
+        (
+            {"space": {"optimizer.lr": RANGE | {"low": 0}}},
+            "space.optimizer.lr.low=0.0: must be above 0 for a logarithm",
+        ),
+        ({"space": {"optimizer.lr": {"low": 0.1, "high": 1}}}, "space.optimizer.lr.log: missing"),
+        ({"space": {"optimizer.lr": RANGE | {"high": "x"}}}, "space.optimizer.lr.high=x: must be a number"),
+        ({"space": {"lr": RANGE}}, "space=lr: must be dotted keys, such as optimizer.momentum"),
+        ({"space": ["optimizer.lr"]}, "space=['optimizer.lr']: must be a group of named values"),
         ({"num_classes": {"softmax": 10}}, "num_classes=softmax: must name every arm, also ['sigmoid']"),
         ({"claims": {"mine": ACCURACY | {"margin": -1}}}, "claims.mine.margin=-1.0: must be positive and finite"),
         ({"claims": {"mine": ACCURACY | {"phase": "x"}}}, "claims.mine.phase=x: accepted: confirm, search"),
@@ -56,6 +70,32 @@ def test_best_trials_are_of_arms_of_the_study(study):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=r"protocol\.best\.val_nll=sigmiod: no arm; did you mean sigmoid\?"):
         read_study_record(study)
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        ({"lr": 0.1, "number": -1}, "protocol.best.val_nll.sigmoid.number=-1: must be 0 or more"),
+        ({"lr": 0.1, "number": 1.5}, "protocol.best.val_nll.sigmoid.number=1.5: must be an integer"),
+        ({"number": 1}, "protocol.best.val_nll.sigmoid.lr: missing"),
+    ],
+)
+def test_a_broken_trial_is_refused(study, trial, message):
+    path = study / "study.json"
+    content = json.loads(path.read_text())
+    content["protocol"]["best"] = {"val_nll": {"sigmoid": trial}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as refusal:
+        read_study_record(study)
+    assert f"broken ({message}" in str(refusal.value)
+
+
+def test_a_study_with_a_space_is_read_back_as_it_was(tmp_path):
+    space = {"optimizer.lr": Range(0.001, 1, True), "training.warmup": Range(0, 0.3, False)}
+    record = read_study_record(make_study(tmp_path / "s", seeds=2, space=space, trials=8, records=False))
+    write_study(tmp_path, record)
+    assert read_study_record(tmp_path) == record and record.space == space and record.protocol.trials == 8
+    assert {trial.number for trial in record.protocol.best["val_nll"].values()} <= {*range(1, 9)}
 
 
 def test_a_ladder_names_arms_of_the_study(study):

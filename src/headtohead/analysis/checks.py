@@ -10,8 +10,10 @@ import pandas as pd
 
 from headtohead.analysis.claims import Verdict
 from headtohead.analysis.guess import beats_a_guess, beats_by_accuracy, final_interval, guess
+from headtohead.analysis.pairing import HALVED
 from headtohead.analysis.study import Study, arm_config
 from headtohead.analysis.text import capitalised, decimal, listed, plural, plus_minus
+from headtohead.analysis.tuning import at_ends, halving
 from headtohead.record.files import flat
 from headtohead.record.run import RunRecord
 
@@ -66,6 +68,10 @@ def _tuning(study: Study) -> Iterable[Check]:
                 f"{arm} may not be tuned: its best learning rate, {lr:g}, is the {side} of the grid "
                 f"({study.grid[0]:g} to {study.grid[-1]:g}).",
             )
+    for setting in at_ends(study):
+        yield Check("warning", setting.text)
+    if halving(study):
+        yield Check("remark", halving(study))
     extended = [f"{count} {side}" for side, count in study.record.protocol.extended.items() if count]
     if extended:
         yield Check(
@@ -168,7 +174,9 @@ def _unjudged(study: Study, verdicts: Sequence[Verdict]) -> Iterable[Check]:
             claims.setdefault(verdict.note or "not judged", []).append(verdict.claim)
     for note, names in claims.items():
         unique = list(dict.fromkeys(names))
-        yield Check("warning", f"{'Claim' if len(unique) == 1 else 'Claims'} {listed(unique, most=20)}: {note}.")
+        # Who halves has chosen so.
+        kind = "remark" if HALVED in note else "warning"
+        yield Check(kind, f"{'Claim' if len(unique) == 1 else 'Claims'} {listed(unique, most=20)}: {note}.")
 
 
 def _guesses(study: Study) -> Iterable[Check]:

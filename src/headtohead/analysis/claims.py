@@ -1,8 +1,10 @@
 """Verdicts of a study on the claims that it tests, as verdicts.json holds them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from headtohead.analysis.pairing import OF_GRID, OF_SPACE
 from headtohead.analysis.study import Study
 from headtohead.analysis.verdicts import Comparison, Decision, decide
 from headtohead.record.study import Claim
@@ -47,6 +49,16 @@ class Verdict(Comparison):
     def verdict(self) -> Word:
         """The decision in the words of a claim."""
         return VERDICTS[self.decision]
+
+
+def applicable(claims: Mapping[str, Claim], has_space: bool) -> dict[str, Claim]:
+    """Return the claims that a study can test: those over a space need ranges, that over a grid is about rates alone.
+
+    Args:
+        has_space: Whether the study tunes settings by ranges.
+    """
+    others = OF_GRID if has_space else OF_SPACE
+    return {name: claim for name, claim in claims.items() if claim.metric not in others}
 
 
 def judge(study: Study) -> list[Verdict]:

@@ -32,6 +32,14 @@ OF_EXAMPLES = {"test_accuracy", "test_ambiguity_none", "test_ambiguity_several",
 OF_BACKBONE = {"grad_norm_backbone_init", "backbone_cv"}
 # Metrics that are shares of runs, where a run counts or does not.
 OF_RUNS = {"diverged_share", "stalled"}
+# Metrics of all trials of a search. The first needs a grid of learning rates alone, the others a space.
+OF_GRID, OF_SPACE = {"lr_sensitivity"}, {"near_best_share", "capped_nll"}
+# By how much the accuracy of a trial that is near the best one may be lower.
+NEAR = 0.01
+
+
+# Why a comparison over all trials is not made after a search by halving.
+HALVED = "a claim over all trials needs protocol.search=full, since halving gives bad trials fewer seeds"
 
 
 class Unjudged(Exception):
@@ -91,6 +99,8 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
     Raises:
         Unjudged: fewer than two seeds have it.
     """
+    if phase == "search" and study.record.protocol.search == "halving":
+        raise Unjudged(HALVED)
     runs = _rows(study, phase, selected_by)
     if runs.empty:
         raise Unjudged(f"the study has no runs of the phase {phase}")
@@ -234,6 +244,30 @@ def _lr_sensitivity(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | 
     return values, f"within a factor of {10**half_width:.3g} of each arm's lowest NLL"
 
 
+def _near_best_share(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
+    """Whether a run's validation accuracy is at most a point below that of the arm's best trial with the same seed.
+
+    An arm's best trial is that of the highest mean over seeds.
+    """
+    if not (runs.phase == "search").all():
+        raise Unjudged("near_best_share needs all trials: its phase must be search")
+    recorded = statistics.no_better_diverged(_recorded(runs, "val_accuracy"), runs.status)
+    accuracy, near = recorded.where(runs.status != "failed"), pd.Series(math.nan, runs.index)
+    for _, rows in runs.assign(accuracy=accuracy).groupby("arm"):
+        by_trial = rows.pivot_table(index=["lr", "trial"], columns="seed", values="accuracy")
+        if len(by_trial):
+            best = rows.seed.map(by_trial.loc[by_trial.mean(axis=1).idxmax()])
+            known = rows.accuracy.notna() & best.notna()
+            near[rows.index] = (rows.accuracy >= best - NEAR - 1e-12).astype(float).where(known)
+    return near, None
+
+
+def _capped_nll(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
+    """Validation NLL of a run, at most that of a uniform guess."""
+    guess = np.log(runs.arm.map(study.record.num_classes))
+    return pd.Series(np.minimum(_recorded(runs, "val_nll"), guess)), None
+
+
 def _stalled(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:
     """Whether a run has gone less than a tenth of the way from chance level to certainty, as diverged runs do."""
     nll = _recorded(runs, "val_nll")
@@ -277,6 +311,8 @@ def _time_to_target(unit: Literal["step", "epoch"], study: Study, runs: pd.DataF
 DERIVED: dict[str, Derived] = {
     "diverged_share": _diverged_share,
     "lr_sensitivity": _lr_sensitivity,
+    "near_best_share": _near_best_share,
+    "capped_nll": _capped_nll,
     "stalled": _stalled,
     "seed_spread": _seed_spread,
     "steps_to_target": partial(_time_to_target, "step"),

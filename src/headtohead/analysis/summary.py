@@ -26,6 +26,7 @@ from headtohead.analysis.text import (
     predicted,
     split_shared,
 )
+from headtohead.analysis.tuning import ChosenTrial, Importance, chosen_trials, importances, is_at_end, unequal_spaces
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
 from headtohead.record.files import to_json
 from headtohead.record.study import Trial
@@ -41,7 +42,7 @@ class ArmSummary:
     Attributes:
         arm: Label of the arm.
         best: Best trial; None without a run that ended.
-        on_edge: Whether its learning rate is on the edge of the grid.
+        on_edge: Whether it is on the edge of the grid, or in the outer tenth of a range.
         runs: Number of runs.
         diverged: Number of runs that diverged.
         failed: Number of runs that failed.
@@ -81,6 +82,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """Tuning of a study over a space.
+
+    Attributes:
+        chosen: Chosen trials of the arms.
+        unequal: Sentences on arms that tune more settings than others; empty where none does.
+        importances: What each setting explains for each arm.
+    """
+
+    chosen: list[ChosenTrial]
+    unequal: str
+    importances: list[Importance]
+
+
+@dataclass(frozen=True)
 class Summary:
     """All that the report of a study says.
 
@@ -92,6 +108,7 @@ class Summary:
         answer: Answer to the study's question.
         checks: What could be wrong, warnings first.
         ladder: Rows of the ladder; empty without one.
+        tuning: What a study with a space shows of it; None for any other.
     """
 
     study: Study
@@ -101,6 +118,7 @@ class Summary:
     answer: Answer
     checks: list[Check]
     ladder: list[LadderRow]
+    tuning: Tuning | None
 
 
 def summarise(folder: Path) -> Summary:
@@ -122,7 +140,12 @@ def summarise(folder: Path) -> Summary:
         answer=answer(study, verdicts, settings),
         checks=run_checks(study, verdicts),
         ladder=ladder_rows(study),
+        tuning=_tuning(study) if study.record.space else None,
     )
+
+
+def _tuning(study: Study) -> Tuning:
+    return Tuning(chosen_trials(study), unequal_spaces(study), importances(study))
 
 
 def verdicts_json(summary: Summary) -> str:
@@ -236,7 +259,7 @@ def _summarise_arm(study: Study, arm: str) -> ArmSummary:
     return ArmSummary(
         arm=arm,
         best=best,
-        on_edge=_on_edge(study, best),
+        on_edge=_on_edge(study, arm, best),
         runs=len(runs),
         diverged=int((runs.status == "diverged").sum()),
         failed=int((runs.status == "failed").sum()),
@@ -247,9 +270,11 @@ def _summarise_arm(study: Study, arm: str) -> ArmSummary:
     )
 
 
-def _on_edge(study: Study, trial: Trial | None) -> bool:
-    """Return whether a trial's learning rate is on the edge of the grid."""
-    return trial is not None and len(study.grid) > 1 and trial.lr in (study.grid[0], study.grid[-1])
+def _on_edge(study: Study, arm: str, trial: Trial | None) -> bool:
+    """Return whether an arm's trial is on the edge of the grid, or in the outer tenth of a range."""
+    if trial is None:
+        return False
+    return (len(study.grid) > 1 and trial.lr in (study.grid[0], study.grid[-1])) or is_at_end(study, arm, trial)
 
 
 def _renamed(rows: Sequence[AComparison], names: Mapping[str, str]) -> list[AComparison]:
@@ -427,12 +452,16 @@ def _safest(study: Study, verdicts: Sequence[Verdict], arms: Sequence[str]) -> t
     sensitive = {
         row.arm if row.decision == "worse" else row.versus
         for row in verdicts
-        if row.metric == "lr_sensitivity" and row.decision in ("better", "worse") and {row.arm, row.versus} <= {*arms}
+        if row.metric in ("lr_sensitivity", "near_best_share")
+        and row.decision in ("better", "worse")
+        and {row.arm, row.versus} <= {*arms}
     }
+    edge = f"its {study.choice} is not on the edge of the {'space' if study.record.space else 'grid'}"
+    tuned = "its tuned settings" if study.record.space else "the learning rate"
     costs = {
         "fewer of its runs diverged": lambda arm: (final.status[final.arm == arm] == "diverged").mean(),
-        "its learning rate is not on the edge of the grid": lambda arm: _on_edge(study, study.best.get(arm)),
-        "it is less sensitive to the learning rate": lambda arm: arm in sensitive,
+        edge: lambda arm: _on_edge(study, arm, study.best.get(arm)),
+        f"it is less sensitive to {tuned}": lambda arm: arm in sensitive,
         "its head is PyTorch's default": lambda arm: study.head_of(arm) != "softmax",
     }
     reasons, left = [], [*arms]

@@ -6,6 +6,7 @@ T trials of an arm, sorted by goodness; N sizes of a budget.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ LEAST_TRIALS = 8
 
 
 def place(space: Range, values: np.ndarray | float) -> np.ndarray:
-    """Return the places of values in a range, 0 at its low end and 1 at its high end, by the logarithm of a log range."""
+    """Return the places of values in a range, from 0 to 1; those in a log range are places of the logarithm."""
     values = np.asarray(values, dtype=float)
     if space.log:
         return np.log(values / space.low) / math.log(space.high / space.low)
@@ -230,14 +231,13 @@ class AtEnd:
     def text(self) -> str:
         """A sentence on the arms, and the override of the wider range."""
         arms = [*dict.fromkeys(arm for arm, _ in self.best)]
-        values = listed(f"{value:.3g}" for _, value in self.best)
-        whose, verb = ("its", "lies") if len(arms) == 1 else ("their", "lie")
-        verb = "lie" if len(self.best) > 1 else verb
-        low, high = (f"{end:.2g}" for end in (self.wider.low, self.wider.high))
+        values = [*dict.fromkeys(f"{value:.3g}" for _, value in self.best)]
+        whose, verb = "its" if len(arms) == 1 else "their", "lies" if len(values) == 1 else "lie"
+        low, high = (f"{end:.4g}" for end in (self.wider.low, self.wider.high))
         grammar = f"tag(log,interval({low},{high}))" if self.wider.log else f"interval({low},{high})"
         return (
-            f"{listed(arms)} may not be tuned: {whose} best {self.setting}, {values}, {verb} in the outer tenth of "
-            f"{self.space.low:g} to {self.space.high:g}; try {self.setting}='{grammar}'."
+            f"{listed(arms)} may not be tuned: {whose} best {self.setting}, {listed(values)}, {verb} in the outer "
+            f"tenth of {self.space.low:g} to {self.space.high:g}; try {self.setting}='{grammar}'."
         )
 
 
@@ -245,15 +245,14 @@ def at_ends(study: Study) -> list[AtEnd]:
     """Return the settings for which a best trial lies in an outer tenth of the range, but for natural ends."""
     found = []
     for setting, space in study.record.space.items():
-        best: dict[tuple[str, float], float] = {}
-        for criterion in study.record.criteria:
-            for arm, trial in study.best_by(criterion).items():
-                value = _settings_at(study, arm, trial).get(setting)
-                side = 0 if value is None else side_of(space, value)
-                if value is not None and side:
-                    best[arm, value] = side
+        best: dict[tuple[str, float], int] = {}
+        for arm, criterion in product(study.arms, study.record.criteria):
+            trial = study.best_by(criterion).get(arm)
+            value = _settings_at(study, arm, trial).get(setting) if trial else None
+            if value is not None and side_of(space, value):
+                best[arm, value] = side_of(space, value)
         if best:
-            found.append(AtEnd(setting, tuple(best), space, _wider(space, {*best.values()})))
+            found.append(AtEnd(setting, tuple(best), space, wider(space, {*best.values()})))
     return found
 
 
@@ -270,7 +269,7 @@ def side_of(space: Range, value: float) -> int:
     return 1 if where > 1 - OUTER else 0
 
 
-def _wider(space: Range, sides: Collection[float]) -> Range:
+def wider(space: Range, sides: Collection[float]) -> Range:
     """Return a range that is half its width longer on some sides.
 
     It keeps the sign of its lower end, and it stays below 1 where the range does: most such settings are shares.

@@ -224,6 +224,8 @@ class StudyRecord:
             require(2 <= count < 2**31, f"num_classes.{arm}", count, "must be 2 or more")
         for key, values in self.grid.items():
             require(all(map(math.isfinite, values)), f"grid.{key}", values, "must be finite")
+        for key in self.space:
+            require("." in key, "space", key, "must be dotted keys, such as optimizer.momentum")
         for key, values in self.hparams.items():
             require(values, f"hparams.{key}", "[]", "must name a value or more")
         for phase, runs in self.runs.items():

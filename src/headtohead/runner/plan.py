@@ -15,7 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from headtohead.analysis.pairing import DERIVED
+from headtohead.analysis.claims import applicable
+from headtohead.analysis.pairing import DERIVED, OF_GRID, OF_SPACE
 from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import differences
 from headtohead.record.run import Phase
@@ -293,7 +294,7 @@ def _initial_record(
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
-        claims=_read_claims(config, members),
+        claims=applicable(_read_claims(config, members), bool(axes.space)),
         environment=environment(str(device)),
         space=axes.space,
     )
@@ -365,7 +366,7 @@ def _read_claims(config: DictConfig, members: Sequence[Member]) -> dict[str, Cla
             for dataset, pool in pools
             for metric in recorded_metrics(pool.is_image, dataset.ood is not None, claim.phase == "confirm")
         }
-        known |= DERIVED.keys() - ({"lr_sensitivity"} if claim.phase == "confirm" else set())
+        known |= DERIVED.keys() - (OF_GRID | OF_SPACE if claim.phase == "confirm" else set())
         recorded = f"not recorded by a run of this study in the phase {claim.phase}; {nearest(claim.metric, known)}"
         require(claim.metric in known, f"claims.{name}.metric", claim.metric, recorded)
         require(claim.favours in heads, f"claims.{name}.favours", claim.favours, nearest(claim.favours, heads))

@@ -162,7 +162,7 @@ def lay_out(
         below: Free room below the panels, in inches.
     """
     legend = [Line2D([], [], label=short(arm, 36), **arm_style(arms, arm)) for arm in arms]
-    figure = _titled(title, legend, below + PANEL)
+    figure = titled(title, legend, below + PANEL)
     height = figure.get_figheight()
     left, gap = 0.68, 0.76
     width = (WIDTH - left - right - (count - 1) * gap) / count
@@ -174,7 +174,7 @@ def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[F
     """Place panels that share their axes in rows of up to three, under a title and a legend of labelled artists."""
     across = min(count, 3)
     rows, left, gap, apart = -(-count // across), 0.68, 0.16, 0.5
-    figure = _titled(title, legend, rows * (SMALL_PANEL + apart))
+    figure = titled(title, legend, rows * (SMALL_PANEL + apart))
     height, width = figure.get_figheight(), (WIDTH - left - 0.1 - (across - 1) * gap) / across
     axes: list[Axes] = []
     for place in range(count):
@@ -187,7 +187,7 @@ def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[F
     return figure, axes
 
 
-def _titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
+def titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
     """Return a figure with a title, a legend of labelled artists, and `tall` inches of room below them."""
     longest = max((len(str(artist.get_label())) for artist in legend), default=0)
     columns = max(1, min(len(legend), 110 // (9 + longest)))

@@ -21,6 +21,7 @@ from headtohead.analysis.text import against, rivals
 from headtohead.options import ConfigError
 from headtohead.record.files import write_arrays
 from headtohead.record.run import read_results
+from headtohead.record.study import Range
 from headtohead.report.dashboard import write_dashboard
 from headtohead.report.render import SYMBOLS, print_study, write_report
 from headtohead.testing import ACCURACY, make_study
@@ -28,7 +29,7 @@ from headtohead.testing import ACCURACY, make_study
 FIGURES = [
     "ambiguity", "gradients", "learning_rates", "reliability", "seeds", "shared_rate", "time_to_target", "training",
 ]  # fmt: skip
-VOID = {"meta", "br", "hr", "img", "input", "link", "col"}
+VOID = {"meta", "br", "hr", "img", "input", "link", "col", "wbr"}
 
 
 class Page(HTMLParser):
@@ -438,12 +439,82 @@ def test_runs_of_earlier_commands_are_left_out_but_named(tmp_path):
     study = small(tmp_path / "study")
     content = json.loads((study / "study.json").read_text())
     runs = {phase: [run for run in names if "softmax" in run] for phase, names in content["runs"].items()}
-    protocol = content["protocol"] | {"best": {"val_accuracy": {"softmax": 0.1}}}
+    protocol = content["protocol"] | {"best": {"val_accuracy": {"softmax": {"lr": 0.1}}}}
     change(study / "study.json", arms={"softmax": content["arms"]["softmax"]}, runs=runs, protocol=protocol)
     summary = summarise(study)
     assert "16 runs in the folder belong to earlier commands" in remarks(summary)
     assert [arm.arm for arm in summary.arms] == ["softmax"]
     assert summary.answer.headline.startswith("Only softmax at learning rate 0.1 has run")
+
+
+# Studies that tune ranges
+
+
+@pytest.fixture(scope="module")
+def ranged(tmp_path_factory):
+    """A study of arms of which one lacks a setting, with another best trial by the NLL than by the accuracy."""
+    study = make_study(
+        tmp_path_factory.mktemp("outputs") / "ranged",
+        seeds=4,
+        space={"optimizer.lr": Range(0.001, 1, True), "head.temperature": Range(0.5, 2, True)},
+        trials=16,
+        best_lr_of_nll=0.01,
+        lacks={"sigmoid": ["head.temperature"]},
+    )
+    return write_report(study)[0]
+
+
+def test_the_chosen_trials_are_shown_with_their_settings(ranged):
+    study = ranged.study
+    page = Page((study.folder / "report.html").read_text())
+    table = pd.read_csv(study.folder / "results.csv").groupby(["arm", "trial"]).first()
+    head, *rows = page.tables["chosen"]
+    assert head[:5] == ["arm", "best by", "trial", "optimizer.lr", "head.temperature"] and len(rows) == 4
+    for arm, criterion, trial, lr, temperature, *_ in rows:
+        assert int(trial) == study.best_by(criterion)[arm].number
+        assert lr == f"{table.loc[(arm, int(trial)), 'optimizer.lr']:.4g}"
+        own = table.loc[(arm, int(trial)), "head.temperature"]
+        assert temperature == ("-" if arm == "sigmoid" else f"{own:.4g}")
+    assert "softmax has one setting more than the others (head.temperature) for the same number of trials." in page.text
+    markdown = (study.folder / "report.md").read_text()
+    assert all(f"| {row[0]} | {row[1]} | {row[2]} | {row[3]} | {row[4]} |" in markdown for row in rows)
+    best = study.best["softmax"]
+    assert page.tables["arms"][0][1] == "best trial" and page.tables["arms"][1][1].rstrip("*") == str(best.number)
+
+
+def test_the_terminal_shows_the_chosen_trials_shortly(ranged):
+    sink = StringIO()
+    print_study(ranged, Console(file=sink, width=120))
+    for row in ranged.tuning.chosen:
+        settings = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in row.settings.items())
+        assert f"{row.trial.number} by {row.criteria[0]}: {settings}" in sink.getvalue()
+
+
+def test_settings_that_mattered_come_first(ranged):
+    page = Page((ranged.study.folder / "report.html").read_text())
+    _, *rows = page.tables["importances"]
+    assert [row[:2] for row in rows] == [
+        ["optimizer.lr", "softmax"], ["optimizer.lr", "sigmoid"], ["head.temperature", "softmax"],
+    ]  # fmt: skip
+    (row,) = [row for row in ranged.tuning.importances if (row.arm, row.setting) == ("sigmoid", "optimizer.lr")]
+    assert rows[1][2] == f"{100 * row.shares['val_accuracy']:.0f}"
+    assert float(rows[1][5].replace("−", "-")) == pytest.approx(row.directions["val_nll"], abs=0.005)
+
+
+def test_a_report_of_ranges_has_figures_of_its_own(ranged):
+    drawn = {path.stem for path in (ranged.study.folder / "figures").glob("*.svg")}
+    assert drawn == {"budget", "tuned_settings", *FIGURES} - {"learning_rates", "shared_rate"}
+    facts = dict(Page((ranged.study.folder / "report.html").read_text()).tables["facts"])
+    assert facts["tuned settings"] == "optimizer.lr from 0.001 to 1 (log) and head.temperature from 0.5 to 2 (log)"
+    assert facts["trials"] == "16, the same for all arms" and "learning rates" not in facts
+
+
+def test_a_study_of_a_grid_shows_nothing_of_trials(tmp_path):
+    study = small(tmp_path / "study")
+    summary, _ = write_report(study)
+    for name in ("report.html", "report.md"):
+        assert "trial" not in (study / name).read_text()
+    assert summary.tuning is None
 
 
 # Studies that are not whole

@@ -8,8 +8,9 @@ import pandas as pd
 from headtohead.analysis.study import Study, arm_config
 from headtohead.analysis.text import listed, plural, ranges
 from headtohead.record.run import RunRecord
-from headtohead.record.study import StudyRecord
+from headtohead.record.study import Range, StudyRecord
 
+LR = "optimizer.lr"
 # The most classes whose numbers of examples are listed.
 SHOWN_CLASSES = 20
 
@@ -37,12 +38,16 @@ def facts(study: Study) -> dict[str, str]:
     """Return what there is to know about how a study was made, by name; facts without a value are left out."""
     protocol, environment = study.record.protocol, study.record.environment
     packs = Counter(_pack(run) for run in study.records.values())
-    learning_rates = study.grid or sorted(set(study.results.lr.dropna()))
+    of_space = LR in study.record.space  # the trials have rates of their own
+    learning_rates = study.grid or ([] if of_space else sorted(set(study.results.lr.dropna())))
+    points = f"{protocol.trials}, the same for all arms" if study.record.space else ""
     lines = {
         "started": study.record.started,
         "data": "; ".join(data(study.record)),
         "arms": listed(study.arms, most=20),
         "learning rates": ", ".join(f"{lr:g}" for lr in learning_rates),
+        "tuned settings": listed(map(_range, study.record.space.items()), most=20),
+        "trials": f"{points}, by halving" if points and protocol.search == "halving" else points,
         "search seeds" if study.tuned else "seeds": ranges(protocol.search_seeds),
         "confirm seeds": ranges(protocol.confirm_seeds),
         f"{'trials' if study.record.space else 'rates'} chosen by": _choice(study) if study.tuned else "nobody",
@@ -55,6 +60,11 @@ def facts(study: Study) -> dict[str, str]:
         "commit": environment.commit or "",
     }
     return {name: text for name, text in lines.items() if text}
+
+
+def _range(item: tuple[str, Range]) -> str:
+    key, space = item
+    return f"{key} from {space.low:g} to {space.high:g}{' (log)' if space.log else ''}"
 
 
 def _choice(study: Study) -> str:

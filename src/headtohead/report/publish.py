@@ -20,7 +20,7 @@ from headtohead.report.overview import NAIVE, PROPER, draw_matrix, read_columns
 from headtohead.report.render import SYMBOLS, WORDS, content, markdown, refuse_foreign_folder, write_figures
 
 # The figures that answer a study's question, in the order of its page.
-PUBLISHED = ("seeds", "settings", "ladder", "learning_rates", "shared_rate")
+PUBLISHED = ("seeds", "settings", "ladder", "learning_rates", "shared_rate", "budget", "tuned_settings")
 # A file that a person writes; its text goes into the page as it is.
 REMARKS = "remarks.md"
 # The first line of matrix.md.

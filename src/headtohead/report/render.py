@@ -9,6 +9,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
@@ -22,7 +23,7 @@ from headtohead.analysis.ladder import LadderRow
 from headtohead.analysis.settings import AcrossSettings
 from headtohead.analysis.statistics import Interval
 from headtohead.analysis.study import Study
-from headtohead.analysis.summary import ArmSummary, Summary, summarise, verdicts_json
+from headtohead.analysis.summary import ArmSummary, Summary, Tuning, summarise, verdicts_json
 from headtohead.analysis.text import (
     against,
     decimal,
@@ -33,6 +34,7 @@ from headtohead.analysis.text import (
     predicted,
     rivals,
 )
+from headtohead.analysis.tuning import ChosenTrial
 from headtohead.analysis.verdicts import Comparison, level_of_look, look_of
 from headtohead.options import ConfigError, printable, require
 from headtohead.record.files import without_home, write_atomically
@@ -131,8 +133,12 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
     console.print(f"[i]{_shown(folder.name)}: mean ± half of the 95 % interval over seeds[/i]", highlight=False)
     console.print(_arms_table(summary))
     if any(arm.on_edge for arm in summary.arms):
-        console.print("* on the edge of the grid of learning rates: the arm may not be tuned", highlight=False)
+        where = "in the outer tenth of a range" if summary.tuning else "on the edge of the grid of learning rates"
+        console.print(f"* {where}: the arm may not be tuned", highlight=False)
     console.print()
+    if summary.tuning:
+        console.print(_chosen_table(summary.study, summary.tuning.chosen))
+        console.print()
     if summary.settings:
         console.print("[i]common claims across settings: the favoured head against the others[/i]", highlight=False)
         console.print(_verdicts_table(summary.settings))
@@ -163,6 +169,18 @@ def _arms_table(summary: Summary) -> Table:
     for row in _arm_rows(summary):
         cells = (row["best"], row["val_accuracy"], row["test_accuracy"], row["test_nll"], row["diverged"])
         table.add_row(_shown(row["arm"]), *cells)
+    return table
+
+
+def _chosen_table(study: Study, chosen: Sequence[ChosenTrial]) -> Table:
+    table = _table()
+    table.add_column("arm", overflow="fold")
+    table.add_column("chosen trial: its settings", overflow="fold", ratio=1)
+    several = {arm for arm, count in Counter(row.arm for row in chosen).items() if count > 1}
+    for row in chosen:
+        by = f" by {', '.join(row.criteria)}" if row.arm in several else ""
+        settings = ", ".join(f"{key.rpartition('.')[2]} {value:.3g}" for key, value in row.settings.items())
+        table.add_row(_shown(row.arm), _shown(f"{study.label(row.trial)}{by}: {settings}"))
     return table
 
 
@@ -199,6 +217,8 @@ def content(summary: Summary, drawings: Sequence[Drawing]) -> dict[str, Any]:
         "groups": _claims_by_theme(summary.verdicts),
         "arms": _arm_rows(summary),
         "choice": study.choice,
+        "edge": "trial in the outer tenth of a range" if summary.tuning else "rate on the edge of the grid",
+        "tuning": _tuning_content(summary, summary.tuning) if summary.tuning else None,
         "any_on_edge": any(arm.on_edge for arm in summary.arms),
         "steps": [f"{before} → {arm}" for before, arm in pairwise(study.record.protocol.ladder)],
         "ladder": [_ladder_row(row) for row in summary.ladder],
@@ -233,6 +253,46 @@ def _arm_row(study: Study, arm: ArmSummary) -> dict[str, str]:
         "seeds": str(arm.seeds),
         "diverged": f"{arm.diverged}/{arm.runs}",
         "failed": f"{arm.failed}/{arm.runs}",
+    }
+
+
+def _tuning_content(summary: Summary, tuning: Tuning) -> dict[str, Any]:
+    """Return what the report shows of the tuning of a study over a space."""
+    study = summary.study
+    means = {
+        setting: np.nanmean([0.0, *(share for row in group for share in row.shares.values())])
+        for setting, group in ((key, [*rows]) for key, rows in groupby(tuning.importances, lambda row: row.setting))
+    }
+    swept = ["optimizer.lr"] if len(study.grid) > 1 else []
+    return {
+        "keys": [*swept, *study.record.space],
+        "chosen": [
+            {
+                "arm": row.arm,
+                "criteria": ", ".join(row.criteria),
+                "trial": str(row.trial.number),
+                "values": [
+                    *(f"{row.trial.lr:.4g}" for _ in swept),
+                    *(f"{row.settings[key]:.4g}" if key in row.settings else "-" for key in study.record.space),
+                ],
+                "val_accuracy": plus_minus(row.val_accuracy, 100, 2),
+                "val_nll": plus_minus(row.val_nll, 1, 3),
+            }
+            for row in tuning.chosen
+        ],
+        "unequal": tuning.unequal,
+        "importances": [
+            {
+                "setting": row.setting,
+                "arm": row.arm,
+                "cells": [
+                    text
+                    for metric in row.shares
+                    for text in (decimal(100 * row.shares[metric], 0), decimal(row.directions[metric], 2, signed=True))
+                ],
+            }
+            for row in sorted(tuning.importances, key=lambda row: -means[row.setting])
+        ],
     }
 
 

@@ -5,13 +5,15 @@ from functools import partial
 
 from headtohead.analysis.study import Study
 from headtohead.options import one_line
-from headtohead.report.figures import examples, ladder, sweeps, training
+from headtohead.report.figures import examples, ladder, sweeps, training, tuning
 from headtohead.report.figures.style import Drawing, Drawn, draw_figure
 
 # By name, in the order of the report.
 FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "learning_rates": sweeps.learning_rates,
     "shared_rate": sweeps.shared_rate,
+    "budget": tuning.budget,
+    "tuned_settings": tuning.tuned_settings,
     "training": training.training,
     "gradients": training.gradients,
     "seeds": training.seeds,

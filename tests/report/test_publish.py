@@ -11,6 +11,7 @@ import pytest
 from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
 from headtohead.record.files import without_home
+from headtohead.record.study import Range
 from headtohead.report.figures import FIGURES
 from headtohead.report.overview import COLUMN_WIDTH, LEFT, PAGE_WIDTH, draw_matrix, read_columns
 from headtohead.report.publish import PUBLISHED, publish, question, without_folders
@@ -58,6 +59,20 @@ def test_a_study_is_published_whole_and_small(experiments):
     assert (experiments / "digits/verdicts.json").read_bytes() == (outputs / "digits/verdicts.json").read_bytes()
     ours, theirs = (pd.read_csv(folder / "digits/results.csv") for folder in (experiments, outputs))
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-6, check_dtype=False)
+
+
+def test_a_study_with_ranges_is_published_with_its_tuning(tmp_path):
+    space = {"optimizer.lr": Range(0.001, 1, True)} | {f"optimizer.a{place}": Range(0, 1, False) for place in range(4)}
+    arms = ("softmax", "sigmoid", "sigmoid_prior", "sigmoid_mean")
+    published(tmp_path / "outputs", "x", tmp_path / "experiments", arms=arms, seeds=2, space=space, trials=64)
+    files = snapshot(tmp_path / "experiments/x")
+    figures = {"figures/seeds.svg", "figures/budget.svg", "figures/tuned_settings.svg"}
+    assert {str(path) for path in files} == {"README.md", "results.csv", "blocks.csv", "verdicts.json"} | figures
+    assert all(len(files[Path(name)]) < 300_000 for name in figures)
+    text = files[Path("README.md")].decode()
+    assert all(f"]({path})" in text for path in figures)
+    header = " | ".join(["arm", "best by", "trial", *space, "validation accuracy, %", "validation NLL"])
+    assert f"\n| {header} |\n" in text and "\n| setting | arm | of accuracy, % |" in text
 
 
 def test_every_verdict_stands_in_the_readme(experiments):

@@ -24,6 +24,8 @@ METRICS = ("val_accuracy", "val_nll")
 OUTER = 0.1
 # The percentiles of the band about an expected best value.
 PERCENTILES = (0.1, 0.9)
+# The most sizes of a budget that a curve has.
+MOST_SIZES = 256
 # Fewer trials say nothing of a setting.
 LEAST_TRIALS = 8
 
@@ -131,10 +133,11 @@ def unequal_spaces(study: Study) -> str:
 
 
 def expected_best(values: np.ndarray, higher: bool) -> pd.DataFrame:
-    """Return what the best of n trials is worth, for n = 1 to all: `mean`, and `lower` and `upper` percentiles.
+    """Return what the best of n trials is worth, a row per n from 1 to all: `mean`, `lower` and `upper` percentiles.
 
     The n trials are drawn without replacement from the T that were tried: with values sorted, the best of them is at
     most the i-th with probability C(i, n) / C(T, n). Dodge et al. (2019) draw with replacement, which is biased.
+    Of many trials not every n has a row.
 
     Args:
         values: Values of the trials, (T,), all finite.
@@ -143,14 +146,16 @@ def expected_best(values: np.ndarray, higher: bool) -> pd.DataFrame:
     sign = 1 if higher else -1
     values_T = np.sort(sign * np.asarray(values, dtype=float))
     count = len(values_T)
-    i_T1, n_1N = np.arange(1, count + 1)[:, None], np.arange(1, count + 1)[None, :]
+    sizes_N = np.unique(np.geomspace(1, count, MOST_SIZES).round().astype(int))
+    sizes_N = sizes_N if count > MOST_SIZES else np.arange(1, count + 1)
+    i_T1, n_1N = np.arange(1, count + 1)[:, None], sizes_N[None, :]
     log_choose = special.gammaln(i_T1 + 1) - special.gammaln(np.maximum(i_T1 - n_1N, 0) + 1)
     cdf_TN = np.where(i_T1 >= n_1N, np.exp(log_choose - log_choose[-1]), 0.0)
     mean_N = np.diff(cdf_TN, axis=0, prepend=0).T @ values_T
     # A percentile is the least value that is reached with its probability.
     bounds = [values_T[(cdf_TN >= share - 1e-12).argmax(0)] for share in PERCENTILES]
     lower_N, upper_N = bounds[::sign]
-    return pd.DataFrame({"mean": sign * mean_N, "lower": sign * lower_N, "upper": sign * upper_N}, index=n_1N[0])
+    return pd.DataFrame({"mean": sign * mean_N, "lower": sign * lower_N, "upper": sign * upper_N}, index=sizes_N)
 
 
 @dataclass(frozen=True)

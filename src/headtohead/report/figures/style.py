@@ -270,7 +270,10 @@ def _svg(figure: Figure, name: str) -> str:
     # Names from elsewhere may hold characters that XML does not have.
     svg = "\n".join(map(printable, svg[svg.index("<svg") :].split("\n")))
     # A hundredth of a point cannot be seen.
-    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    svg = re.sub(r' d="[^"]*"|<use [^>]*', lambda part: re.sub(r"(\.\d\d)\d+", r"\1", part[0]), svg)
+    # Markers that look alike share one style, which is most of the room that they take.
+    alike = re.compile(r'<g( clip-path="[^"]*")>\s*(<use [^>]*?( style="[^"]*")/>\s*(?:<use [^>]*?\3/>\s*)+)</g>')
+    svg = alike.sub(lambda group: f"<g{group[1]}{group[3]}>\n{group[2].replace(group[3], '')}</g>", svg)
     # Ids must be unique in the page, which holds every figure.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return re.sub(r"^<svg ", f'<svg role="img" aria-label="{_attribute(figure.get_suptitle())}" ', svg)

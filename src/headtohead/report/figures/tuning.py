@@ -32,6 +32,7 @@ from headtohead.report.figures.style import (
 )
 
 ACROSS = 5  # panels side by side
+MOST_TRIALS = 200  # with a point each
 
 
 def budget(study: Study) -> Drawn:
@@ -52,11 +53,11 @@ def budget(study: Study) -> Drawn:
         for arm, curve_N in curves[metric].items():
             look = arm_style(study.arms, arm)
             sizes = curve_N.index.to_numpy(float)
-            marked = [2**power - 1 for power in range(len(sizes).bit_length())]
+            marked = [place for place, size in enumerate(curve_N.index) if size & (size - 1) == 0]
             axis.plot(sizes, factor * curve_N["mean"], markevery=marked, **look)
             lower, upper = (factor * curve_N[name].to_numpy() for name in ("lower", "upper"))
             axis.fill_between(sizes, lower, upper, color=look["color"], alpha=0.18, linewidth=0)
-        most = max(len(curve_N) for curve_N in curves[metric].values())
+        most = max(int(curve_N.index[-1]) for curve_N in curves[metric].values())
         log_axis(axis.xaxis, [2**power for power in range(most.bit_length())])
         axis.set_xlabel("trials, n")
     # Single trials reach down to chance level: a scale for them would hide how the best ones differ.
@@ -103,9 +104,12 @@ def tuned_settings(study: Study) -> Drawn:
     firsts[0][0].set_ylim(top=min(firsts[0][0].get_ylim()[1], 104))
     losses = [scale * trials[arm, "val_nll"].value.to_numpy(float) for arm in study.arms]
     _loss_axis(firsts[0][1], study, np.concatenate(losses))
+    most = max(len(table) for table in trials.values())
+    rest = f" Of {most:,} trials of an arm the first {MOST_TRIALS} are shown." if most > MOST_TRIALS else ""
     return figure, (
         "Look for slopes and bends: a setting that matters shows one, and a ring, the trial chosen on validation, at "
-        "an end of its range says that a better value may lie outside. A point is a trial, its mean over seeds."
+        "an end of its range says that a better value may lie outside. A point is a trial, its "
+        f"mean over seeds.{rest}"
     )
 
 
@@ -113,9 +117,10 @@ def _draw_trials(
     axis: Axes, study: Study, arm: str, metric: str, trials: pd.DataFrame, key: str, factor: float
 ) -> None:
     look = arm_style(study.arms, arm)
+    shown = trials.loc[trials.trial <= MOST_TRIALS]
     axis.plot(
-        trials[key], factor * trials.value, linestyle="none", marker=look["marker"], color=look["color"],
-        markersize=2.6, alpha=0.6, markeredgewidth=0,
+        shown[key], factor * shown.value, linestyle="none", marker=look["marker"], color=look["color"],
+        markersize=2.4, markeredgewidth=0,
     )  # fmt: skip
     criterion = metric if metric in study.record.criteria else study.record.protocol.selected_by
     best = study.best_by(criterion).get(arm)

@@ -144,6 +144,11 @@ def test_heads_of_several_kinds_with_numbers_of_their_own_share_a_pack(config):
     assert_packed_equals_unpacked(runs, "stacked")
 
 
+def test_numbers_differ_in_packs_of_classifiers_on_features(config):
+    frozen = ["head=softmax_cosine", "model.freeze=backbone", "model.dropout=0.5"]
+    assert_packed_equals_unpacked(with_numbers(config(*SMALL, *frozen)), "stacked")
+
+
 @pytest.mark.parametrize("head", ["sigmoid", "softmax_cosine"])
 @pytest.mark.parametrize(("network", "mode"), [("transformer", "vmap"), ("Noisy", "loop")])
 def test_numbers_differ_in_packs_that_are_not_stacked(config, head, network, mode):

@@ -206,9 +206,9 @@ class Cohort:
         """Return `function(head, *tensors)` of all runs, called once for consecutive runs with one kind of head."""
         split = [tensor_Rx.split(self._runs_of_head) for tensor_Rx in tensors_Rx]
         parts: list[Any] = [*map(function, self._heads, *split)]
-        joined: Any = parts[0]
-        if len(parts) > 1 and isinstance(joined, dict):
-            joined = {name: torch.cat([part[name] for part in parts]) for name in joined}
+        result: Any = parts[0]
+        if len(parts) > 1 and isinstance(result, dict):
+            result = {name: torch.cat([part[name] for part in parts]) for name in result}
         elif len(parts) > 1:
-            joined = torch.cat(parts)
-        return joined
+            result = torch.cat(parts)
+        return result

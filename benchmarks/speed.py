@@ -111,11 +111,11 @@ def main() -> None:
     console = Console(width=140)
     console.print(table)
     console.print(
-        f"{_processor()}, {os.cpu_count()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+        f"{processor()}, {os.cpu_count()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name where Linux tells."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")

@@ -47,10 +47,20 @@ def test_runs_of_one_classifier_alone_share_a_pack_and_a_network(config):
     warmer = config("head=softmax_cosine", "head.temperature=0.5")
     smoothed = config("head=softmax_cosine", "head.label_smoothing=0.1", "seed=3", "dataset.label_noise=0.1")
     for key in (may_share_a_pack, architecture_key):
-        assert key(cosine) == key(smoothed)
-        assert len({key(cosine), key(warmer), key(config("head=softmax"))}) == 3
+        assert key(cosine) == key(smoothed) == key(warmer) != key(config("head=softmax"))
         assert key(config("head=softmax")) == key(config("head=sigmoid"))
     assert architecture_key(cosine) != architecture_key(config("head=softmax_cosine", "model.widths=[7]"))
+
+
+class Sequential(nn.Sequential):
+    """A network that packs do not stack."""
+
+
+class Random(nn.Sequential):
+    """A network that draws a random number, which vmap cannot batch, and drops none of its inputs."""
+
+    def forward(self, inputs):
+        return super().forward(nn.functional.dropout(inputs, 1e-12, self.training))
 
 
 # A user's head with its own last layer: logits within a bound, at a learned scale. Nothing else knows of it.
@@ -116,6 +126,34 @@ def test_a_head_of_the_user_brings_its_own_classifier(config, monkeypatch, mode)
     assert activations.max() <= 1 / (1 + 9 * torch.exp(torch.tensor(-6.0))) + 1e-6
     _, (linear,) = run([vary(config(*common), seed=0, lr=0.1)])
     assert linear.metrics["val_nll"] != pytest.approx(packed[0].metrics["val_nll"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [(nn.Sequential, "stacked"), (Sequential, "vmap"), (Random, "loop"), (Sequential, "plain")]
+)
+def test_each_run_of_a_pack_has_its_own_temperature(kind, mode):
+    torch.manual_seed(0)
+    temperatures = [0.05, 0.7] if mode != "plain" else [0.7]
+    layers = [CosineClassifier(number).layer(nn.Linear(4, 3)) for number in temperatures]
+    modules = [kind(OrderedDict(one=nn.Linear(5, 4), classifier=layer)).double() for layer in layers]
+    for given in (temperatures, temperatures[::-1]):
+        pack = Pack(modules, torch.device("cpu"), torch.float64)
+        if given is not temperatures:
+            pack.restore_buffers({"classifier.temperature": torch.tensor(given)})
+            for module, number in zip(modules, given, strict=True):
+                module.classifier.temperature.fill_(torch.tensor(number))
+        inputs = torch.randn(len(given), 7, 5).double()
+        torch.testing.assert_close(pack(inputs), torch.stack([*map(nn.Module.__call__, modules, inputs)]))
+        assert pack.mode == mode
+
+
+def test_a_classifier_of_the_user_shares_a_pack_only_with_its_equal():
+    class Subclass(CosineClassifier):
+        """A class whose layer may have no temperature."""
+
+    assert CosineClassifier(0.1).pack_key == CosineClassifier(0.2).pack_key != LinearClassifier().pack_key
+    assert Subclass(0.1).pack_key == Subclass(0.1).pack_key != Subclass(0.2).pack_key
+    assert BoundedClassifier(1.0, True).pack_key != BoundedClassifier(2.0, True).pack_key
 
 
 def test_a_parameter_that_a_stacked_layer_leaves_out_has_the_gradient_zero():

@@ -1,6 +1,8 @@
 """Random draws of networks: those of a run in a pack are those of the run alone."""
 
+import hashlib
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,10 +53,9 @@ class Drawing(nn.Module):
         return self.classifier(features + self.mean)
 
 
-def mlp():
-    return nn.Sequential(
-        nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 8), nn.Dropout(0.2), nn.Sequential(), nn.Linear(8, K)
-    )
+def stream(seed, step):
+    """Return the seed of the generator of a run at a step."""
+    return int.from_bytes(hashlib.sha256(f"{seed} step {step}".encode()).digest()[:8]) >> 1
 
 
 def loss_and_gradient(labels):
@@ -111,20 +112,36 @@ def test_a_network_that_does_not_draw_is_batched_and_its_check_leaves_no_trace()
     assert (states[2] == np.random.get_state()[1]).all()  # noqa: NPY002
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_stacked_masks_are_those_of_pytorch(size):
+def mlp(first, second):
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), nn.Dropout(first), nn.Linear(8, 8), nn.Dropout(second), nn.Sequential(),
+        nn.Linear(8, K),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rates", [[(0.4, 0.2)] * 3, [(0.4, 0.2), (0.4, 0.3), (0.1, 0.0)], [(0.4, 0.2)]], ids=str)
+def test_a_run_has_the_masks_of_its_own_rates_in_a_pack_and_alone(rates):
     torch.manual_seed(0)
-    modules = [mlp().double() for _ in range(size)]
-    inputs = torch.randn(size, 9, 6).double()
-    pack = Pack(modules, CPU, torch.float64, SEEDS[:size])
+    modules = [mlp(*pair).double() for pair in rates]
+    inputs = torch.randn(len(rates), 9, 6).double()
+    pack = Pack(modules, CPU, torch.float64, SEEDS[: len(rates)])
     for pack.step in (3, 4):
         logits = pack(inputs)
         assert pack.mode == "stacked"
-        draws = Draws(SEEDS[:size], CPU)
-        draws.begin(pack.step)
-        for index, module in enumerate(modules):
-            draws.seed_globally(index)
-            torch.testing.assert_close(logits[index], module(inputs[index]))
+        for index, (module, seed) in enumerate(zip(modules, SEEDS, strict=False)):
+            single = Pack([module], CPU, torch.float64, [seed])
+            single.step = pack.step
+            torch.testing.assert_close(logits[index], single(inputs[index : index + 1])[0])
+            # By hand, of two streams of uniform numbers.
+            generator = torch.Generator().manual_seed(stream(seed, pack.step))
+            hidden = inputs[index]
+            for layer in module:
+                if isinstance(layer, nn.Dropout):
+                    uniform = torch.empty(9, 8, dtype=torch.float64).uniform_(generator=generator)
+                    hidden = hidden * (uniform < 1 - layer.p) / (1 - layer.p)
+                else:
+                    hidden = layer(hidden)
+            torch.testing.assert_close(logits[index], hidden)
     pack.train(False)
     torch.testing.assert_close(pack(inputs)[0], modules[0].eval()(inputs[0]))
 
@@ -155,8 +172,9 @@ def test_initial_weights_depend_on_the_seed_whichever_library_draws_them(monkeyp
 
 
 def test_masks_differ_by_seed_and_step_and_keep_the_share_that_they_should():
-    draws = Draws([0, 1, 0], CPU)
-    layer = draws.dropout(nn.Dropout(0.3))
+    rates = {"one": [0.3] * 3, "two": [0.3, 0.3, 0.6], "all": [1.0] * 3, "none": [0.0] * 3}
+    draws = Draws([0, 1, 0], torch.empty(0), rates)
+    layer = draws.dropout("one", nn.Dropout(0.3))
     ones = torch.ones(3, 100, 100)
     draws.begin(0)
     first, second = layer(ones), layer(ones)
@@ -168,8 +186,13 @@ def test_masks_differ_by_seed_and_step_and_keep_the_share_that_they_should():
         assert 0.5 < (one == other).float().mean() < 0.66  # 0.3² + 0.7² = 0.58
     assert first.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert (first > 0).float().mean().item() == pytest.approx(0.7, abs=0.02)
-    for p, expected in ((1.0, 0.0), (0.0, 1.0)):
-        assert (draws.dropout(nn.Dropout(p))(ones) == expected).all()
+    for name, expected in (("all", 0.0), ("none", 1.0)):
+        assert (draws.dropout(name, nn.Dropout())(ones) == expected).all()
+    draws.begin(0)
+    low, _, high = draws.dropout("two", nn.Dropout())(ones)
+    assert torch.equal(low, first[0]) and (low[high > 0] > 0).all()
+    assert high.unique().tolist() == pytest.approx([0.0, 1 / 0.4])
+    assert (high > 0).float().mean().item() == pytest.approx(0.4, abs=0.02)
 
 
 @pytest.mark.parametrize("batch_norm", ["true", "false"])
@@ -177,6 +200,7 @@ def test_a_study_with_dropout_has_the_same_runs_alone_and_after_an_interruption(
     common = ["dataset=iris", "model=mlp", "model.widths=[8,8]", "model.dropout=0.5", "precision=float64"]
     common += [f"model.batch_norm={batch_norm}", "training.epochs=3", "training.points=3", "training.evaluations=2"]
     runs = [vary(config(*common, f"head={head}"), seed=seed) for seed in (0, 1) for head in ("softmax", "sigmoid")]
+    runs += [replace(runs[0], model=replace(runs[0].model, dropout=rate)) for rate in (0.1, 0.8)]
     points, packed = run(runs)
     for index, single in enumerate(runs):
         _, (alone,) = run([single])

@@ -1,7 +1,7 @@
 """Closed forms of the losses and their gradients, in double precision."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -21,7 +21,9 @@ from headtohead.training.heads import (
     SoftmaxCosine,
     SoftmaxLogitNormalised,
     SoftmaxSquared,
+    call_key,
     exp,
+    joined,
 )
 
 CLASSES = (2, 3, 10, 100, 1000)
@@ -267,6 +269,49 @@ def test_the_closed_form_equals_autograd(head, smoothing):
     ours, theirs = torch.empty_like(logits), torch.empty_like(logits)
     close(head.loss_and_gradient(logits, labels, ours), Head.loss_and_gradient(head, logits, labels, theirs))
     close(ours, theirs)
+
+
+def with_numbers(cls: type[Head], **options) -> list[Head]:
+    """Return three heads of a class that differ in every number, one of which has no smoothing."""
+    numbers = {"gamma": (0.0, 2.0, 0.5), "temperature": (0.04, 1.0, 0.3), "label_smoothing": (0.0, 0.1, 0.4)}
+    own = [field.name for field in fields(cls) if field.name in numbers]
+    assert {field.name for field in fields(cls) if field.type is float} == {*own}
+    return [cls(**PLAIN | options | {name: numbers[name][index] for name in own}) for index in range(3)]
+
+
+@pytest.mark.parametrize("K", [3, 20])
+@pytest.mark.parametrize(("cls", "options"), [*((cls, {}) for cls in HEADS.values()), (Sigmoid, {"reduction": "mean"})])
+def test_a_joined_head_is_that_of_each_run(cls, options, K):
+    heads = with_numbers(cls, **({"reduction": "sum"} | options if cls is Sigmoid else {}))
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 8, K, dtype=torch.float64, generator=generator)
+    labels = torch.randint(K, (3, 8), generator=generator)
+    assert len({repr(call_key(head)) for head in heads}) == 1
+    both = joined(heads, logits)
+    assert type(both) is cls and both.label_smoothing.shape == (3, 1)
+
+    def each(name, *tensors):
+        return torch.stack([getattr(head, name)(*rows) for head, *rows in zip(heads, *tensors, strict=True)])
+
+    for name in ("activations", "log_probabilities", "probabilities"):
+        close(getattr(both, name)(logits), each(name, logits))
+    close(both.loss(logits, labels), each("loss", logits, labels))
+    ours, theirs = torch.empty_like(logits), torch.empty_like(logits)
+    close(both.loss_and_gradient(logits, labels, ours), each("loss", logits, labels))
+    each_alone = [gradient(*parts) for parts in zip(heads, logits, labels, strict=True)]
+    close(ours, torch.stack(each_alone))
+    Head.loss_and_gradient(both, logits, labels, theirs)
+    close(ours, theirs)
+    few = logits[:, :2, :3].clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda z: both.loss(z, labels[:, :2] % 3), few)
+
+
+def test_numbers_that_agree_stay_numbers_and_heads_with_other_options_are_not_joined():
+    smoothed = [replace(FOCAL, label_smoothing=smoothing) for smoothing in (0.1, 0.2)]
+    assert joined(smoothed, torch.empty(0)).gamma == 2.0
+    assert joined([FOCAL, replace(FOCAL)], torch.empty(0)) is FOCAL
+    keys = [repr(call_key(head)) for head in (SOFTMAX, BCE_SUM, BCE_MEAN, BCE_PRIOR, NORMALISED, FOCAL)]
+    assert len({*keys}) == len(keys)
 
 
 def test_the_gradient_of_a_confident_sigmoid_is_precise():

@@ -186,12 +186,17 @@ def test_the_test_split_is_read_only_when_asked_for(config):
     assert "val_nll" in outcome.metrics
 
 
-def test_label_noise_and_seeds_may_share_a_pack_but_shapes_may_not(config):
+def test_runs_with_other_numbers_may_share_a_pack_but_those_with_other_shapes_may_not(config):
     base = config(*SHORT)
     assert may_share_a_pack(base) == may_share_a_pack(config(*SHORT, "dataset.label_noise=0.2", "seed=5"))
     assert may_share_a_pack(base) == may_share_a_pack(config(*SHORT, "head=sigmoid", "optimizer.lr=1"))
-    for other in ("model.widths=[17]", "training.batch_size=32", "optimizer=adamw", "dataset.train_size=100"):
+    schedule = ("training.warmup=0.3", "training.schedule=constant")
+    assert may_share_a_pack(base) == may_share_a_pack(config(*SHORT, *schedule, "head.label_smoothing=0.1"))
+    others = ["model.widths=[17]", "training.batch_size=32", "optimizer=adamw", "dataset.train_size=100"]
+    others += ["training.epochs=3", "training.points=60", "training.zero_classifier=true", "model.dropout=0.2"]
+    for other in others:
         assert may_share_a_pack(base) != may_share_a_pack(config(*SHORT, other)), other
+    assert len({may_share_a_pack(config(*SHORT, f"model.dropout={rate}")) for rate in (0.2, 0.3)}) == 1
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

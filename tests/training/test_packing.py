@@ -3,13 +3,17 @@
 import copy
 import weakref
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from conftest import run, vary
 from torch import nn
 
-from headtohead.training.heads import HEADS, SoftmaxCosine
+from headtohead.training import data
+from headtohead.training.heads import HEADS, Head, Softmax, SoftmaxCosine
+from headtohead.training.loop import may_share_a_pack, train
+from headtohead.training.optimizers import OPTIMIZERS
 from headtohead.training.packing import NARROW, WIDE, Pack
 
 # The bounds in float32 hold for runs in which rounding moves no unit across a kink, as on this split.
@@ -81,6 +85,117 @@ def test_packed_equals_unpacked(config, family, optimizer, precision):
         for name, value in outcome.metrics.items():
             bound = bounds[not any(word in name for word in smooth)]
             assert packed[index].metrics[name] == pytest.approx(value, rel=bound, abs=bound, nan_ok=True), name
+
+
+NUMBERS = {
+    "label_smoothing": (0.0, 0.1, 0.3),
+    "gamma": (0.0, 2.0, 0.5),
+    "temperature": (0.1, 1.0, 0.3),
+    "warmup": (0.0, 0.5, 0.1),
+    "schedule": ("constant", "cosine", "linear"),
+    "dropout": (0.1, 0.7, 0.4),
+    "lr": (0.01, 0.003, 0.02),
+    "weight_decay": (0.0, 0.1, 0.01),
+    "clip_norm": (None, 0.5, 2.0),
+    "momentum": (0.9, 0.0, 0.5),
+    "nesterov": (True, False, False),
+    "beta1": (0.9, 0.0, 0.5),
+    "beta2": (0.999, 0.9, 0.99),
+    "eps": (1e-8, 1e-3, 1e-2),
+}
+
+
+def with_numbers(config):
+    """Return three configurations that differ in every number in which the runs of a pack may differ."""
+
+    def part(options, index):
+        return replace(options, **{name: NUMBERS[name][index] for name in vars(options) if name in NUMBERS})
+
+    parts = ("head", "model", "optimizer", "training") if config.model.dropout else ("head", "optimizer", "training")
+    return [replace(config, **{name: part(getattr(config, name), index) for name in parts}) for index in range(3)]
+
+
+def assert_packed_equals_unpacked(runs, mode):
+    assert len({may_share_a_pack(single) for single in runs}) == 1
+    packed_points, packed = run(runs)
+    assert {outcome.pack_mode for outcome in packed} == {mode}
+    for index, single in enumerate(runs):
+        points, (alone,) = run([single])
+        assert packed[index].metrics == pytest.approx(alone.metrics, rel=1e-9, abs=1e-9, nan_ok=True)
+        for ours, theirs in zip(packed_points, points, strict=True):
+            assert ours.rows()[index] == pytest.approx(theirs.rows()[0], rel=1e-9, abs=1e-9)
+
+
+SMALL = ["dataset=iris", "model=mlp", "model.widths=[6]", "precision=float64", "training.epochs=5", "fold=0",
+         "training.batch_size=16", "training.points=4", "training.evaluations=2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_runs_of_a_pack_may_differ_in_every_number(config, head, optimizer):
+    dropout = "model.dropout=0.5" if optimizer == "adamw" else "model.dropout=0"
+    runs = with_numbers(config(*SMALL, f"head={head}", f"optimizer={optimizer}", dropout))
+    assert_packed_equals_unpacked(runs, "stacked")
+
+
+def test_heads_of_several_kinds_with_numbers_of_their_own_share_a_pack(config):
+    names = ("sigmoid_mean", "softmax", "sigmoid", "softmax", "sigmoid_focal")
+    runs = [single for name in names for single in with_numbers(config(*SMALL, f"head={name}"))]
+    assert_packed_equals_unpacked(runs, "stacked")
+
+
+def test_numbers_differ_in_packs_of_classifiers_on_features(config):
+    frozen = ["head=softmax_cosine", "model.freeze=backbone", "model.dropout=0.5"]
+    assert_packed_equals_unpacked(with_numbers(config(*SMALL, *frozen)), "stacked")
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "softmax_cosine"])
+@pytest.mark.parametrize(("network", "mode"), [("transformer", "vmap"), ("Noisy", "loop")])
+def test_numbers_differ_in_packs_that_are_not_stacked(config, head, network, mode):
+    common = [*DIGITS, "dataset.train_size=64", "precision=float64", "training.epochs=2", "training.points=3"]
+    common += ["training.evaluations=2", "training.batch_size=16", "model=factory", f"model.path=factories:{network}"]
+    single = config(*common, f"head={head}")
+    heads = [{"label_smoothing": 0.0}, {"label_smoothing": 0.2}]
+    if head == "softmax_cosine":
+        heads = [{**options, "temperature": number} for options, number in zip(heads, (0.1, 0.5), strict=True)]
+    training = [replace(single.training, warmup=warmup) for warmup in (0.0, 0.5)]
+    runs = [
+        replace(single, head=replace(single.head, **options), training=schedule)
+        for options, schedule in zip(heads, training, strict=True)
+    ]
+    assert_packed_equals_unpacked(runs, mode)
+
+
+@pytest.mark.parametrize("head", ["sigmoid_focal", "softmax_cosine"])
+def test_a_pack_of_different_numbers_goes_on_from_a_checkpoint_to_the_bit(config, head):
+    runs = with_numbers(config(*SMALL, f"head={head}", "optimizer=adamw", "model.dropout=0.5", "model.batch_norm=true"))
+    pool = data.load(runs[0].dataset, torch.device("cpu"))
+    points, outcomes = run(runs)
+    middle = next(point for point in train(runs, pool, True) if point.step == points[1].step)
+    *_, resumed = train(runs, pool, True, middle.state())
+    assert repr([outcome.metrics for outcome in resumed]) == repr([outcome.metrics for outcome in outcomes])
+
+
+@dataclass(frozen=True)
+class Branching(Softmax):
+    """A head of the user's own, whose loss is another one above a number."""
+
+    power: float
+
+    def loss(self, logits_xK, labels_x):
+        assert isinstance(self.power, float) and isinstance(self.label_smoothing, float)
+        loss_x = super().loss(logits_xK, labels_x)
+        return loss_x if self.power < 1 else loss_x**self.power
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        return Head.loss_and_gradient(self, logits_xK, labels_x, gradient_xK)
+
+
+def test_a_head_of_the_user_is_called_with_its_own_numbers(config):
+    single = config(*SMALL, "head=softmax")
+    numbers = [(0.0, 0.5), (0.0, 2.0), (0.1, 2.0), (0.1, 2.0)]
+    heads = [Branching(smoothing, "none", power) for smoothing, power in numbers]
+    assert_packed_equals_unpacked([replace(single, head=head) for head in heads], "stacked")
 
 
 @pytest.mark.parametrize("first", ["linear", "batch_norm"])

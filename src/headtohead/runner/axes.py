@@ -63,6 +63,19 @@ class Axes:
         """Whether the command asks for one run."""
         return not self.space and all(len(axis) <= 1 for axis in (self.arms, self.lrs, self.seeds, self.folds))
 
+    def summary(self, trials: int) -> str:
+        """Return in a line how many arms, trials and seeds there are.
+
+        Args:
+            trials: the number of points of the space, if there is one.
+        """
+        rates = max(1, len(self.lrs))
+        counts = {"arm": len(self.arms), "seed": max(1, len(self.seeds)), "fold": max(1, len(self.folds))}
+        if self.is_tuned:
+            counts = {"arm": counts["arm"], "trial": rates * (trials if self.space else 1), **counts}
+        parts = [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count > 1 or name != "fold"]
+        return " x ".join(parts)
+
     @property
     def is_tuned(self) -> bool:
         """Whether there are trials to choose from."""

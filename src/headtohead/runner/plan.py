@@ -21,7 +21,7 @@ from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import differences
 from headtohead.record.run import Phase
 from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
-from headtohead.runner.axes import LR, MOST_RUNS, Axes, Run, confirm, read_axes, search
+from headtohead.runner.axes import LR, MOST_RUNS, Axes, Run, confirm, search
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
 from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
@@ -75,11 +75,11 @@ class StudyPlan:
         return tuple(member.of_study(self.record.name) for member in _compose(self.config, self.axes, runs, phase))
 
 
-def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraContext) -> StudyPlan:
+def plan_study(axes: Axes, config: DictConfig, context: HydraContext) -> StudyPlan:
     """Plan a study and check that it can be trained; nothing is written.
 
     Args:
-        arguments: the overrides of the command line, without Hydra's own.
+        axes: the axes of the command line.
         config: the configuration that Hydra composed for the sweep.
         context: the context by which Hydra makes launchers.
 
@@ -87,7 +87,6 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
     import_from_here()
-    axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
     drawn = _draw_points(config, axes)
     members = _compose(config, axes, search(axes, drawn), "search" if axes.is_tuned else "run")
     config = copy.deepcopy(config)

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -16,14 +16,14 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from headtohead.options import ConfigError, nearest, require
 from headtohead.record.files import flat
 from headtohead.record.study import Range
-from headtohead.training.config import Config
-from headtohead.training.heads import HEADS, Head
+
+if TYPE_CHECKING:  # it imports torch, which takes long
+    from headtohead.training.config import Config
 
 # Groups whose numbers may be tuned: another dataset or seed would be another question.
 GROUPS = ("optimizer", "training", "model", "head")
 # Where the options of a head of the user's own stand, but for those of all heads.
 OF_OWN_HEAD = "head.options."
-OF_ALL_HEADS = {field.name for field in fields(Head)}
 # The seed of the points, which all studies share.
 SOBOL_SEED = 0
 # Enough to tell any two trials apart, and few enough to be typed again.
@@ -100,7 +100,7 @@ def spelled(of: Range) -> str:
     return f"tag(log,{interval})" if of.log else interval
 
 
-def applied(config: Config, values: dict[str, Any], point: Point) -> Config:
+def applied(config: "Config", values: dict[str, Any], point: Point) -> "Config":
     """Return a configuration at a point of the space, and write the point to its plain `values`.
 
     Raises:
@@ -118,19 +118,21 @@ def applied(config: Config, values: dict[str, Any], point: Point) -> Config:
     return config
 
 
-def tunable(config: Config) -> frozenset[str]:
+def tunable(config: "Config") -> frozenset[str]:
     """Return the settings of a configuration that can be tuned, numbers with a fraction, by dotted key."""
     return _tunable(*(type(getattr(config, group)) for group in GROUPS))
 
 
 @cache
 def _tunable(*classes: type) -> frozenset[str]:
-    keys = set()
+    from headtohead.training.heads import HEADS, Head
+
+    keys, of_all_heads = set(), {field.name for field in fields(Head)}
     for group, cls in zip(GROUPS, classes, strict=True):
         hints = get_type_hints(cls)
         names = [field.name for field in fields(cls) if _is_fraction(hints[field.name])]
         own = group == "head" and cls not in HEADS.values()
-        keys |= {f"{OF_OWN_HEAD if own and name not in OF_ALL_HEADS else f'{group}.'}{name}" for name in names}
+        keys |= {f"{OF_OWN_HEAD if own and name not in of_all_heads else f'{group}.'}{name}" for name in names}
     return frozenset(keys)
 
 
@@ -139,7 +141,7 @@ def _is_fraction(hint: Any) -> bool:
     return float in kinds and {*kinds} <= {float, type(None)}
 
 
-def check_space(space: Mapping[str, Range], trials: int, arms: Sequence[tuple[Config, Mapping[str, Any]]]) -> None:
+def check_space(space: Mapping[str, Range], trials: int, arms: Sequence[tuple["Config", Mapping[str, Any]]]) -> None:
     """Refuse a space that is not one of the arms, or has too few trials.
 
     Args:

@@ -9,7 +9,7 @@ otherwise a pack batches the whole network by vmap.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,17 @@ from headtohead.training.packing import Layer
 
 @dataclass(frozen=True)
 class Classifier(ABC):
-    """Kind of the last layer. All runs of a pack have equal classifiers."""
+    """Kind of the last layer. Those of the runs of a pack differ at most in `numbers`."""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Options of this class that the layer has as buffers of the same names; each run of a pack has its own."""
+        return {}
+
+    @property
+    def pack_key(self) -> "Classifier":
+        """Key: classifiers with equal keys may be in one pack."""
+        return replace(self, **dict.fromkeys(self.numbers, 1.0)) if self.numbers else self
 
     @property
     def may_start_at_zero(self) -> bool:
@@ -56,6 +66,11 @@ class CosineClassifier(Classifier):
     temperature: float
 
     @property
+    def numbers(self) -> dict[str, float]:
+        # A class derived from this one may have a layer without the buffer.
+        return {"temperature": self.temperature} if type(self) is CosineClassifier else {}
+
+    @property
     def may_start_at_zero(self) -> bool:
         # Weights of length zero have no direction.
         return False
@@ -69,18 +84,21 @@ class Cosine(nn.Module):
 
     def __init__(self, linear: nn.Linear, temperature: float):
         super().__init__()
-        self.weight, self.bias, self.temperature = linear.weight, linear.bias, temperature
+        self.weight, self.bias = linear.weight, linear.bias
+        self.temperature: Tensor
+        # In double precision, so that networks of any precision have the exact number.
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float64))
 
     def forward(self, features_BI: Tensor) -> Tensor:
         directions_KI = F.normalize(self.weight, dim=-1) / self.temperature
         return F.linear(F.normalize(features_BI, dim=-1), directions_KI, self.bias)
 
-    def stacked(self, parameters: Mapping[str, Tensor]) -> Layer:
+    def stacked(self, state: Mapping[str, Tensor]) -> Layer:
         """Return the layers of R runs as one function from features (R, B, I) to logits (R, B, K)."""
-        weight_RKI, bias_RK = parameters["weight"], parameters["bias"]
+        weight_RKI, bias_RK, temperature_R = state["weight"], state["bias"], state["temperature"]
 
         def forward(features_RBI: Tensor) -> Tensor:
-            directions_RIK = F.normalize(weight_RKI, dim=-1).mT / self.temperature
+            directions_RIK = F.normalize(weight_RKI, dim=-1).mT / temperature_R.view(-1, 1, 1)
             return torch.baddbmm(bias_RK.unsqueeze(1), F.normalize(features_RBI, dim=-1), directions_RIK)
 
         return forward

@@ -201,8 +201,12 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
 
 
 def architecture_key(config: Config) -> str:
-    """Return a key of the network's architecture: equal keys mean equal layers, inputs and classes."""
-    return f"{config.model} with {config.head.classifier} for {replace(config.dataset, label_noise=0.0)}"
+    """Return a key of the network's architecture: equal keys mean equal layers, inputs and classes.
+
+    Numbers in which the runs of a pack may differ, such as the rate of dropout, do not count.
+    """
+    model, classifier = config.model.pack_key, config.head.classifier.pack_key
+    return f"{model} with {classifier} for {replace(config.dataset, label_noise=0.0)}"
 
 
 def resolve_device(device: str) -> torch.device:

@@ -4,11 +4,17 @@ Shape suffixes: K classes; x any leading axes, such as (B,) examples or (R, B) r
 
 A head is small, stateless and final. To add one, write a class here, name it in HEADS and give it a YAML file in
 configs/head. Tests that run over HEADS specify what every head must do. Or point `head=factory` at a class of your own.
+
+`joined` makes one head of those of several runs. So an option of type float of a head in HEADS may be a tensor (R, 1),
+a number for each run: beside logits it goes through `_over_classes`, and `_is_used` asks whether it is zero. A head of
+the user's own always has the numbers of its configuration.
 """
 
+import copy
 import math
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +24,7 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, build, one_line, require
 from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
+from headtohead.training.optimizers import column
 
 # Below this many classes, PyTorch's softmax over the last axis is slow: a row does not fill a vector register.
 FEW_CLASSES = 16
@@ -98,7 +105,7 @@ class Head(ABC):
     def _cross_entropy(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
         """Return the cross-entropy of log-probabilities with the smoothed targets, of shape x."""
         loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
-        if self.label_smoothing:
+        if _is_used(self.label_smoothing):
             loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
         return loss_x
 
@@ -114,9 +121,10 @@ class Head(ABC):
         target_x1 = labels_x.unsqueeze(-1)
         # An output close to one is rounded: subtracting one from it would lose the difference.
         outputs_xK.scatter_(-1, target_x1, at_target_x1)
-        if self.label_smoothing:
-            outputs_xK.sub_(self.label_smoothing / outputs_xK.shape[-1])
-            outputs_xK.scatter_add_(-1, target_x1, outputs_xK.new_tensor(self.label_smoothing).expand(target_x1.shape))
+        if _is_used(self.label_smoothing):
+            smoothing = _over_classes(self.label_smoothing)
+            outputs_xK.sub_(smoothing / outputs_xK.shape[-1])
+            outputs_xK.scatter_add_(-1, target_x1, _filled(smoothing, at_target_x1))
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,7 @@ class Sigmoid(Head):
         target_x1 = labels_x.unsqueeze(-1)
         at_target_x1 = logits_xK.gather(-1, target_x1)
         loss_x = _softplus(logits_xK).scatter_(-1, target_x1, _softplus(-at_target_x1)).sum(-1)
-        if self.label_smoothing:
+        if _is_used(self.label_smoothing):
             # The loss is linear in the targets y, through -y z.
             loss_x = loss_x + self.label_smoothing * (at_target_x1.squeeze(-1) - logits_xK.mean(-1))
         return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
@@ -286,15 +294,16 @@ class SigmoidFocal(Head):
         require(self.gamma >= 0, "head.gamma", self.gamma, "must not be below 0")
 
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
-        share = self.label_smoothing / logits_xK.shape[-1]
-        targets_xK = torch.full_like(logits_xK, share)
-        targets_xK = targets_xK.scatter(-1, labels_x.unsqueeze(-1), 1 - self.label_smoothing + share)
+        smoothing = _over_classes(self.label_smoothing)
+        share = smoothing / logits_xK.shape[-1]
+        at_target_x1 = _filled(1 - smoothing + share, logits_xK[..., :1])
+        targets_xK = _filled(share, logits_xK).scatter(-1, labels_x.unsqueeze(-1), at_target_x1)
         return torch.lerp(self._if_present(-logits_xK), self._if_present(logits_xK), targets_xK).sum(-1)
 
     def _if_present(self, logits: Tensor) -> Tensor:
         """Return the loss of a present class; for an absent class, pass -z."""
         # (1 - sigma) ** gamma by exp, whose gradient stays finite where 1 - sigma underflows.
-        return exp(-self.gamma * _softplus(logits)) * _softplus(-logits)
+        return exp(-_over_classes(self.gamma) * _softplus(logits)) * _softplus(-logits)
 
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_shares(logits_xK)
@@ -359,7 +368,7 @@ class SoftmaxLogitNormalised(Head):
         return self._cross_entropy(self.log_probabilities(logits_xK), labels_x)
 
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
-        return log_softmax(F.normalize(logits_xK, dim=-1) / self.temperature)
+        return log_softmax(F.normalize(logits_xK, dim=-1) / _over_classes(self.temperature))
 
     def activations(self, logits_xK: Tensor) -> Tensor:
         return self.probabilities(logits_xK)
@@ -394,6 +403,21 @@ def exp(log_p: Tensor, out: Tensor | None = None) -> Tensor:
     # A little above the lower end, so that results divided by a batch size stay in the range.
     floor = 0.9 * math.log(torch.finfo(log_p.dtype).tiny)
     return torch.clamp(log_p, min=floor, out=out).exp_()
+
+
+def _is_used(option: float | Tensor) -> bool:
+    """Return whether an option is another number than zero, for any run."""
+    return isinstance(option, Tensor) or option != 0
+
+
+def _over_classes(option: float | Tensor) -> float | Tensor:
+    """Return an option with the axes of logits: (R, 1, 1) where it is (R, 1)."""
+    return option.unsqueeze(-1) if isinstance(option, Tensor) else option
+
+
+def _filled(option: float | Tensor, like: Tensor) -> Tensor:
+    """Return an option, a number or (R, 1, 1), in the shape of `like`, for reading."""
+    return torch.as_tensor(option, dtype=like.dtype, device=like.device).expand(like.shape)
 
 
 def _softplus(z: Tensor) -> Tensor:
@@ -472,3 +496,32 @@ HEADS: dict[str, type[Head]] = {
     "softmax_logit_normalised": SoftmaxLogitNormalised,
     "softmax_cosine": SoftmaxCosine,
 }
+
+
+def call_key(head: Head) -> object:
+    """Return a key: heads with equal keys can be called at once, by `joined`.
+
+    Heads of HEADS may differ in all numbers. A head of the user's own may do anything with its options, so that only
+    equal ones are called at once.
+    """
+    if type(head) not in HEADS.values():
+        return head
+    return type(head), {name: value for name, value in vars(head).items() if not isinstance(value, float)}
+
+
+def joined(heads: Sequence[Head], like: Tensor) -> Head:
+    """Return heads of R runs, with equal `call_key`, as one head for calls with logits (R, B, K).
+
+    An option that differs between them becomes a tensor (R, 1), with the type and device of `like`; others stay as they
+    are.
+    """
+    first = heads[0]
+    if all(head == first for head in heads):
+        return first
+    result = copy.copy(first)
+    for name, value in vars(first).items():
+        values = [getattr(head, name) for head in heads]
+        if isinstance(value, float) and any(other != value for other in values):
+            # Not by the constructor, which checks numbers.
+            vars(result)[name] = column(values, like)
+    return result

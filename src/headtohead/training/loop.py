@@ -84,18 +84,19 @@ class Outcome:
 def may_share_a_pack(config: Config) -> object:
     """Return a key: runs with equal keys can be trained in one pack.
 
-    The head, the optimiser's numbers, the seed, the fold and the label noise may differ. Shapes, the kind of classifier
-    and the batch schedule may not, and folds must be of one size (`split_sizes`).
+    The head, the temperature of cosine logits, the optimiser's numbers, the schedule of the learning rate, the rate of
+    dropout, the seed, the fold and the label noise may differ. Shapes, layers and the order of batches may not, and
+    folds must be of one size (`split_sizes`).
     """
     dataset = {name: value for name, value in vars(config.dataset).items() if name != "label_noise"}
     settings = config.settings
     return (
         type(config.dataset),
         repr(dataset),
-        repr(config.model),
-        config.head.classifier,
+        config.model.pack_key,
+        config.head.classifier.pack_key,
         type(config.optimizer),
-        config.training,
+        replace(config.training, schedule="constant", warmup=0.0),
         (settings.name, settings.device, settings.precision, settings.pack_size),
     )
 
@@ -183,8 +184,9 @@ class _Training:
         self.per_epoch = data.steps_per_epoch(self.cohort.views[0], config.training.batch_size)
         self.steps = config.training.epochs * self.per_epoch
         self.logged, self.evaluated, self.sharpness = logged_steps(config.training, self.steps)
-        factors_S = torch.as_tensor(schedule_factors(config.training, self.steps), dtype=dtype, device=device)
-        self.lr_SR1 = factors_S.view(-1, 1, 1) * column([run.optimizer.lr for run in runs], pack.parameters_RP)
+        factors = np.stack([schedule_factors(run.training, self.steps) for run in runs], 1)
+        factors_SR1 = torch.as_tensor(factors, dtype=dtype, device=device).unsqueeze(2)
+        self.lr_SR1 = factors_SR1 * column([run.optimizer.lr for run in runs], pack.parameters_RP)
         self.clips = any(run.optimizer.clip_norm for run in runs)
         self.clip_R1 = column([run.optimizer.clip_norm or math.inf for run in runs], pack.parameters_RP)
 

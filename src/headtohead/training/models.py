@@ -14,7 +14,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -59,6 +59,11 @@ class Model(ABC):
         """
 
     @property
+    def pack_key(self) -> str:
+        """Key: models with equal keys may be in one pack, and pass the same checks."""
+        return repr(self)
+
+    @property
     def pretrained(self) -> Weights | None:
         """The pre-trained weights that `build` loads, whose preprocessing then replaces standardisation."""
         return None
@@ -98,6 +103,11 @@ class Mlp(Model):
     def __post_init__(self) -> None:
         _require_widths(self.widths)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "accepted: [0, 1)")
+
+    @property
+    def pack_key(self) -> str:
+        # Networks without dropout lack its layers; any other rate stands for all of them.
+        return repr(replace(self, dropout=0.5 if self.dropout else 0.0))
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

@@ -7,6 +7,7 @@ seed, fold and label noise); x the axes of one input.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from headtohead.training import data, metrics, splits
 from headtohead.training.config import PRECISIONS, Config
 from headtohead.training.data import Pool, Split, View
 from headtohead.training.features import Features, Shift, once
+from headtohead.training.heads import call_key, joined
 from headtohead.training.models import initialise
 from headtohead.training.packing import Pack
 
@@ -58,21 +60,15 @@ class Cohort:
         view_of_run = [list(distinct).index(key) for key in keys]
         self._view_of_run_R = torch.tensor(view_of_run, device=self.device)
 
-        shape, num_classes = pool.input_shape, pool.num_classes
-        seed_of_run = [splits.stream_seed(run.settings.seed, run.settings.fold) for run in runs]
-        model, head = runs[0].model, runs[0].head
-        self._features = None
+        self._features, model = None, runs[0].model
         if once(model, runs[0].dataset):
             self._features = Features(pool, self.views, self._seed_of_view, model, self.dtype, self._model_precision)
-        modules: dict[int, nn.Module] = {}
-        for seed in dict.fromkeys(seed_of_run):
-            modules[seed] = initialise(model, head, shape, num_classes, seed)
-            if self._features:
-                classifier = self._features.add(modules[seed], seed)
-                if classifier is None:
-                    self._features = None
-                modules[seed] = classifier or initialise(model, head, shape, num_classes, seed)
-        self.pack = Pack([modules[seed] for seed in seed_of_run], self.device, self.dtype, seed_of_run)
+        seed_of_run = [splits.stream_seed(run.settings.seed, run.settings.fold) for run in runs]
+        self.pack = Pack(self._networks(seed_of_run), self.device, self.dtype, seed_of_run)
+        numbers_of_run = [run.head.classifier.numbers for run in runs]
+        for name in numbers_of_run[0]:
+            number_R = self.pack.parameters_RP.new_tensor([numbers[name] for numbers in numbers_of_run])
+            self.pack.restore_buffers({f"classifier.{name}": number_R})
         if "classifier.bias" in self.pack.columns:  # not if it is frozen
             for bias_K, run, view in zip(self.pack.view("classifier.bias"), runs, view_of_run, strict=True):
                 bias_K.copy_(run.head.initial_bias(self.views[view].prior))
@@ -80,6 +76,25 @@ class Cohort:
         self._examples = self._features.examples() if self._features else (pool, self.views)
         if runs[0].training.zero_classifier and "classifier.weight" in self.pack.columns:
             self.pack.view("classifier.weight").zero_()
+        groups = [[*group] for _, group in groupby((run.head for run in runs), call_key)]
+        self._heads = [joined(group, self.pack.parameters_RP) for group in groups]
+        self._runs_of_head = [len(group) for group in groups]
+
+    def _networks(self, seed_of_run: Sequence[int]) -> list[nn.Module]:
+        """Return the network of each run with its initial weights; runs of one seed and one model share theirs."""
+        keys = [(seed, repr(run.model)) for seed, run in zip(seed_of_run, self.runs, strict=True)]
+        networks: dict[tuple[int, str], nn.Module] = {}
+        for key, run in zip(keys, self.runs, strict=True):
+            if key in networks:
+                continue
+            build = partial(initialise, run.model, run.head, self.pool.input_shape, self.pool.num_classes, key[0])
+            networks[key] = build()
+            if self._features:
+                classifier = self._features.add(networks[key], key[0])
+                if classifier is None:
+                    self._features = None
+                networks[key] = classifier or build()
+        return [networks[key] for key in keys]
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -188,13 +203,12 @@ class Cohort:
         return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
     def by_head(self, function: Callable[..., T], *tensors_Rx: Tensor) -> T:
-        """Return `function(head, *tensors)` of all runs, called once for consecutive runs with equal heads."""
-        groups = [(head, len([*group])) for head, group in groupby(run.head for run in self.runs)]
-        heads, sizes = zip(*groups, strict=True)
-        parts: list[Any] = [*map(function, heads, *(tensor_Rx.split(sizes) for tensor_Rx in tensors_Rx))]
-        joined: Any = parts[0]
-        if len(parts) > 1 and isinstance(joined, dict):
-            joined = {name: torch.cat([part[name] for part in parts]) for name in joined}
+        """Return `function(head, *tensors)` of all runs, called once for consecutive runs with one kind of head."""
+        split = [tensor_Rx.split(self._runs_of_head) for tensor_Rx in tensors_Rx]
+        parts: list[Any] = [*map(function, self._heads, *split)]
+        result: Any = parts[0]
+        if len(parts) > 1 and isinstance(result, dict):
+            result = {name: torch.cat([part[name] for part in parts]) for name in result}
         elif len(parts) > 1:
-            joined = torch.cat(parts)
-        return joined
+            result = torch.cat(parts)
+        return result

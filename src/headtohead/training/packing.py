@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,13 +55,13 @@ class Loss(Protocol):
 
 
 class Stackable(Protocol):
-    """A layer without buffers that has its own stacked form."""
+    """A layer that has its own stacked form."""
 
-    def stacked(self, parameters: Mapping[str, Tensor]) -> Layer:
+    def stacked(self, state: Mapping[str, Tensor]) -> Layer:
         """Return this layer of R runs as one function that autograd can differentiate.
 
         Args:
-            parameters: stacked parameters of the layer by name, each (R, *shape).
+            state: stacked parameters and buffers of the layer by name, each (R, *shape).
         """
         ...
 
@@ -161,7 +161,7 @@ class Pack:
 
     Args:
         modules: R networks with the initial weights, each with a layer named `classifier`. They are copied, so that one
-            module may serve several runs.
+            module may serve several runs. Layers differ at most in parameters, buffers and the rate of dropout.
         seeds: seed of each run, for random numbers; by default runs have different ones.
 
     Attributes:
@@ -195,12 +195,13 @@ class Pack:
                 of_run.copy_(state[name].detach())
         self._gradients = [self._view(self.gradients_RP, name) for name in self.columns]
 
-        self._draws = Draws(range(self.size) if seeds is None else seeds, device)
+        rates = _dropout_rates(modules)
+        self._draws = Draws(range(self.size) if seeds is None else seeds, self.parameters_RP, rates)
         self._links: list[_Link] | None = None
         self._networks = [self.template]
         self._decide: Callable[[Tensor], None] | None = None
         self.frozen: dict[str, Tensor] = {}
-        if self.size == 1 and not (is_stackable(self.template) and _drops_out(self.template)):
+        if self.size == 1 and not (rates and is_stackable(self.template)):
             self._set_up_plain()
             return
         self.leaves = [self.view(name).detach().requires_grad_() for name in self.columns]
@@ -348,14 +349,14 @@ class Pack:
 
     @property
     def buffers(self) -> dict[str, Tensor]:
-        """Statistics of norms by name, (R, *shape) each."""
+        """Statistics of norms, and other buffers, by name, (R, *shape) each."""
         if self.mode in ("stacked", "vmap"):
             return self._stacked_buffers
         states = [dict(network.named_buffers()) for network in self._networks]
         return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
     def restore_buffers(self, buffers_Rx: Mapping[str, Tensor]) -> None:
-        """Set the statistics of norms to those that `buffers` was, before the first call."""
+        """Set buffers to what `buffers` was, before the first call; those that it lacks stay."""
         for name, saved_Rx in buffers_Rx.items():
             if self.mode == "plain":
                 self.template.get_buffer(name).copy_(saved_Rx[0])
@@ -506,11 +507,14 @@ def is_stackable(module: nn.Module) -> bool:
     """Return whether a pack of such modules is stacked, not batched by vmap."""
     # A pack of one run.
     tensors = {name: tensor.unsqueeze(0) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    return _stacked(module, "", tensors, tensors, Draws([0], torch.device("cpu"))) is not None
+    return _stacked(module, "", tensors, tensors, Draws([0], torch.empty(0), _dropout_rates([module]))) is not None
 
 
-def _drops_out(module: nn.Module) -> bool:
-    return any(isinstance(layer, nn.Dropout) for layer in module.modules())
+def _dropout_rates(networks: Sequence[nn.Module]) -> dict[str, list[float]]:
+    """Return the rates of each dropout layer of R networks, by the name of the layer."""
+    layers = networks[0].named_modules(remove_duplicate=False)
+    names = [name for name, layer in layers if isinstance(layer, nn.Dropout)]
+    return {name: [cast(nn.Dropout, network.get_submodule(name)).p for network in networks] for name in names}
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -546,17 +550,17 @@ def _stacked(
                 return None
             links += inner
         return links
+    if type(module) is nn.Dropout:
+        return [_Chain([draws.dropout(prefix.removesuffix("."), module)])]
     names = [name for name, _ in module.named_parameters()]
     if any(prefix + name not in parameters for name in names):
         return None  # an earlier layer has them too, so that gradients would have to be summed
     own = {name: parameters[prefix + name] for name in names}
-    link = _stacked_layer(module, own, {name: buffers[prefix + name] for name, _ in module.named_buffers()}, draws)
+    link = _stacked_layer(module, own, {name: buffers[prefix + name] for name, _ in module.named_buffers()})
     return None if link is None else [link]
 
 
-def _stacked_layer(
-    module: nn.Module, own: Mapping[str, Tensor], buffers: Mapping[str, Tensor], draws: Draws
-) -> _Link | None:
+def _stacked_layer(module: nn.Module, own: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> _Link | None:
     """Return a layer as a link, or None if it has no stacked form.
 
     Args:
@@ -564,15 +568,13 @@ def _stacked_layer(
     """
     trained = [value for value in own.values() if value.requires_grad]
     if _is_stackable_layer(module):
-        return _Chain([module.stacked(own)], trained)
+        return _Chain([module.stacked({**own, **buffers})], trained)
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
         return _Chain([lambda x_RBx: x_RBx.flatten(2)])
     if type(module) is nn.ReLU:
         return _ReLU()
     if type(module) in ELEMENTWISE:
         return _Chain([module])
-    if type(module) is nn.Dropout:
-        return _Chain([draws.dropout(module)])
     if type(module) is nn.Linear:
         linear = _Linear(own["weight"], own.get("bias"))
         # The gradient by hand is that of all parameters.

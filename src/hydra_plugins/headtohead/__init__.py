@@ -28,16 +28,27 @@ class PackSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Train the study of a command line and print the short form of its report; exit with 1 if a run failed."""
-        from headtohead.report.dashboard import Live, write_dashboard
-        from headtohead.report.provenance import data
-        from headtohead.report.render import print_study, write_report
-        from headtohead.runner.plan import plan_study
-        from headtohead.runner.sweep import run_study
-
         assert self.config is not None and self.hydra_context is not None, "Hydra calls setup first"
-        plan = plan_study(arguments, self.config, self.hydra_context)
+
+        # Imports take seconds, so that each waits until what comes before it has been checked and told.
+        from headtohead.runner.axes import read_axes
+
+        axes = read_axes(arguments, self.config.hydra.sweeper.params, self.hydra_context.config_loader)
+        print(f"study: {axes.summary(self.config.protocol.trials)}", file=sys.stderr)
+
+        from headtohead.runner.plan import plan_study
+
+        plan = plan_study(axes, self.config, self.hydra_context)
+
+        from headtohead.report.provenance import data
+
         for line in data(plan.record):
             print(f"data: {line}", flush=True)
+
+        from headtohead.report.dashboard import Live, write_dashboard
+        from headtohead.report.render import print_study, write_report
+        from headtohead.runner.sweep import run_study
+
         failures = run_study(plan, Live)
         summary, figures = write_report(plan.folder)
         write_dashboard(summary, figures)

@@ -200,3 +200,17 @@ def test_the_record_of_a_tuned_run_can_be_reproduced(command, tmp_path):
     assert command(*arguments).status == 0
     for name in [*json.loads((tmp_path / "outputs/x/study.json").read_text())["runs"]["search"]][:2]:
         assert command("reproduce", f"outputs/x/runs/{name}").status == 0
+
+
+@pytest.mark.parametrize(
+    ("tuned", "claims"),
+    [
+        (["optimizer.lr=0.1,0.3"], {"stability_lr"}),
+        (["training.warmup=interval(0,0.3)", "protocol.trials=2"], {"stability_space_share", "stability_space_loss"}),
+    ],
+)
+def test_claims_on_sensitivity_are_those_of_what_is_tuned(command, tmp_path, tuned, claims):
+    result = command(*CHEAP[:-1], "claims=[stability]", *tuned, "protocol.confirm_seeds=0")
+    assert result.status == 0, result.err
+    of_all = {"stability_lr", "stability_space_share", "stability_space_loss"}
+    assert {*read_study_record(tmp_path / "outputs/x").claims} & of_all == claims

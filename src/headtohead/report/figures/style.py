@@ -226,7 +226,7 @@ def log_axis(axis: Any, ticks: ArrayLike | None = None, least: float = 0, most: 
     low, high = axis.get_view_interval()
     if max(low, least) < min(high, most):
         low, high = max(low, least), min(high, most)
-        axis.set_view_interval(low, high, ignore=True)
+        axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # also of panels that share the axis
     if ticks is not None:
         values = np.unique(np.asarray(ticks, dtype=float))
         axis.set_ticks(values[:: -(-len(values) // 8)])

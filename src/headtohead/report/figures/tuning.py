@@ -133,7 +133,7 @@ def _draw_trials(
 def _panels(study: Study, keys: Sequence[str]) -> tuple[Figure, dict[str, tuple[Axes, Axes]]]:
     """Place two panels for each setting, accuracy above loss, in rows of up to ACROSS settings."""
     across = min(len(keys), ACROSS)
-    blocks, left, gap, below, apart = -(-len(keys) // across), 0.68, 0.16, 0.62, 0.12
+    blocks, left, gap, below, apart = -(-len(keys) // across), 0.68, 0.28, 0.62, 0.12
     points: dict[str, Any] = {"linestyle": "none"}
     legend = [Line2D([], [], label=short(arm, 36), **arm_style(study.arms, arm) | points) for arm in study.arms]
     tall = 2 * SMALL_PANEL + apart + below

@@ -48,14 +48,25 @@ OF_OPTION = {
         "dataset.dimensions": ("1", "7"),
     },
 }
+# What is no range, or none that could be tuned.
+NO_RANGES = (
+    "interval(1,0.1)", "interval(0.1,0.1)", "interval(0.1,inf)", "tag(log,interval(0,0.5))",
+    "tag(lg,interval(0.1,0.5))", "int(interval(1,5))", "interval(-1,0.5)", "0.1,interval(0.1,0.5)", "[interval(0.1,0.5)]",
+)  # fmt: skip
+# Ranges that every line may tune; several of them need as many trials.
+RANGES = {
+    "optimizer.lr": ("interval(0.01,1)", "tag(log,interval(1e-3,1))", "tag(log,interval(1e-9,1e3))"),
+    "optimizer.weight_decay": ("interval(0,0.1)", "tag(log,interval(1e-6,1e-2))"),
+    "training.warmup": ("interval(0,0.3)", "interval(0.01,0.99)"),
+}
 # Wrong values of keys that every line has.
 WRONG = {
-    "training.epochs": ("0", "-1", "1.5", "many", "null", "[1]", "{a:1}", "nan", "''"),
+    "training.epochs": ("0", "-1", "1.5", "many", "null", "[1]", "{a:1}", "nan", "''", "interval(1,5)"),
     "training.batch_size": ("0", "-3", "big", "2.5", "null", "inf"),
     "training.points": ("0", "-1", "x", "null"),
     "training.evaluations": ("0", "1000000", "none", "-1"),
     "training.schedule": ("cosin", "3", "null", "[cosine]", "Cosine"),
-    "training.warmup": ("1", "-0.1", "nan", "half", "null"),
+    "training.warmup": ("1", "-0.1", "nan", "half", "null", "interval(0,1)", *NO_RANGES),
     "training.zero_classifier": ("maybe", "2", "null", "[]"),
     "precision": ("float16", "double", "64", "null"),
     "pack_size": ("0", "-1", "1.5", "all"),
@@ -66,6 +77,8 @@ WRONG = {
     "name": ("''", "a/b", "..", "'a b'", "null", "x" * 300),
     "protocol.confirm_seeds": ("-1", "few", "1.5"),
     "protocol.metric": ("acuracy", "3", "null"),
+    "protocol.trials": ("0", "-1", "1.5", "many", "null", "4"),
+    "protocol.search": ("half", "3", "null"),
     "protocol.max_seeds": ("1", "-1", "1.5", "few", "5"),
     "protocol.until_decided": ("true", "maybe", "null"),
     "protocol.ladder": ("[softmax]", "7", "[a,a]"),
@@ -79,7 +92,7 @@ WRONG = {
     "dataset.ood": ("nowhere", "3"),
     "dataset.crop_padding": ("-1", "x", "null"),
     "dataset.flip": ("maybe", "null"),
-    "optimizer.lr": ("0", "-0.1", "nan", "inf", "fast", "null", "[0.1]"),
+    "optimizer.lr": ("0", "-0.1", "nan", "inf", "fast", "null", "[0.1]", *NO_RANGES),
     "optimizer.weight_decay": ("-1", "nan", "x", "null"),
     "optimizer.clip_norm": ("0", "-1", "nan", "x"),
     "head.label_smoothing": ("1", "-0.1", "nan", "x", "null"),
@@ -208,6 +221,11 @@ def valid(random: random.Random) -> Line:
     if "," in values["head"]:
         # Options of a head could make two heads the same one.
         values.pop("head.label_smoothing", None), values.pop("head.prior_bias", None)
+    if random.random() < 0.25:
+        ranges = random.sample([*RANGES], random.randint(1, 3))
+        values |= {key: random.choice(RANGES[key]) for key in ranges} | {"protocol.trials": "3"}
+        if values["seed"] in ("0,1", "range(2)"):
+            values["protocol.search"] = random.choice(("full", "halving"))
     if random.random() < 0.3:
         values["claims"] = f"[{','.join(random.sample(CLAIMS, random.randint(0, 3)))}]"
     arguments = [f"{key}={value}" for key, value in values.items()]

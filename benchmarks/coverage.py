@@ -168,8 +168,8 @@ def optimism(model: str, head: str, pool: Pool, elsewhere: Pool) -> pd.Series:
                 replace(own, runs=own.runs.loc[own.runs.seed == fold]).best() for fold in range(FOLDS)
             ],
         }
-        for how, rates in chosen.items():
-            error = error_LF[[int(rate) for rate in rates], range(FOLDS)].mean()
+        for how, trials in chosen.items():
+            error = error_LF[[int(trial.lr) for trial in trials], range(FOLDS)].mean()
             values[f"{metric}, {how}"] = float(error - error_LF.mean())
     return pd.Series(values)
 
@@ -342,7 +342,7 @@ def search_of(cohort: Cohort, criterion: str) -> ArmSearch:
     evaluation = evaluate(cohort, test=False)
     values = {name: value_R.double().numpy() for name, value_R in evaluation.metrics.items()}
     rate, run = np.divmod(np.arange(len(cohort)), len(cohort) // len(RATES))
-    runs = pd.DataFrame(values).assign(lr=rate, seed=run, status="finished")
+    runs = pd.DataFrame(values).assign(lr=rate, trial=0, seed=run, status="finished")
     return ArmSearch(runs, criterion, {name: value_RG.numpy() for name, value_RG in evaluation.blocks.items()})
 
 

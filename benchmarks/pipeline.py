@@ -30,7 +30,7 @@ from scipy import stats
 
 from headtohead import cli
 from headtohead.analysis import pairing
-from headtohead.analysis.choice import best_learning_rates
+from headtohead.analysis.choice import best_trials
 from headtohead.analysis.claims import judge
 from headtohead.analysis.study import Study, read_study
 from headtohead.record.run import read_history, read_runs, results
@@ -155,8 +155,9 @@ def null_study(population: Study, seeds: np.ndarray) -> Study:
         rows = rows.assign(arm=arm, head=arm, seed=rows.seed.map(numbers))
         # The search trains one fold of each seed.
         search = rows.loc[(rows.seed < SEARCH) & (rows.fold == 0)].assign(phase="search")
-        best[arm] = {name: best_learning_rates(search, name)[arm] for name in population.record.criteria}
-        confirmed = rows.loc[(rows.seed >= SEARCH) & rows.lr.isin(best[arm].values())].assign(phase="confirm")
+        best[arm] = {name: best_trials(search, name)[arm] for name in population.record.criteria}
+        rates = [trial.lr for trial in best[arm].values()]
+        confirmed = rows.loc[(rows.seed >= SEARCH) & rows.lr.isin(rates)].assign(phase="confirm")
         parts += [search, confirmed]
     table = pd.concat(parts, ignore_index=True)
     record = population.record

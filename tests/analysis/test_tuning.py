@@ -372,3 +372,20 @@ def test_results_without_the_columns_of_settings_are_summarised(study, tmp_path)
     assert whole.best["softmax"] == Trial(
         **json.loads((study / "study.json").read_text())["protocol"]["best"]["val_accuracy"]["softmax"]
     )
+
+
+def test_values_outside_their_range_and_a_halving_without_seeds_break_nothing(study, tmp_path):
+    strange = tmp_path / "study"
+    strange.mkdir()
+    content = json.loads((study / "study.json").read_text())
+    (strange / "study.json").write_text((study / "study.json").read_text())
+    table = pd.read_csv(study / "results.csv")
+    outside = table.assign(**{"optimizer.lr": table["optimizer.lr"].mask(table.trial == 1, -1.0)})
+    outside.assign(val_nll=outside.val_nll.mask(table.trial == 2, math.inf)).to_csv(
+        strange / "results.csv", index=False
+    )
+    assert len(summarise(strange).tuning.importances) == 5
+    content["protocol"] |= {"search": "halving", "search_seeds": []}
+    (strange / "study.json").write_text(to_json(content))
+    assert trials_of(read_study(strange), "softmax", "val_nll").empty
+    assert all(map(math.isnan, summarise(strange).tuning.importances[0].shares.values()))

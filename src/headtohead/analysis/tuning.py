@@ -32,7 +32,7 @@ LEAST_TRIALS = 8
 
 def place(space: Range, values: np.ndarray | float) -> np.ndarray:
     """Return the places of values in a range, from 0 to 1; those in a log range are places of the logarithm."""
-    values = np.asarray(values, dtype=float)
+    values = np.clip(np.asarray(values, dtype=float), space.low, space.high)
     if space.log:
         return np.log(values / space.low) / math.log(space.high / space.low)
     return (values - space.low) / (space.high - space.low)
@@ -52,15 +52,15 @@ def trials_of(study: Study, arm: str, metric: str) -> pd.DataFrame:
     """
     runs = study.searched.loc[(study.searched.arm == arm) & (study.searched.status != "failed")]
     if study.record.protocol.search == "halving":
-        runs = runs.loc[runs.seed == study.record.protocol.search_seeds[0]]
+        runs = runs.loc[runs.seed.isin(study.record.protocol.search_seeds[:1])]
     settings = settings_of(study, arm)
     if metric not in runs or runs.empty:
         return pd.DataFrame(columns=pd.Index(["lr", "trial", *settings, "value"]))
     diverged = (runs.status == "diverged").to_numpy()
     values = with_guesses(runs[metric].to_numpy(float), diverged, is_higher_better(metric))
-    values = np.where(np.isfinite(values), values, np.nan)
-    trials = runs.assign(value=values).groupby(["lr", "trial"])
-    return trials[[*settings, "value"]].mean().reset_index().dropna(subset="value", ignore_index=True)
+    trials = runs.assign(value=np.where(np.isfinite(values), values, np.nan)).groupby(["lr", "trial"])
+    means = trials[[*settings, "value"]].mean().replace([math.inf, -math.inf], math.nan).reset_index()
+    return means.dropna(subset="value", ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def _chosen(study: Study, arm: str, trial: Trial, criteria: Collection[str]) -> 
 
 
 def _runs_at(study: Study, arm: str, trial: Trial) -> pd.DataFrame:
-    runs = study.searched.loc[(study.searched.arm == arm) & (study.searched.status != "failed")]
+    searched = study.finite.loc[study.searched.index]
+    runs = searched.loc[(searched.arm == arm) & (searched.status != "failed")]
     return runs.loc[(runs.trial == trial.number) & np.isclose(runs.lr, trial.lr, rtol=1e-6, atol=0)]
 
 

@@ -51,7 +51,8 @@ OF_OPTION = {
 # What is no range, or none that could be tuned.
 NO_RANGES = (
     "interval(1,0.1)", "interval(0.1,0.1)", "interval(0.1,inf)", "tag(log,interval(0,0.5))",
-    "tag(lg,interval(0.1,0.5))", "int(interval(1,5))", "interval(-1,0.5)", "0.1,interval(0.1,0.5)", "[interval(0.1,0.5)]",
+    "tag(lg,interval(0.1,0.5))", "int(interval(1,5))", "interval(-1,0.5)", "0.1,interval(0.1,0.5)",
+    "[interval(0.1,0.5)]",
 )  # fmt: skip
 # Ranges that every line may tune; several of them need as many trials.
 RANGES = {

@@ -69,6 +69,8 @@ class Axes:
         Args:
             trials: the number of points of the space, if there is one.
         """
+        if self.is_single:
+            return "one run"
         rates = max(1, len(self.lrs))
         counts = {"arm": len(self.arms), "seed": max(1, len(self.seeds)), "fold": max(1, len(self.folds))}
         if self.is_tuned:

@@ -34,7 +34,7 @@ class PackSweeper(Sweeper):
         from headtohead.runner.axes import read_axes
 
         axes = read_axes(arguments, self.config.hydra.sweeper.params, self.hydra_context.config_loader)
-        print(f"study: {axes.summary(self.config.protocol.trials)}", file=sys.stderr)
+        print(f"study: {axes.summary(self.config.protocol.trials)}", flush=True)
 
         from headtohead.runner.plan import plan_study
 

@@ -96,6 +96,7 @@ def test_a_reference_to_a_tuned_setting_follows_it(command, tmp_path):
     runs = records(tmp_path).values()
     assert len(runs) == 2
     assert all(run.config["optimizer"]["weight_decay"] == run.tuned["training.warmup"] for run in runs)
+    assert "Records of other configs" not in result.out
 
 
 @pytest.mark.parametrize("seeds", range(1, 18))

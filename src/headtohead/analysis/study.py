@@ -403,8 +403,10 @@ def over_steps(
 
 
 def arm_config(run: RunRecord) -> dict[str, str]:
-    """Return a run's config as flat text, without the keys that differ between the runs of an arm."""
-    others = NOT_OF_AN_ARM | {*run.tuned}
+    """Return a run's config as flat text, without the keys that may differ between the runs of an arm."""
+    overrides = (override.lstrip("+").partition("=") for override in run.overrides)
+    referring = {key for key, _, value in overrides if "${" in value}  # such as to the learning rate
+    others = NOT_OF_AN_ARM | {*run.tuned} | referring
     config = flat_text(run.config)
     return {key: value for key, value in config.items() if key not in others and not key.startswith("claims.")}
 

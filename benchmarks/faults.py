@@ -43,7 +43,8 @@ REPRODUCED = 5
 HUNG, DIED = "hung", "died"
 KILLED_STUDY = [
     "name=s", "dataset=digits", "model=mlp", "model.widths=[8]", "head=softmax,sigmoid", "optimizer.lr=0.03,0.1",
-    "seed=0,1", "dataset.train_size=256", "training.epochs=8", "pack_size=4", "checkpoint_s=0", "model.dropout=0.3",
+    "training.warmup=interval(0,0.3)", "protocol.trials=2", "protocol.search=halving", "seed=0,1",
+    "dataset.train_size=256", "training.epochs=8", "pack_size=4", "checkpoint_s=0", "model.dropout=0.3",
 ]  # fmt: skip
 # One job runs in the process of the command.
 IN_PROCESS = "hydra.launcher.n_jobs=1"

@@ -1,6 +1,5 @@
 """Compare a tuned study of the digits with the same trials by Optuna over an eager PyTorch loop.
 
-    pip install optuna
     python benchmarks/tuned.py
 
 The study searches five settings of two heads, each by 64 trials with 4 seeds: 512 runs. Its time is that of the whole

@@ -135,7 +135,8 @@ class Sweep:
             kept = better_half(self._searched(), self.record.criteria)
             axes = replace(self._plan.axes, lrs=self.record.grid[LR], seeds=rung)
             members = self._plan.compose(search(axes, self._plan.points), "search")
-            self._train([member for member in members if member.trial in kept[member.run.arm]], "search")
+            better = [member for member in members if member.trial in kept[member.run.arm]]
+            self._train(better, "search", "the better half of the trials")
 
     def _confirm(self, fresh: Sequence[int]) -> None:
         """Train each arm at its best trials with fresh seeds, and with more of them until its claims are decided."""
@@ -208,7 +209,8 @@ class Sweep:
                 hparams={**self.record.hparams, LR: rates},
                 protocol=replace(protocol, extended=extended),
             )
-            self._train([member for side in members.values() for member in side], "search")
+            grown = ", ".join(f"{beyond[side]:g}" for side in members)
+            self._train([member for side in members.values() for member in side], "search", f"{LR}={grown}")
 
     def _compose_beyond(self, beyond: Mapping[str, float], seeds: Sequence[int]) -> dict[str, tuple[Member, ...]]:
         """Compose the runs at rates beyond the grid, by side; leave out a side at which a value is out of its range."""
@@ -232,8 +234,12 @@ class Sweep:
         table = read_results(self._plan.folder)
         return table.loc[table.run.isin(self.record.runs["search"])]
 
-    def _train(self, members: Sequence[Member], phase: Phase) -> None:
-        """Train runs of a phase that have not ended, and write study.json before and results.csv after."""
+    def _train(self, members: Sequence[Member], phase: Phase, part: str = "") -> None:
+        """Train runs of a phase that have not ended, and write study.json before and results.csv after.
+
+        Args:
+            part: what they are of the phase, for the progress.
+        """
         folder, names = self._plan.folder, [member.name for member in members]
         self.record = replace(self.record, runs={**self.record.runs, phase: (*self.record.runs.get(phase, ()), *names)})
         write_study(folder, self.record)
@@ -242,7 +248,8 @@ class Sweep:
         # A pack that has ended in part is handed on whole: in one of another size its runs would round otherwise.
         left = self._unfinished(packs, phase)
         done = len(members) - sum(map(len, left))
-        with Bar(folder, phase, len(members), done) as bar, self._live(folder), Stop(bar) as stop:
+        title = f"{phase}, {part}" if part else phase
+        with Bar(folder, title, len(members), done) as bar, self._live(folder), Stop(bar) as stop:
             for flaw in _flaws_of_records(left):
                 bar.print(f"{flaw}; trained again")
             failures = self._launch(left, phase, len(packs), bar, stop, ATTEMPTS)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY
@@ -122,6 +123,25 @@ def test_the_same_contents_are_the_same_data(tmp_path, data_sources, change):
     change(root)
     assert data_sources(root, known)[0] == before
     assert data_sources(root, known, **{"dataset.stream": "true"})[0] == before
+
+
+@pytest.mark.parametrize("kind", ["table", "arrays"])
+def test_other_groups_are_other_data(tmp_path, monkeypatch, config, kind):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 2)), np.arange(20) % 2
+    options = ["dataset.path=x.npz"] if kind == "arrays" else ["dataset.path=x.csv", "dataset.target=y"]
+    options += ["dataset.groups=group"] if kind == "table" else []
+
+    def sources(groups):
+        np.savez("x.npz", X=x, y=y, groups=groups)
+        pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": y, "group": groups}).to_csv("x.csv", index=False)
+        data._load.cache_clear()
+        return sources_of(config(f"dataset={kind}", *options, "model=linear", "dataset.folds=5"), {}, Contents({}))
+
+    before = sources(np.arange(20) // 2)
+    assert sources(np.arange(20) // 2) == before
+    assert changes(before, sources(np.arange(20) % 10)) == ["data of dataset.path: changed"]
 
 
 def test_downloaded_files_are_data_and_generated_examples_are_not(tmp_path, monkeypatch, config):

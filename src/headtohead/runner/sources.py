@@ -169,7 +169,8 @@ def _data(config: Config, contents: Contents) -> dict[str, str]:
 
 def _examples(pool: Pool, contents: Contents) -> str:
     splits = (pool.test.tolist(), None if pool.val is None else pool.val.tolist())
-    order = repr((pool.classes, pool.labels.tolist(), splits)).encode()
+    groups = () if pool.groups is None else (pool.groups.tolist(),)
+    order = repr((pool.classes, pool.labels.tolist(), splits, *groups)).encode()
     if pool.files:
         return contents.of(pool.files, order)
     every = torch.arange(len(pool.labels), device=pool.device)

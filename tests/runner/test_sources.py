@@ -255,6 +255,21 @@ def test_a_study_does_not_go_on_with_other_code_or_weights(command, tmp_path, fa
     assert result.status == 0 and "bitwise equal" in result.out
 
 
+def test_imports_that_fail_are_not_followed(tmp_path, monkeypatch, config):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tried.py").write_text(
+        "try:\n    from . import beside\nexcept ImportError:\n    import beside\n"
+        "def later():\n    import half, raising.part\n"
+        "def make():\n    return [[0.0], [1.0]] * 10, [0, 1] * 10\n"
+    )
+    (tmp_path / "raising").mkdir()
+    for path, text in {"beside.py": "", "half.py": "def (", "raising/__init__.py": "1 / 0"}.items():
+        (tmp_path / path).write_text(text)
+    run = config("dataset=factory", "dataset.path=tried:make", "model=linear")
+    names = {name for name in sources_of(run, {}, Contents({})) if name.startswith("code")}
+    assert names == {"code of tried", "code of beside", "code of half", "code of raising"}
+
+
 def test_files_that_others_open_are_not_those_of_a_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w").write_text("x")

@@ -234,21 +234,26 @@ def _find(name: str) -> Any:
     """Return where Python finds a module; None where it does not."""
     try:
         return importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
+    except Exception:  # it imports the packages that hold the module, whose code may raise anything
         return None
 
 
 def _imports(file: str, module: str, is_package: bool) -> Iterator[str]:
     """Yield the names of modules that a file imports, and of what may be one."""
     package = module if is_package else module.rpartition(".")[0]
-    with open(file, "rb") as source:
-        tree = ast.parse(source.read())
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return  # Python cannot import it either
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(relative, package) if node.level else relative
+            try:
+                base = importlib.util.resolve_name(relative, package) if node.level else relative
+            except ImportError:
+                continue  # beyond the top, as where a module is tried as a part of a package first
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 

@@ -255,6 +255,69 @@ def test_a_study_does_not_go_on_with_other_code_or_weights(command, tmp_path, fa
     assert result.status == 0 and "bitwise equal" in result.out
 
 
+READING = """
+from dataclasses import dataclass
+from pathlib import Path
+from torch import nn
+from headtohead.training.heads import Softmax
+
+START = float(Path("start.txt").read_text())
+
+@dataclass(frozen=True)
+class Scaled(Softmax):
+    file: str = "option.txt"
+
+    def loss(self, logits_xK, labels_x):
+        scale = float(Path("called.txt").read_text()) * float(Path(self.file).read_text())
+        return scale * super().loss(logits_xK, labels_x)
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        loss_x = super().loss_and_gradient(logits_xK, labels_x, gradient_xK)
+        return loss_x * START
+
+def make(input_shape, num_classes):
+    network = nn.Sequential()
+    network.add_module("classifier", nn.Linear(*input_shape, num_classes))
+    return network
+
+def numbers():
+    return [[float(i), i % 3] for i in range(40)], [i % 2 for i in range(40)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        (
+            ["dataset=iris", "head=factory", "head.path=reading:Scaled", "+head.options.file=option.txt"],
+            {"start.txt": "file start.txt", "called.txt": "file called.txt", "option.txt": "file of head.options.file"},
+        ),
+        (
+            ["dataset=factory", "dataset.path=reading:numbers", "model=factory", "model.path=reading:make"],
+            {"start.txt": "file start.txt"},
+        ),
+    ],
+    ids=["head", "dataset and model"],
+)  # fmt: skip
+def test_files_that_own_code_reads_are_sources(command, tmp_path, monkeypatch, options, files):
+    (tmp_path / "reading.py").write_text(READING)
+    for file in ("start.txt", "called.txt", "option.txt"):
+        (tmp_path / file).write_text("1")
+
+    def again():
+        monkeypatch.delitem(sys.modules, "reading", raising=False)
+        return command(*SHORT, "dataset.folds=null", "dataset.test_fraction=0.2", *options)
+
+    assert again().status == 0
+    for file, source in files.items():
+        (tmp_path / file).write_text("2")
+        refused = again()
+        assert refused.status == 2 and f"({source}: changed)" in refused.err
+        (tmp_path / file).write_text("1")
+    kept = again()
+    assert kept.status == 0, kept.err
+
+
 def test_imports_that_fail_are_not_followed(tmp_path, monkeypatch, config):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "tried.py").write_text(

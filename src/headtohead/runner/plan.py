@@ -25,7 +25,7 @@ from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
-from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
+from headtohead.runner.sources import Contents, import_dataset, opened_files, sources_by_arm, watched_files
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
@@ -83,13 +83,15 @@ def plan_study(arguments: Sequence[str], config: DictConfig, context: HydraConte
     """
     import_from_here()
     axes = read_axes(arguments, config.hydra.sweeper.params, context.config_loader)
-    members = _compose(config, axes, search(axes), "search" if _is_tuned(axes) else "run")
+    opened: set[str] = set()
+    with watched_files(opened):
+        members = _compose(config, axes, search(axes), "search" if _is_tuned(axes) else "run")
+    opened = {file for file in opened if not file.endswith((".yaml", ".yml"))}  # the configs
     config = copy.deepcopy(config)
     OmegaConf.update(config, "name", _study_name(config, members))
     members = tuple(member.of_study(config.name) for member in members)
     _refuse_differences_within_the_study(axes, members)
     _check_places(config, members[0])
-    opened: set[str] = set()
     packings = _choose_packings(members, opened)
     before = previous_record(members[0].study)
     record = _initial_record(axes, members, config, before)
@@ -198,6 +200,7 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
     views: dict[Dataset, data.View] = {}
     for member in members:
         config = member.config
+        import_dataset(config.dataset, opened)
         pool = data.load(config.dataset, resolve_device(config.settings.device))
         if config.dataset not in views:
             views[config.dataset] = data.view(pool, config.dataset, config.settings.seed, config.settings.fold)

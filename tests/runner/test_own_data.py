@@ -533,6 +533,10 @@ class Raising(Written):
     def activations(self, logits_xK):
         raise RuntimeError("not today")
 
+class Leaving(Written):
+    def activations(self, logits_xK):
+        raise SystemExit(3)
+
 def function():
     pass
 """
@@ -593,6 +597,8 @@ def test_heads_of_ones_own_with_options_train_in_one_pack(command, tmp_path, min
         (["head.path=mine:Summed"], "head.path=mine:Summed: loss returned a tensor of the shape ()"),
         (["head.path=mine:Unnormalised"], "do not sum to one"),
         (["head.path=mine:Raising"], "head.path=mine:Raising: RuntimeError: not today"),
+        (["head.path=mine:Leaving"], "head.path=mine:Leaving: SystemExit: 3"),
+        (["head.path=mine:Written", "+head.options.label_smoothing=0.5"], "accepted: head.label_smoothing"),
         (["head.path=mine:Scaled"], "head.options.scale: missing"),
         (["head.path=mine:Scaled", "+head.options.scale=much"], "head.options.scale=much: must be a number"),
         (["head.path=mine:Written", "+head.options.other=1"], "head.options.other: no such key"),

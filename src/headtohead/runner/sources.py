@@ -273,7 +273,7 @@ def import_dataset(dataset: Dataset, opened: set[str]) -> None:
     The module may have heads or networks too. What it raises is told where the dataset is loaded.
     """
     if isinstance(dataset, DataFactory):
-        with watched_files(opened), suppress(Exception):
+        with watched_files(opened), suppress(Exception, SystemExit):
             importlib.import_module(dataset.path.partition(":")[0])
 
 

@@ -533,6 +533,12 @@ class Raising(Written):
     def activations(self, logits_xK):
         raise RuntimeError("not today")
 
+class Quitting(Written):
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        if logits_xK.numel() > 12:
+            raise SystemExit(0)
+        return super().loss_and_gradient(logits_xK, labels_x, gradient_xK)
+
 class Leaving(Written):
     def activations(self, logits_xK):
         raise SystemExit(3)
@@ -584,6 +590,13 @@ def test_heads_of_ones_own_with_options_train_in_one_pack(command, tmp_path, min
     assert half["metrics"]["test_nll"] == pytest.approx(softmax["metrics"]["test_nll"], rel=1e-9)
     again = command(*common, "+head.options.scale=1,1.0", "name=z")
     assert again.status == 2
+
+
+def test_a_head_that_ends_the_process_while_it_trains_fails_its_run(command, tmp_path, mine):
+    mine(HEAD)
+    result = command(*OWN_HEAD, "head=factory", "head.path=mine:Quitting")
+    assert result.status == 1 and "SystemExit: 0" in result.err
+    assert [record["status"] for record in records(tmp_path)] == ["failed"]
 
 
 @pytest.mark.parametrize(

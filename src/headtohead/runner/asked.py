@@ -36,11 +36,23 @@ def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[
         if not override.key_or_group:
             raise ConfigError(f"{argument!r}: names no key; accepted: KEY=VALUE")
         check_choice(override, config_dir)
+        _check_plugin(override)
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
     return [
         _as_sweep_of_one(override) if override.key_or_group.partition(".")[0] in swept else argument
         for argument, override in zip(arguments, overrides, strict=True)
     ]
+
+
+def _check_plugin(override: Override) -> None:
+    """Refuse a class that Hydra would not take for its sweeper or launcher."""
+    group, _, name = (override.key_or_group or "").rpartition("._target_")
+    known = isinstance(override.value(), str) and str(override.value()).startswith(
+        ("hydra_plugins.", "hydra._internal.")
+    )
+    if group in ("hydra.sweeper", "hydra.launcher") and not name and not known:
+        accepted = f"accepted: {group.replace('.', '/')}=NAME" if group == "hydra.launcher" else "leave it out"
+        raise ConfigError(f"{override.input_line}: no plugin of Hydra; {accepted}")
 
 
 def options_of(group: str, config_dir: str | None) -> list[str]:

@@ -35,13 +35,19 @@ def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[
     for argument, override in zip(arguments, overrides, strict=True):
         if not override.key_or_group:
             raise ConfigError(f"{argument!r}: names no key; accepted: KEY=VALUE")
-        check_choice(override, config_dir)
         _check_plugin(override)
+        check_choice(override, config_dir)
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
     return [
         _as_sweep_of_one(override) if override.key_or_group.partition(".")[0] in swept else argument
         for argument, override in zip(arguments, overrides, strict=True)
     ]
+
+
+def options_of(group: str, config_dir: str | None) -> list[str]:
+    """List the options of a config group, with the user's own."""
+    folders = [str(files("headtohead.configs")), *([config_dir] if config_dir else [])]
+    return sorted({path.stem for folder in folders for path in Path(folder, group).glob("*.yaml")})
 
 
 def _check_plugin(override: Override) -> None:
@@ -53,12 +59,6 @@ def _check_plugin(override: Override) -> None:
     if group in ("hydra.sweeper", "hydra.launcher") and not name and not known:
         accepted = f"accepted: {group.replace('.', '/')}=NAME" if group == "hydra.launcher" else "leave it out"
         raise ConfigError(f"{override.input_line}: no plugin of Hydra; {accepted}")
-
-
-def options_of(group: str, config_dir: str | None) -> list[str]:
-    """List the options of a config group, with the user's own."""
-    folders = [str(files("headtohead.configs")), *([config_dir] if config_dir else [])]
-    return sorted({path.stem for folder in folders for path in Path(folder, group).glob("*.yaml")})
 
 
 def _parse(argument: str) -> Override:

@@ -147,3 +147,29 @@ def pretrained(input_shape, num_classes):
         model.hidden.bias.zero_()
     model.add_module("classifier", nn.Linear(6, num_classes))
     return model
+
+
+class Mixing(nn.Module):
+    """A network with random numbers in an attribute, or in a buffer that is not saved, and none in its layers."""
+
+    def __init__(self, input_shape, num_classes, kind):
+        super().__init__()
+        mixing = torch.randn(*input_shape, 5)
+        if kind == "buffer":
+            self.register_buffer("mixing", mixing, persistent=False)
+        else:
+            kinds = {"tensor": mixing, "array": mixing.numpy(), "list": [mixing]}
+            self.mixing = kinds.get(kind, torch.ones_like(mixing))
+        self.scale = mixing[0, 0].item() if kind == "number" else 1.0
+        self.hidden, self.classifier = nn.Linear(5, 6), nn.Linear(6, num_classes)
+        with torch.no_grad():
+            self.hidden.weight.copy_(torch.linspace(-1, 1, 30).view(6, 5))
+            self.hidden.bias.zero_()
+
+    def forward(self, inputs_BD):
+        mixing = self.mixing[0] if isinstance(self.mixing, list) else self.mixing
+        mixed_B5 = torch.cos(self.scale * inputs_BD @ torch.as_tensor(mixing).to(inputs_BD))
+        return self.classifier(self.hidden(mixed_B5))
+
+
+mixing = Mixing

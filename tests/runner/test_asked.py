@@ -104,3 +104,11 @@ def test_own_options_are_listed(tmp_path):
     (tmp_path / "head").mkdir()
     (tmp_path / "head/mine.yaml").write_text("name: softmax")
     assert {"mine", "softmax"} <= {*options_of("head", str(tmp_path))}
+
+
+@pytest.mark.parametrize("value", ["os.system", "null", "a,b"])
+@pytest.mark.parametrize("group", ["sweeper", "launcher"])
+def test_a_class_that_is_no_plugin_is_refused(group, value):
+    with pytest.raises(ConfigError, match=rf"^hydra\.{group}\._target_=.*: no plugin of Hydra; "):
+        prepare_overrides([f"hydra.{group}._target_={value}"], None)
+    assert prepare_overrides([f"hydra.{group}._target_=hydra_plugins.mine.Mine"], None)

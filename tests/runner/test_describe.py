@@ -55,6 +55,15 @@ def test_a_table_without_flaws(described, tmp_path):
     assert out.endswith("Nothing looks wrong.")
 
 
+def test_a_table_in_the_home_folder(described, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("t.csv", "test.csv"):
+        clean().to_csv(tmp_path / name, index=False)
+    options = ["dataset=table", "dataset.path=~/t.csv", "dataset.target=kind"]
+    assert "data: 120 examples" in described(*options)
+    assert "data: 240 examples" in described(*options, "dataset.test_path=~/test.csv", "dataset.folds=null")
+
+
 def test_splits_of_test_files_and_what_is_left_out(described, tmp_path):
     clean().assign(none=None, id=np.arange(120)).to_csv(tmp_path / "t.csv", index=False)
     clean().assign(none=None, id=0)[:10].to_csv(tmp_path / "test.csv", index=False)

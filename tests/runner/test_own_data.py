@@ -533,6 +533,16 @@ class Raising(Written):
     def activations(self, logits_xK):
         raise RuntimeError("not today")
 
+class Quitting(Written):
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        if logits_xK.numel() > 12:
+            raise SystemExit(0)
+        return super().loss_and_gradient(logits_xK, labels_x, gradient_xK)
+
+class Leaving(Written):
+    def activations(self, logits_xK):
+        raise SystemExit(3)
+
 def function():
     pass
 """
@@ -582,6 +592,13 @@ def test_heads_of_ones_own_with_options_train_in_one_pack(command, tmp_path, min
     assert again.status == 2
 
 
+def test_a_head_that_ends_the_process_while_it_trains_fails_its_run(command, tmp_path, mine):
+    mine(HEAD)
+    result = command(*OWN_HEAD, "head=factory", "head.path=mine:Quitting")
+    assert result.status == 1 and "SystemExit: 0" in result.err
+    assert [record["status"] for record in records(tmp_path)] == ["failed"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -593,6 +610,8 @@ def test_heads_of_ones_own_with_options_train_in_one_pack(command, tmp_path, min
         (["head.path=mine:Summed"], "head.path=mine:Summed: loss returned a tensor of the shape ()"),
         (["head.path=mine:Unnormalised"], "do not sum to one"),
         (["head.path=mine:Raising"], "head.path=mine:Raising: RuntimeError: not today"),
+        (["head.path=mine:Leaving"], "head.path=mine:Leaving: SystemExit: 3"),
+        (["head.path=mine:Written", "+head.options.label_smoothing=0.5"], "accepted: head.label_smoothing"),
         (["head.path=mine:Scaled"], "head.options.scale: missing"),
         (["head.path=mine:Scaled", "+head.options.scale=much"], "head.options.scale=much: must be a number"),
         (["head.path=mine:Written", "+head.options.other=1"], "head.options.other: no such key"),

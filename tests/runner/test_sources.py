@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY
@@ -124,6 +125,25 @@ def test_the_same_contents_are_the_same_data(tmp_path, data_sources, change):
     assert data_sources(root, known, **{"dataset.stream": "true"})[0] == before
 
 
+@pytest.mark.parametrize("kind", ["table", "arrays"])
+def test_other_groups_are_other_data(tmp_path, monkeypatch, config, kind):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 2)), np.arange(20) % 2
+    options = ["dataset.path=x.npz"] if kind == "arrays" else ["dataset.path=x.csv", "dataset.target=y"]
+    options += ["dataset.groups=group"] if kind == "table" else []
+
+    def sources(groups):
+        np.savez("x.npz", X=x, y=y, groups=groups)
+        pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": y, "group": groups}).to_csv("x.csv", index=False)
+        data._load.cache_clear()
+        return sources_of(config(f"dataset={kind}", *options, "model=linear", "dataset.folds=5"), {}, Contents({}))
+
+    before = sources(np.arange(20) // 2)
+    assert sources(np.arange(20) // 2) == before
+    assert changes(before, sources(np.arange(20) % 10)) == ["data of dataset.path: changed"]
+
+
 def test_downloaded_files_are_data_and_generated_examples_are_not(tmp_path, monkeypatch, config):
     made = Made(monkeypatch, "mnist")
     raw = tmp_path / "MNIST/raw"
@@ -233,6 +253,84 @@ def test_a_study_does_not_go_on_with_other_code_or_weights(command, tmp_path, fa
         write_weights(tmp_path / name, 0)
     result = command("reproduce", "--allow-code", str(path.parent))
     assert result.status == 0 and "bitwise equal" in result.out
+
+
+READING = """
+from dataclasses import dataclass
+from pathlib import Path
+from torch import nn
+from headtohead.training.heads import Softmax
+
+START = float(Path("start.txt").read_text())
+
+@dataclass(frozen=True)
+class Scaled(Softmax):
+    file: str = "option.txt"
+
+    def loss(self, logits_xK, labels_x):
+        scale = float(Path("called.txt").read_text()) * float(Path(self.file).read_text())
+        return scale * super().loss(logits_xK, labels_x)
+
+    def loss_and_gradient(self, logits_xK, labels_x, gradient_xK):
+        loss_x = super().loss_and_gradient(logits_xK, labels_x, gradient_xK)
+        return loss_x * START
+
+def make(input_shape, num_classes):
+    network = nn.Sequential()
+    network.add_module("classifier", nn.Linear(*input_shape, num_classes))
+    return network
+
+def numbers():
+    return [[float(i), i % 3] for i in range(40)], [i % 2 for i in range(40)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        (
+            ["dataset=iris", "head=factory", "head.path=reading:Scaled", "+head.options.file=option.txt"],
+            {"start.txt": "file start.txt", "called.txt": "file called.txt", "option.txt": "file of head.options.file"},
+        ),
+        (
+            ["dataset=factory", "dataset.path=reading:numbers", "model=factory", "model.path=reading:make"],
+            {"start.txt": "file start.txt"},
+        ),
+    ],
+    ids=["head", "dataset and model"],
+)  # fmt: skip
+def test_files_that_own_code_reads_are_sources(command, tmp_path, monkeypatch, options, files):
+    (tmp_path / "reading.py").write_text(READING)
+    for file in ("start.txt", "called.txt", "option.txt"):
+        (tmp_path / file).write_text("1")
+
+    def again():
+        monkeypatch.delitem(sys.modules, "reading", raising=False)
+        return command(*SHORT, "dataset.folds=null", "dataset.test_fraction=0.2", *options)
+
+    assert again().status == 0
+    for file, source in files.items():
+        (tmp_path / file).write_text("2")
+        refused = again()
+        assert refused.status == 2 and f"({source}: changed)" in refused.err
+        (tmp_path / file).write_text("1")
+    kept = again()
+    assert kept.status == 0, kept.err
+
+
+def test_imports_that_fail_are_not_followed(tmp_path, monkeypatch, config):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tried.py").write_text(
+        "try:\n    from . import beside\nexcept ImportError:\n    import beside\n"
+        "def later():\n    import half, raising.part\n"
+        "def make():\n    return [[0.0], [1.0]] * 10, [0, 1] * 10\n"
+    )
+    (tmp_path / "raising").mkdir()
+    for path, text in {"beside.py": "", "half.py": "def (", "raising/__init__.py": "1 / 0"}.items():
+        (tmp_path / path).write_text(text)
+    run = config("dataset=factory", "dataset.path=tried:make", "model=linear")
+    names = {name for name in sources_of(run, {}, Contents({})) if name.startswith("code")}
+    assert names == {"code of tried", "code of beside", "code of half", "code of raising"}
 
 
 def test_files_that_others_open_are_not_those_of_a_network(tmp_path, monkeypatch):

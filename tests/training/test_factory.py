@@ -81,6 +81,7 @@ def test_a_frame_is_read_as_the_same_table_in_a_file(tmp_path, config, load):
         (FRAME, "number", "the target=number: missing in 6 of 24 rows"),
         (FRAME.dropna(), "number", "the target=number: has the value 0.5; accepted: text, whole numbers"),
         (FRAME[:0], "species", "names but no rows"),
+        (FRAME.assign(whole=1j * FRAME.whole), "species", "the column whole has complex numbers"),
         (FRAME[["species", "species"]], "species", "['species'] names several columns"),
         (FRAME[["species"]], "species", "no column is left as an input"),
     ],
@@ -153,6 +154,48 @@ def test_images_of_pillow_have_the_colours_that_a_person_sees(load):
     assert torch.equal(rgb.inputs, expected)
     black = load(lambda: Items(lambda n: (Image.fromarray(colours[n] > 1), n % 2), 12))
     assert torch.equal(black.inputs, torch.from_numpy((colours > 1) * np.uint8(255))[:, None])
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_black_shapes_of_pillow_on_a_transparent_ground_are_seen(load, mode):
+    shapes = np.random.default_rng(0).integers(0, 2, (12, 5, 7)).astype(np.uint8)
+
+    def picture(n):
+        # Both colours are black, or nearly so; the first is transparent.
+        image = Image.fromarray(shapes[n])
+        if mode == "P":
+            image.putpalette([0] * 6)
+        image = image.convert(mode)
+        image.info["transparency"] = (0, 0, 0) if mode == "RGB" else 0
+        return image, n % 2
+
+    inputs = load(lambda: Items(picture, 12)).inputs
+    assert torch.equal(inputs[:, 0] > 127, torch.from_numpy(shapes == 0))
+    assert inputs.shape[1] == (1 if mode == "L" else 3)
+
+
+def leave(*arguments):
+    sys.exit(3)
+
+
+def test_a_function_that_ends_the_process_is_refused(load):
+    for function in (leave, lambda: Items(leave)):
+        with pytest.raises(ConfigError, match=r"^dataset\.path=mine:made: .*raised SystemExit: 3$"):
+            load(function)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ((Items(None), Items(None)), "returned a Items as X"),
+        (([[1.0], [2.0, 3.0]], [0, 1]), "returned a list as X"),
+        ((np.empty((0, 3)), np.empty(0, int)), "the shape (0, 3); accepted: one example"),
+    ],
+)
+def test_pairs_that_are_no_arrays_are_refused(load, result, words):
+    with pytest.raises(ConfigError) as refused:
+        load(lambda: result)
+    assert words in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("format_name", [None, "torch", "numpy"])

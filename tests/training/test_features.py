@@ -186,3 +186,17 @@ def test_a_converged_probe_equals_scikit_learn_on_the_features(config, head):
         probabilities = oracle.predict_proba(found[index])
         nll = -np.log(probabilities[np.arange(len(index)), labels[index]]).mean()
         assert outcome.metrics[f"{split}_nll"] == pytest.approx(nll, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "list", "number", "buffer"])
+def test_backbones_that_differ_beside_their_saved_weights_have_features_of_their_own(config, monkeypatch, kind):
+    base = config(
+        *FROZEN, "dataset=iris", "model=factory", "model.path=factories:mixing", f"+model.options.kind={kind}"
+    )
+    configs = [vary(base, seed=0), vary(base, seed=1)]
+    theirs = whole(configs, monkeypatch)
+    ours = run(configs)
+    assert (ours[1][0].pack_mode, theirs[1][0].pack_mode) == ("stacked", "vmap" if kind == "buffer" else "loop")
+    assert_equal(ours, theirs)
+    alone = whole(configs[1:], monkeypatch)
+    assert ours[1][1].metrics["test_nll"] == pytest.approx(alone[1][0].metrics["test_nll"], rel=1e-9)

@@ -326,6 +326,10 @@ def failing(input_shape, num_classes):
     raise ValueError("first line\nsecond line")
 
 
+def leaving(input_shape, num_classes):
+    sys.exit(3)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -348,6 +352,7 @@ def failing(input_shape, num_classes):
         (net(lambda self, x: x[:, :K]), "not those of `classifier`"),
         (net(lambda self, x: self.classifier(x[:, 1:])), "cannot be multiplied (2x12 and 13x5)"),
         (failing, "ValueError: first line; "),
+        (leaving, "SystemExit: 3; "),
     ],
 )
 def test_networks_of_factories_that_are_refused(make, reason, user_networks):

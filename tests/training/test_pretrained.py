@@ -1,5 +1,6 @@
 """Pre-trained weights: networks compute what their library computes with them, on images as the weights expect them."""
 
+import os
 import re
 from pathlib import Path
 
@@ -200,6 +201,7 @@ class Foreign:
     ("content", "words"),
     [
         (None, "No such file or directory"),
+        ("pipe", "no regular file"),
         (b"", "damaged"),
         (b"no weights", "damaged"),
         (Foreign(), "more than tensors, which could run code"),
@@ -218,6 +220,8 @@ def test_files_that_are_not_its_weights_are_refused(tmp_path, content, words):
         state = random_network(SMALL).state_dict()
         _ = state.pop("conv5.0.weight") if content == "less" else state.update({"extra.weight": torch.zeros(1)})
         torch.save(state, file)
+    elif content == "pipe":
+        os.mkfifo(file)
     elif isinstance(content, str):
         torch.save(random_network(content).state_dict(), file)
     elif isinstance(content, bytes):

@@ -273,6 +273,29 @@ def test_text_of_too_many_categories_is_refused(config, write, refused):
     assert data.load(config(*write(longer, "longer.csv")).dataset, CPU).inputs.shape == (1200, 101)
 
 
+def test_usual_names_of_splits_are_known_in_any_case(config, write):
+    split = np.array(["Train", "TRAINING", "valid", "Test_Set"])[np.arange(120) // 3 % 4]
+    made = config(*write(mixed().assign(part=split), split_column="part", folds="null"))
+    view = data.view(data.load(made.dataset, CPU), made.dataset, 0)
+    assert sorted(view.test.tolist()) == np.flatnonzero(split == "Test_Set").tolist()
+    assert sorted(view.val.tolist()) == np.flatnonzero(split == "valid").tolist()
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "Validation", "Test")])
+def test_a_column_of_splits_is_no_input(refused, config, write, names):
+    frame = mixed().assign(part=np.array(names)[np.arange(120) % len(names)])
+    message = refused(frame)
+    assert (
+        message.startswith("dataset.split_column=null: the column part says ") and "dataset.ignore=['part']" in message
+    )
+    assert len(data.load(config(*write(frame, ignore="[part]")).dataset, CPU).labels) == 120
+
+
+def test_a_category_that_is_called_train_is_an_input(config, write):
+    frame = mixed().assign(travel=np.array(["train", "bus"])[np.arange(120) % 2])
+    assert len(data.load(config(*write(frame)).dataset, CPU).labels) == 120
+
+
 @pytest.mark.parametrize(
     ("split", "said"),
     [

@@ -35,6 +35,7 @@ def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[
     for argument, override in zip(arguments, overrides, strict=True):
         if not override.key_or_group:
             raise ConfigError(f"{argument!r}: names no key; accepted: KEY=VALUE")
+        _check_plugin(override)
         check_choice(override, config_dir)
         if not override.is_sweep_override() and _holds_sweep(override.value()):
             raise ConfigError(f"{argument}: a sweep or a range within a value; accepted: KEY=interval(LOW,HIGH) alone")
@@ -54,6 +55,17 @@ def options_of(group: str, config_dir: str | None) -> list[str]:
     """List the options of a config group, with the user's own."""
     folders = [str(files("headtohead.configs")), *([config_dir] if config_dir else [])]
     return sorted({path.stem for folder in folders for path in Path(folder, group).glob("*.yaml")})
+
+
+def _check_plugin(override: Override) -> None:
+    """Refuse a class that Hydra would not take for its sweeper or launcher."""
+    group, _, name = (override.key_or_group or "").rpartition("._target_")
+    known = isinstance(override.value(), str) and str(override.value()).startswith(
+        ("hydra_plugins.", "hydra._internal.")
+    )
+    if group in ("hydra.sweeper", "hydra.launcher") and not name and not known:
+        accepted = f"accepted: {group.replace('.', '/')}=NAME" if group == "hydra.launcher" else "leave it out"
+        raise ConfigError(f"{override.input_line}: no plugin of Hydra; {accepted}")
 
 
 def _parse(argument: str) -> Override:

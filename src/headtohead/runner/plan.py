@@ -27,7 +27,7 @@ from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
-from headtohead.runner.sources import Contents, opened_files, sources_by_arm, watched_files
+from headtohead.runner.sources import Contents, import_dataset, opened_files, sources_by_arm, watched_files
 from headtohead.runner.space import Point, Setting, check_space, points, spelled
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
@@ -87,14 +87,16 @@ def plan_study(axes: Axes, config: DictConfig, context: HydraContext) -> StudyPl
         ConfigError: the command asks for something that cannot be done, or the study's folder holds other runs.
     """
     import_from_here()
-    drawn = _draw_points(config, axes)
-    members = _compose(config, axes, search(axes, drawn), "search" if axes.is_tuned else "run")
+    opened: set[str] = set()
+    with watched_files(opened):
+        drawn = _draw_points(config, axes)
+        members = _compose(config, axes, search(axes, drawn), "search" if axes.is_tuned else "run")
+    opened = {file for file in opened if not file.endswith((".yaml", ".yml"))}  # the configs
     config = copy.deepcopy(config)
     OmegaConf.update(config, "name", _study_name(config, members))
     members = tuple(member.of_study(config.name) for member in members)
     _refuse_differences_within_the_study(axes, members)
     _check_places(config, members[0])
-    opened: set[str] = set()
     packings = _choose_packings(members, opened)
     before = previous_record(members[0].study)
     record = _initial_record(axes, members, config, before)
@@ -233,6 +235,7 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
     views: dict[Dataset, data.View] = {}
     for member in members:
         config = member.config
+        import_dataset(config.dataset, opened)
         pool = data.load(config.dataset, resolve_device(config.settings.device))
         if config.dataset not in views:
             views[config.dataset] = data.view(pool, config.dataset, config.settings.seed, config.settings.fold)

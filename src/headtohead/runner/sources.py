@@ -12,7 +12,8 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from itertools import chain
@@ -28,10 +29,11 @@ from headtohead.runner.environment_values import fingerprint
 from headtohead.runner.resolve import Member
 from headtohead.training import data
 from headtohead.training.config import Config, resolve_device
-from headtohead.training.data import Pool
+from headtohead.training.data import Dataset, Pool
 from headtohead.training.datasets import Factory as DataFactory
 from headtohead.training.datasets import Gaussians
 from headtohead.training.evaluation import ood_dataset
+from headtohead.training.heads import Head
 from headtohead.training.models import Factory, Timm
 
 # What names of sources begin with.
@@ -82,7 +84,7 @@ def sources_of(
         config: the configuration of the run.
         hidden: the values of it that come from environment variables, by dotted key.
         contents: the checksums of files.
-        opened: the files that its network reads, beside those that its options name.
+        opened: the files that its network or its head reads, beside those that its options name.
     """
     found = {f"{DATA}{key}": checksum for key, checksum in _data(config, contents).items()}
     model = config.model
@@ -92,22 +94,29 @@ def sources_of(
     # It follows nothing of this package, whose heads have no code of their own.
     found |= _code(type(config.head).__module__)
     named: set[str] = set()
-    for key, value in flat(getattr(model, "options", {})).items():
-        texts = value if isinstance(value, list) else [value]
+    options = {"model": getattr(model, "options", {}), "head": asdict(config.head) if _is_own(config.head) else {}}
+    for key, value in flat(options).items():
+        texts = value if isinstance(value, list | tuple) else [value]
         files = [file for text in texts if isinstance(text, str) for file in _files_at(text)]
         named |= {os.path.realpath(file) for file in files}
         if files:
-            found[f"{FILE}of model.options.{key}"] = contents.of(files)
+            group, _, option = key.partition(".")
+            found[f"{FILE}of {group}.options.{option}"] = contents.of(files)
     if model.pretrained and (file := model.pretrained.place) and file.is_file():
         found[f"{FILE}of model.weights"] = contents.of([file])
     if isinstance(model, Timm):
         found[f"{VERSION}timm"] = version("timm")
-    for file in opened if isinstance(model, Factory) else ():
+    for file in opened if isinstance(model, Factory) or _is_own(config.head) else ():
         if os.path.realpath(file) not in named and os.path.isfile(file):
             found[f"{FILE}{without_home(str(file))}"] = contents.of([file])
     for key, value in ((key, hidden[key]) for key in hidden if key not in NOT_OF_A_RUN):
         found[f"{VARIABLE}{key}"] = fingerprint(value, f"{config.settings.name} {key}")
     return found
+
+
+def _is_own(head: Head) -> bool:
+    """Return whether a head is the user's own."""
+    return type(head).__module__.split(".")[0] != "headtohead"
 
 
 def sources_by_arm(
@@ -118,7 +127,7 @@ def sources_by_arm(
     by_arm: dict[str, dict[str, str]] = {}
     for arm, member in {member.run.arm: member for member in members}.items():
         # Arms often differ in the head alone, and data take time.
-        of_head = type(member.config.head).__module__
+        of_head = member.config.head if _is_own(member.config.head) else None
         key = repr((member.config.dataset, member.config.model, of_head, member.hidden))
         if key not in found:
             found[key] = sources_of(member.config, member.hidden, contents, opened)
@@ -127,7 +136,7 @@ def sources_by_arm(
 
 
 def opened_files(sources: Mapping[str, str]) -> list[str]:
-    """Return the files among sources that a network read and no option names."""
+    """Return the files among sources that a network or a head read and no option names."""
     names = [name.removeprefix(FILE) for name in sources if name.startswith(FILE)]
     return [os.path.expanduser(name) for name in names if not name.startswith("of ")]
 
@@ -169,7 +178,8 @@ def _data(config: Config, contents: Contents) -> dict[str, str]:
 
 def _examples(pool: Pool, contents: Contents) -> str:
     splits = (pool.test.tolist(), None if pool.val is None else pool.val.tolist())
-    order = repr((pool.classes, pool.labels.tolist(), splits)).encode()
+    groups = () if pool.groups is None else (pool.groups.tolist(),)
+    order = repr((pool.classes, pool.labels.tolist(), splits, *groups)).encode()
     if pool.files:
         return contents.of(pool.files, order)
     every = torch.arange(len(pool.labels), device=pool.device)
@@ -233,23 +243,38 @@ def _find(name: str) -> Any:
     """Return where Python finds a module; None where it does not."""
     try:
         return importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
+    except Exception:  # it imports the packages that hold the module, whose code may raise anything
         return None
 
 
 def _imports(file: str, module: str, is_package: bool) -> Iterator[str]:
     """Yield the names of modules that a file imports, and of what may be one."""
     package = module if is_package else module.rpartition(".")[0]
-    with open(file, "rb") as source:
-        tree = ast.parse(source.read())
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return  # Python cannot import it either
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(relative, package) if node.level else relative
+            try:
+                base = importlib.util.resolve_name(relative, package) if node.level else relative
+            except ImportError:
+                continue  # beyond the top, as where a module is tried as a part of a package first
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def import_dataset(dataset: Dataset, opened: set[str]) -> None:
+    """Import the module of a dataset of the user's own, and add to `opened` the files that this opens to read.
+
+    The module may have heads or networks too. What it raises is told where the dataset is loaded.
+    """
+    if isinstance(dataset, DataFactory):
+        with watched_files(opened), suppress(Exception, SystemExit):
+            importlib.import_module(dataset.path.partition(":")[0])
 
 
 @contextmanager

@@ -268,8 +268,9 @@ def _train_unfinished(pack: ResolvedPack, anew: bool = False) -> Exception | Non
         outcomes, histories = _train(pack, writers, state_file, notes)
     except Interrupted as interrupted:
         return interrupted
-    except Exception as stopped:
-        error, outcomes, histories = stopped, [FAILED] * len(pack.members), [[]] * len(pack.members)
+    except (Exception, SystemExit) as stopped:  # code of the user's may end the process
+        error = stopped if isinstance(stopped, Exception) else RuntimeError(f"SystemExit: {stopped}")
+        outcomes, histories = [FAILED] * len(pack.members), [[]] * len(pack.members)
     if error and state_file.training is not None and not isinstance(error, OSError) and not _lacked_memory(error):
         # What the checkpoint holds may be the reason. Without it the pack fails for its own reasons alone.
         state_file.discard(error.with_traceback(None))

@@ -131,7 +131,7 @@ def inputs_of(array: Array, name: str, source: str) -> Tensor:
             table_ND = array.astype(np.float32)
         broken = int((~np.isfinite(table_ND)).any(1).sum())
         require(broken == 0, KEY, source, f"NaN or infinity in {broken} examples of {name}; accepted: finite numbers")
-        require(array.shape[1] >= 1, KEY, source, f"{found}; accepted: one column or more")
+        require(array.size >= 1, KEY, source, f"{found}; accepted: one example and one column or more")
         if name == "X":
             _refuse_rounding(array, table_ND, source)
         return torch.from_numpy(table_ND)

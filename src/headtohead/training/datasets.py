@@ -35,6 +35,7 @@ from headtohead.training.table import (
     kind,
     numbered,
     read_frame,
+    refuse_splits,
     require_trained,
 )
 
@@ -481,8 +482,9 @@ class TableFile(InOnePiece):
         path: a .csv, .tsv or .parquet file.
         target: the column of classes: text, whole numbers, or true and false.
         ignore: columns that are no inputs.
-        split_column: a column that says train, val or test for each row, in place of folds and of `test_fraction`;
-            without val, `val_fraction` of the train rows validate. None draws the splits.
+        split_column: a column that says train, val or test for each row, by a name of `image_folder.SPLITS`, in place
+            of folds and of `test_fraction`; without val, `val_fraction` of the train rows validate. None draws the
+            splits.
         test_path: a file of the same columns whose rows are the test split; None where `path` has all rows.
         groups: a column that says which rows belong together, such as those of one patient. No split, fold or block
             divides a group, and the column is no input. None without groups.
@@ -553,7 +555,10 @@ class TableFile(InOnePiece):
             splits = column(frame, "dataset.split_column", self.split_column, self.path)
             test, val = given_splits(splits, labels, classes)
         no_inputs = (self.target, self.split_column, self.groups)
-        columns = encode(frame.loc[:, [name not in no_inputs for name in frame]], self.path)
+        inputs = frame.loc[:, [name not in no_inputs for name in frame]]
+        if self.split_column is None:
+            refuse_splits(inputs)
+        columns = encode(inputs, self.path)
         return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 
 

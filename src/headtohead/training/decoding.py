@@ -71,7 +71,7 @@ def read_picture(path: str, mode: str, side: int, max_megapixels: int) -> Image.
                 if megapixels > _LARGE:
                     file.draft(None, (_GAP * side, _GAP * side))
                 file.load()
-                return _on_a_ground(_upright(_in_eight_bits(file))).convert(mode)
+                return on_a_ground(_upright(_in_eight_bits(file))).convert(mode)
     except (ConfigError, MemoryError):
         raise
     except Exception as error:  # a damaged file may raise anything
@@ -100,7 +100,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _on_a_ground(image: Image.Image) -> Image.Image:
+def on_a_ground(image: Image.Image) -> Image.Image:
     """Lay a transparent image on white; on black where all of it would vanish on white."""
     if not image.has_transparency_data:
         return image

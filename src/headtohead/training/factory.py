@@ -19,6 +19,7 @@ from headtohead.options import ConfigError, one_line, require
 from headtohead.training.arrays import CPU, KEY, NAMES, Array, coded_of, inputs_of, labels_of
 from headtohead.training.arrays import examples_of as examples_of_arrays
 from headtohead.training.data import Examples
+from headtohead.training.decoding import on_a_ground
 from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.image_files import MEMORY_SHARE, ImageFiles
 from headtohead.training.memory import memory, require_memory
@@ -51,12 +52,13 @@ def examples_of(path: str, options: Mapping[str, Any], workers: int) -> Examples
             _seed(0)
             result = function(**options)
             count = len(result) if _is_map_style(result) else None
-        except Exception as error:  # a function of the user may raise anything
+        except (Exception, SystemExit) as error:  # a function of the user may raise anything
             raise ConfigError(f"{KEY}={path}: raised {one_line(error)}") from error
         if isinstance(result, tuple | list) and len(result) in (2, 4):
             if isinstance(result[0], pd.DataFrame) and isinstance(result[1], str):
                 return _of_frame(result[0], result[1], path)
-            return examples_of_arrays({name: _array(value) for name, value in zip(NAMES, result, strict=False)}, path)
+            found = {name: _of_result(value, name, path) for name, value in zip(NAMES, result, strict=False)}
+            return examples_of_arrays(found, path)
         if count is not None:
             return _of_items(_Items(path, result), count, workers)
     found = "nothing" if result is None else f"a {type(result).__name__}"
@@ -67,7 +69,7 @@ def _resolved(path: str) -> Callable[..., Any]:
     require(":" in path, KEY, path, "accepted: package.module:function")
     try:
         return pkgutil.resolve_name(path)
-    except Exception as error:  # an import runs code, which may raise anything
+    except (Exception, SystemExit) as error:  # an import runs code, which may raise anything
         raise ConfigError(f"{KEY}={path}: {one_line(error)}; accepted: package.module:function") from error
 
 
@@ -112,7 +114,7 @@ class _Items:
             return inputs_of(_array(example)[None], "X", self.path)[0], _array(label)[()]
         except ConfigError:
             raise
-        except Exception as error:  # a dataset of the user may raise anything
+        except (Exception, SystemExit) as error:  # a dataset of the user may raise anything
             raise ConfigError(f"{KEY}={self.path}: item {place} raised {one_line(error)}") from error
 
     def image(self, place: int) -> Tensor:
@@ -162,15 +164,32 @@ def _of_items(items: _Items, count: int, workers: int) -> Examples:
     return Examples(inputs, torch.from_numpy(coded[0]), None, classes)
 
 
+def _with_plain_numbers(image: Image.Image) -> Image.Image:
+    """Return an image whose numbers mean brightness or opacity."""
+    if image.has_transparency_data and image.mode not in ("LA", "RGBA"):
+        return on_a_ground(image).convert("L" if image.mode in ("1", "L") else "RGB")
+    return image if image.mode in MODES else image.convert("L" if image.mode == "1" else "RGB")
+
+
 def _image_shape(image: Tensor) -> tuple[int, int, int]:
     channels, height, width = image.shape
     return channels, height, width
 
 
+def _of_result(value: Any, name: str, path: str) -> Array:
+    """Return an array of a part of what a function returned."""
+    if not (_is_map_style(value) and not hasattr(value, "__array__")):
+        try:
+            return _array(value)
+        except Exception:  # the value may be of any class
+            pass
+    raise ConfigError(f"{KEY}={path}: returned a {type(value).__name__} as {name}; accepted: {ACCEPTED}")
+
+
 def _array(value: Any) -> Array:
     """Return an array of a tensor, an image, a list or anything else that NumPy takes."""
-    if isinstance(value, Image.Image) and value.mode not in MODES:
-        value = value.convert("L" if value.mode == "1" else "RGB")
+    if isinstance(value, Image.Image):
+        value = _with_plain_numbers(value)
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype == object and all(isinstance(item, str) for item in array.flat):
         return array.astype(str)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headtohead.training import data
+from headtohead.training import attributes, data
 from headtohead.training.data import Dataset, Pool, View
 from headtohead.training.dropout import global_states
 from headtohead.training.freezing import BACKBONE
@@ -56,8 +56,9 @@ class _Backbone:
     """
 
     def __init__(self, network: nn.Module, model: Model):
-        digest = hashlib.sha256(f"{model} {network}".encode())
-        for name, value in network.state_dict().items():
+        digest = hashlib.sha256(f"{model} {network} {attributes.digest(network)}".encode())
+        # Not state_dict, which lacks buffers that are not saved.
+        for name, value in (*network.named_parameters(), *network.named_buffers()):
             if not name.startswith("classifier."):
                 digest.update(_bytes(value))
         self.identity = digest.hexdigest()

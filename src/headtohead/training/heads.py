@@ -454,11 +454,13 @@ class Factory:
             if not isinstance(cls, type) or not issubclass(cls, Head):
                 raise ConfigError(f"{key}: no head; accepted: {accepted}")
             common = {"label_smoothing": self.label_smoothing, "prior_bias": self.prior_bias}
+            for name in self.options.keys() & common.keys():
+                raise ConfigError(f"head.options.{name}: no option of its own; accepted: head.{name}")
             head = build(cls, {**self.options, **common}, "head.options")
             flaw = _flaw_of(head)
         except ConfigError:
             raise
-        except Exception as error:  # code of the user may raise anything
+        except (Exception, SystemExit) as error:  # code of the user may raise anything
             raise ConfigError(f"{key}: {one_line(error)}; accepted: {accepted}") from error
         if flaw:
             raise ConfigError(f"{key}: {flaw}")

@@ -365,7 +365,7 @@ def checked_build(model: Model, head: Head, input_shape: Shape, num_classes: int
             flaw = _flaw_of_outputs(network, (2, *input_shape), num_classes)
     except ConfigError:
         raise
-    except Exception as error:  # a network of torchvision or of the user may raise anything
+    except (Exception, SystemExit) as error:  # a network of torchvision or of the user may raise anything
         accepted = f"options that give a network from {(2, *input_shape)} to {(2, num_classes)}"
         raise model.refusal(f"{type(error).__name__}: {error}", accepted) from error
     if flaw:
@@ -390,7 +390,7 @@ def require_batches(
     for mode, size in (("training", min(training, largest)), ("evaluation", min(evaluation, 2))):
         try:
             flaw = _flaw_of_outputs(network, (size, *input_shape), num_classes, modes=(mode,))
-        except Exception as error:  # a network of torchvision or of the user may raise anything
+        except (Exception, SystemExit) as error:  # a network of torchvision or of the user may raise anything
             flaw = f"{type(error).__name__}: {error}"
         if flaw and mode == "training":
             accepted = "another training.batch_size, and a training split (dataset.train_size) of at least as many"

@@ -10,8 +10,8 @@ the whole pack. The forward has four modes, of which a pack takes the fastest th
 * stacked: each layer of an nn.Sequential is replaced by one batched operation, if all its layers have one. With dropout
   a pack of one is stacked as well, so that its masks are those of a larger pack.
 * vmap: PyTorch batches any other module, by torch.func; this is slower.
-* loop: a module that vmap cannot batch, or that draws random numbers, is called and differentiated run by run, so that
-  the activations of one run are in memory at a time.
+* loop: a module that vmap cannot batch, that draws random numbers, or that has other attributes in another run, is
+  called and differentiated run by run, so that the activations of one run are in memory at a time.
 
 A run in a pack equals the run alone up to rounding: to 1e-9 in float64 over tens of steps, to 5e-3 in float32. Random
 numbers are drawn for each run from its seed (`dropout`).
@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from headtohead.training.attributes import have_equal_attributes
 from headtohead.training.dropout import Draws, global_states
 
 # The same layer of R runs as one function from (R, B, x) to (R, B, x).
@@ -214,6 +215,9 @@ class Pack:
             name: torch.stack([state[name].detach() for state in states]).to(device, value.dtype)
             for name, value in self.template.named_buffers()
         }
+        if not have_equal_attributes(modules):
+            self._set_up_loop(modules)
+            return
         parameters = dict(zip(self.columns, self.leaves, strict=True)) | self.frozen
         links = _stacked(self.template, "", parameters, self._stacked_buffers, self._draws)
         if links is not None:

@@ -240,6 +240,7 @@ def _of_another(weights: Weights, reason: str) -> ConfigError:
 
 def _read(file: Path) -> dict[str, Any]:
     """Return the state dict in a file."""
+    require(file.is_file() or not file.exists(), KEY, file, f"no regular file; accepted: {A_FILE}")
     try:
         saved: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

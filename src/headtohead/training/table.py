@@ -23,6 +23,7 @@ from torch import Tensor
 
 from headtohead.options import ConfigError, nearest, one_line, require
 from headtohead.training.data import ROUNDED, Skipped
+from headtohead.training.image_folder import split_of
 from headtohead.training.memory import require_memory
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -31,6 +32,8 @@ Kind = Literal["number", "truth", "date", "category", "empty"]
 # A column of text may have this many categories, or a tenth of the rows up to the second number.
 CATEGORIES, MOST_CATEGORIES = 100, 1000
 MOST_CLASSES = 500
+# A column that says which split a row is in has at most this many values.
+MOST_SPLITS = 3
 # Text that is read as a date, the first day of the numbers that dates become, and the parts that they have too.
 DATE = r"\d{4}-\d{2}-\d{2}(?:[ T].*)?"
 EPOCH = pd.Timestamp("2000-01-01", tz="UTC")
@@ -60,6 +63,7 @@ def read_frame(path: str, key: str = "dataset.path", texts: Iterable[str] = ()) 
     Raises:
         ConfigError: there is no such file, or it is no such table.
     """
+    path = os.path.expanduser(path)
     suffix = Path(path).suffix.lower()
     require(suffix in (*DELIMITERS, PARQUET), key, path, "a .csv, .tsv or .parquet file")
     require(os.path.isfile(path), key, path, "no such file; accepted: a .csv, .tsv or .parquet file")
@@ -229,6 +233,8 @@ def encode(frame: pd.DataFrame, path: str) -> Columns:
     width = 0
     for name, values in frame.items():
         if str(name).strip() and name not in empty:
+            is_complex = pd.api.types.is_complex_dtype(values)
+            require(not is_complex, "dataset.path", path, f"the column {name} has complex numbers; accepted: real ones")
             parts.append(encoded(values))
             width += parts[-1].shape[1]
             require_memory(4 * len(frame) * width, torch.device("cpu"), "dataset.path", path)
@@ -329,13 +335,26 @@ def given_splits(values: pd.Series, labels: Tensor, classes: Sequence[str]) -> t
     """
     texts = values.astype(str)
     key, name = "dataset.split_column", values.name
-    found = sorted(set(texts))
-    fits = {"train", "test"} <= set(found) <= {"train", "val", "test"}
-    shown = ", ".join(found[:5])
-    require(fits, key, name, f"has the values {shown}; accepted: train and test, and val if you like")
-    index = {split: torch.from_numpy(np.flatnonzero(texts == split)) for split in found}
+    split_by_text = {text: split_of(text) for text in sorted(set(texts))}
+    found = {*split_by_text.values()}
+    shown = ", ".join([*split_by_text][:5])
+    accepted = f"has the values {shown}; accepted: train and test, and val if you like"
+    require(None not in found and {"train", "test"} <= found, key, name, accepted)
+    splits = texts.map(split_by_text)
+    index = {split: torch.from_numpy(np.flatnonzero(splits == split)) for split in found}
     require_trained(labels[index["train"]], classes, key, name)
     return index["test"], index.get("val")
+
+
+def refuse_splits(frame: pd.DataFrame) -> None:
+    """Refuse a column of inputs that says which split a row is in."""
+    for name, values in frame.items():
+        known = values.dropna().astype(str).unique() if kind(values) == "category" else []
+        splits = {split_of(text) for text in known[:MOST_SPLITS]}
+        if "train" in splits and None not in splits and 2 <= len(splits) == len(known):
+            accepted = f"dataset.split_column={name}, or dataset.ignore=['{name}']"
+            found = f"the column {name} says {', '.join(sorted(known))}; accepted: {accepted}"
+            raise ConfigError(f"dataset.split_column=null: {found}")
 
 
 def require_trained(labels: Tensor, classes: Sequence[str], key: str, value: object) -> None:

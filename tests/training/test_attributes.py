@@ -23,5 +23,13 @@ def test_attributes_that_differ_between_runs_are_those_of_each_run(kind, mode):
         torch.testing.assert_close(logits_BK, module.double()(inputs_B4), rtol=1e-9, atol=1e-9)
 
 
+def test_rates_of_dropout_may_differ_within_a_stack():
+    modules = [nn.Sequential() for _ in range(2)]
+    for module, rate in zip(modules, (0.1, 0.4), strict=True):
+        module.add_module("drop", nn.Dropout(rate))
+        module.add_module("classifier", nn.Linear(4, 3))
+    assert Pack(modules, torch.device("cpu"), torch.float64).mode == "stacked"
+
+
 def test_the_weights_of_a_recurrent_layer_are_no_attributes():
     assert digest(nn.LSTM(2, 2)) == digest(nn.LSTM(2, 2)) != digest(nn.LSTM(2, 3))

@@ -20,7 +20,8 @@ def digest(network: nn.Module) -> str:
     found = hashlib.sha256()
     for name, module in network.named_modules():
         for key, value in vars(module).items():
-            if key not in OF_MODULES:
+            # Masks of dropout are drawn with the rate of each run.
+            if key not in OF_MODULES and not (key == "p" and type(module) is nn.Dropout):
                 for part in _parts(value):
                     found.update(f"{name}.{key} ".encode())
                     found.update(part)

@@ -337,7 +337,7 @@ def test_seeds_are_added_until_the_claims_are_decided_or_there_are_enough(comman
         (["dataset=mnist", "dataset.folds=5"], "dataset.folds"),
         (["protocol.until_decided=true"], "protocol.max_seeds=None: the most fresh seeds"),
         (["protocol.max_seeds=20"], "protocol.max_seeds=20: the most fresh seeds, with protocol.until_decided=true"),
-        (["protocol.until_decided=true", "protocol.max_seeds=20"], "accepted with a sweep of optimizer.lr"),
+        (["protocol.until_decided=true", "protocol.max_seeds=20"], "accepted with tuned settings"),
         (["protocol.until_decided=true", "protocol.max_seeds=2", "optimizer.lr=0.1,1", "seed=0,1,2"],
          "protocol.max_seeds=2: 3 or more, the seeds of the first look"),
     ],
@@ -372,7 +372,8 @@ def test_an_arm_is_confirmed_at_its_best_rate_for_each_criterion(command, tmp_pa
     study = tmp_path / "outputs/s"
     table = pd.read_csv(study / "results.csv")
     assert confirmed(study) == {"softmax": [0.3], "sigmoid": [0.03, 0.3]}
-    best = {"val_accuracy": {"softmax": 0.3, "sigmoid": 0.3}, "val_nll": {"softmax": 0.3, "sigmoid": 0.03}}
+    rates = {"val_accuracy": {"softmax": 0.3, "sigmoid": 0.3}, "val_nll": {"softmax": 0.3, "sigmoid": 0.03}}
+    best = {name: {arm: {"lr": lr, "number": 0} for arm, lr in of_arms.items()} for name, of_arms in rates.items()}
     assert studied(study)["protocol"]["best"] == best
     rows = {row["claim"]: row for row in json.loads((study / "verdicts.json").read_text())["claims"]}
     at_rates = table[table.phase == "confirm"].groupby(["arm", "lr"])[["test_accuracy", "test_nll"]].mean()

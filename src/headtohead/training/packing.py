@@ -215,15 +215,13 @@ class Pack:
             name: torch.stack([state[name].detach() for state in states]).to(device, value.dtype)
             for name, value in self.template.named_buffers()
         }
-        if not have_equal_attributes(modules):
-            self._set_up_loop(modules)
-            return
         parameters = dict(zip(self.columns, self.leaves, strict=True)) | self.frozen
-        links = _stacked(self.template, "", parameters, self._stacked_buffers, self._draws)
+        alike = have_equal_attributes(modules)
+        links = _stacked(self.template, "", parameters, self._stacked_buffers, self._draws) if alike else None
         if links is not None:
             self._set_up_stacked(links)
         else:
-            self._set_up_vmap(parameters, modules)
+            self._set_up_vmap(parameters, modules, alike)
 
     def _set_up_plain(self) -> None:
         self.mode = "plain"
@@ -245,7 +243,7 @@ class Pack:
         self._links = _joined(links)
         self._forward = _Chain(self._links)
 
-    def _set_up_vmap(self, parameters: dict[str, Tensor], modules: Sequence[nn.Module]) -> None:
+    def _set_up_vmap(self, parameters: dict[str, Tensor], modules: Sequence[nn.Module], alike: bool) -> None:
         self.mode = "vmap"
         # Fused attention has no batching rule: vmap would loop over the runs, with a warning.
         torch.backends.mha.set_fastpath_enabled(False)
@@ -267,7 +265,7 @@ class Pack:
                 return batched(parameters, self._stacked_buffers, inputs_RBx)
 
         def decide(inputs_RBx: Tensor) -> None:
-            if self._can_batch(forward, inputs_RBx):
+            if alike and self._can_batch(forward, inputs_RBx):
                 self._forward = forward
             else:
                 self._set_up_loop(modules)

@@ -332,6 +332,7 @@ def test_seeds_are_added_until_the_claims_are_decided_or_there_are_enough(comman
         (["fold=x"], "fold=x: must be an integer"),
         (["fold=${seed}"], "fold=${seed}: may not refer to another key"),
         (["dataset=gaussians", "fold=1"], "fold=1: 0, as the dataset has no folds"),
+        (["dataset.folds=1000000", "seed=0,1"], "dataset.folds=1000000: at most 50"),
         (["dataset.folds=51"], "dataset.folds=51: at most 50, the number of examples of the class setosa, or null"),
         (["dataset.test_fraction=0.2"], "dataset.folds=5: test_fraction=0.2; give either dataset.folds or"),
         (["dataset=mnist", "dataset.folds=5"], "dataset.folds"),

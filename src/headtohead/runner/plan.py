@@ -170,7 +170,10 @@ def _compose(config: DictConfig, axes: Axes, runs: Sequence[Run], phase: Phase) 
 def _folds(config: Config, axes: Axes) -> Sequence[int | None]:
     """Return the folds that a command trains where it names none: all in a sweep, else the configured one."""
     folds = getattr(config.dataset, "folds", None)
-    return [None] if folds is None or axes.is_single or config.settings.fold else range(folds)
+    if folds is None or axes.is_single or config.settings.fold:
+        return [None]
+    data.load(config.dataset, resolve_device(config.settings.device))  # refuses more folds than examples
+    return range(folds)
 
 
 def _study_name(config: DictConfig, members: Sequence[Member]) -> str:

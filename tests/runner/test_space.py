@@ -8,7 +8,7 @@ from scipy import stats
 from headtohead.options import ConfigError
 from headtohead.record.study import Range
 from headtohead.runner.axes import Run, read_axes, search
-from headtohead.runner.space import points, read_range, spelled, tunable
+from headtohead.runner.space import points, read_range, tunable
 
 SPACE = {
     "optimizer.lr": Range(1e-3, 1.0, log=True),
@@ -34,7 +34,7 @@ def override(text):
 def test_a_range_is_written_in_hydras_grammar(text, expected):
     assert read_range(override(text)) == expected
     key = text.partition("=")[0]
-    assert read_range(override(f"{key}={spelled(expected)}")) == expected
+    assert read_range(override(f"{key}={expected.override}")) == expected
 
 
 def test_a_range_is_tuned_and_a_list_makes_arms():

@@ -88,7 +88,7 @@ class Study:
 
     @cached_property
     def choice(self) -> str:
-        """What the search chooses for each arm, in words."""
+        """Word for what the search chooses for each arm."""
         return "trial" if self.record.space else "learning rate"
 
     def label(self, trial: Trial) -> str:

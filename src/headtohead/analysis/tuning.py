@@ -161,7 +161,7 @@ def expected_best(values: np.ndarray, higher: bool) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Importance:
-    """What a tuned setting alone explains of a metric, over the trials of an arm.
+    """Importance of a tuned setting for an arm: what it alone explains of the metrics of the trials.
 
     Attributes:
         arm: Label of the arm.
@@ -239,11 +239,11 @@ class AtEnd:
         arms = [*dict.fromkeys(arm for arm, _ in self.best)]
         values = [*dict.fromkeys(f"{value:.3g}" for _, value in self.best)]
         whose, verb = "its" if len(arms) == 1 else "their", "lies" if len(values) == 1 else "lie"
-        low, high = (f"{end:.4g}" for end in (self.wider.low, self.wider.high))
-        grammar = f"tag(log,interval({low},{high}))" if self.wider.log else f"interval({low},{high})"
+        low, high = (float(f"{end:.4g}") for end in (self.wider.low, self.wider.high))
+        wider = Range(low, high, self.wider.log).override
         return (
             f"{listed(arms)} may not be tuned: {whose} best {self.setting}, {listed(values)}, {verb} in the outer "
-            f"tenth of {self.space.low:g} to {self.space.high:g}; try {self.setting}='{grammar}'."
+            f"tenth of {self.space.low:g} to {self.space.high:g}; try {self.setting}='{wider}'."
         )
 
 

@@ -69,6 +69,12 @@ class Range:
         require(finite and self.low < self.high, "range.low", self.low, f"must be finite and below high={self.high}")
         require(self.low > 0 or not self.log, "range.low", self.low, "must be above 0 for a logarithm")
 
+    @property
+    def override(self) -> str:
+        """Range as it is written on a command line."""
+        interval = f"interval({self.low:g},{self.high:g})"
+        return f"tag(log,{interval})" if self.log else interval
+
 
 @dataclass(frozen=True, order=True)
 class Trial:

@@ -28,7 +28,7 @@ from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
 from headtohead.runner.sources import Contents, import_dataset, opened_files, sources_by_arm, watched_files
-from headtohead.runner.space import Point, Setting, check_space, points, spelled
+from headtohead.runner.space import Point, Setting, check_space, points
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
@@ -137,7 +137,7 @@ def _draw_points(config: DictConfig, axes: Axes) -> tuple[Point, ...]:
         try:
             compose(name, axes.common, replace(member.run, point=(Setting(key, getattr(of, end)),)))
         except ConfigError as error:
-            raise ConfigError(f"{key}={spelled(of)}: its {end} end is not accepted: {error}") from None
+            raise ConfigError(f"{key}={of.override}: its {end} end is not accepted: {error}") from None
     return points(axes.space, protocol.trials)
 
 

@@ -94,12 +94,6 @@ def _scaled(unit_N: np.ndarray, of: Range) -> np.ndarray:
     return rounded_N.clip(of.low, of.high)
 
 
-def spelled(of: Range) -> str:
-    """Return a range as it is written on a command line."""
-    interval = f"interval({of.low:g},{of.high:g})"
-    return f"tag(log,{interval})" if of.log else interval
-
-
 def applied(config: "Config", values: dict[str, Any], point: Point) -> "Config":
     """Return a configuration at a point of the space, and write the point to its plain `values`.
 
@@ -155,7 +149,7 @@ def check_space(space: Mapping[str, Range], trials: int, arms: Sequence[tuple["C
     for key, of in space.items():
         if any(key not in tunable(config) and key in flat(values) for config, values in arms):
             reason = "only numbers with a fraction can be tuned, no shapes, batches or words"
-            raise ConfigError(f"{key}={spelled(of)}: {reason}; {nearest(key, known)}")
-        require(key in known, key, spelled(of), f"no arm has this setting; {nearest(key, known)}")
+            raise ConfigError(f"{key}={of.override}: {reason}; {nearest(key, known)}")
+        require(key in known, key, of.override, f"no arm has this setting; {nearest(key, known)}")
     accepted = f"{len(space)} or more, as many as the settings that are tuned: {', '.join(space)}"
     require(trials >= len(space), "protocol.trials", trials, accepted)

@@ -1,4 +1,4 @@
-"""What modules keep beside parameters and buffers, such as a tensor or a number in a plain attribute.
+"""Attributes of modules beside parameters and buffers, such as a tensor or a number.
 
 A pack calls one network with the parameters and buffers of each run, so that it cannot have attributes that differ.
 """

@@ -39,6 +39,8 @@ ROUNDED = 1e-4
 CHUNK_NUMBERS = 2**23
 # Every example counts as at least this many numbers, since layers may be wider than the inputs.
 CHUNK_WIDTH = 1000
+# The most numbers of training inputs that are prepared at once, but for one step: about as many as a cache holds.
+AT_ONCE = 2**17
 # Largest evaluation chunk in examples, since convolutions compute many numbers from each pixel.
 CHUNK_EXAMPLES = 1024
 
@@ -435,21 +437,26 @@ def batches(
     scaling = _scaling(views, dtype)
     # Inputs in files are read ahead.
     ahead, now = tee(plan)
-    read = _gathered(pool.inputs, (index_VB for index_VB, _, _ in ahead))
-    for inputs, (_, labels_VB, moves_3VB) in zip(read, now, strict=False):
-        if moves_3VB is not None:
-            top, left, flip = moves_3VB.flatten(1)
-            moved = crop_and_flip(inputs.flatten(0, 1), top, left, flip, dataset.crop_padding)
+    read = _gathered(pool.inputs, (index_SVB for index_SVB, _, _ in ahead))
+    for inputs, (_, labels_SVB, moves_S3VB) in zip(read, now, strict=False):
+        if moves_S3VB is not None:
+            top, left, flip = moves_S3VB.movedim(1, 0).flatten(1)
+            moved = crop_and_flip(inputs.flatten(0, 2), top, left, flip, dataset.crop_padding)
             inputs = moved.view(inputs.shape)
-        yield _standardised(inputs, *scaling, pool.lacks), labels_VB
+        yield from zip(_standardised(inputs, *scaling, pool.lacks), labels_SVB, strict=True)
 
 
 def _plan(
     pool: Pool, views: Sequence[View], dataset: Dataset, seeds: Sequence[int], batch_size: int, start: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yield for each step, endlessly: indices (V, B), labels (V, B), and the moves (3, V, B) of augmented images."""
+    """Yield a few steps at a time, endlessly: indices and labels (S, V, B), and moves (S, 3, V, B) of augmented images.
+
+    Short operations take as long for a few steps as for one.
+    """
     count, device = len(views[0].train), pool.device
     steps, size = steps_per_epoch(views[0], batch_size), min(batch_size, count)
+    numbers = len(views) * size * math.prod(pool.input_shape)
+    at_once = 1 if isinstance(pool.inputs, ImageFiles) else max(1, AT_ONCE // numbers)
     augmented = dataset.crop_padding > 0 or dataset.flip
     order_streams = [generator(seed, "order") for seed in seeds]
     augmentation_streams = [generator(seed, "augmentation") for seed in seeds]
@@ -470,11 +477,10 @@ def _plan(
         orders = [torch.randperm(count, generator=stream).to(device) for stream in order_streams]
         index_SVB = by_step([view.train[order] for view, order in zip(views, orders, strict=True)])
         labels_SVB = by_step([view.train_labels[order] for view, order in zip(views, orders, strict=True)])
-        moves = [None] * steps
-        if augmented:
-            moves = by_step([_moves(count, dataset, stream) for stream in augmentation_streams])
-        for step in range(first, steps):
-            yield index_SVB[step], labels_SVB[step], moves[step]
+        moves_S3VB = by_step([_moves(count, dataset, stream) for stream in augmentation_streams]) if augmented else None
+        for step in range(first, steps, at_once):
+            few = slice(step, step + at_once)
+            yield index_SVB[few], labels_SVB[few], None if moves_S3VB is None else moves_S3VB[few]
         first = 0
 
 

@@ -104,21 +104,24 @@ class Head(ABC):
 
     def _cross_entropy(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
         """Return the cross-entropy of log-probabilities with the smoothed targets, of shape x."""
-        loss_x = -log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1)
+        return self._smoothed(-log_q_xK.gather(-1, labels_x.unsqueeze(-1)).squeeze(-1), log_q_xK)
+
+    def _smoothed(self, loss_x: Tensor, log_q_xK: Tensor) -> Tensor:
+        """Return the cross-entropy with the smoothed targets, given that with the labels."""
         if _is_used(self.label_smoothing):
             loss_x = torch.lerp(loss_x, -log_q_xK.mean(-1), self.label_smoothing)
         return loss_x
 
     def _cross_entropy_and_gradient(self, log_q_xK: Tensor, labels_x: Tensor) -> Tensor:
         """Return `_cross_entropy`, and overwrite `log_q_xK` with q minus the smoothed targets."""
-        loss_x = self._cross_entropy(log_q_xK, labels_x)
-        at_target_x1 = log_q_xK.gather(-1, labels_x.unsqueeze(-1)).expm1_()
-        self._subtract_targets(exp(log_q_xK, out=log_q_xK), at_target_x1, labels_x)
+        target_x1 = labels_x.unsqueeze(-1)
+        at_target_x1 = log_q_xK.gather(-1, target_x1)
+        loss_x = self._smoothed(-at_target_x1.squeeze(-1), log_q_xK)
+        self._subtract_targets(exp(log_q_xK, out=log_q_xK), at_target_x1.expm1_(), target_x1)
         return loss_x
 
-    def _subtract_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, labels_x: Tensor) -> None:
-        """Subtract the smoothed targets in place, given the output of the target class minus one."""
-        target_x1 = labels_x.unsqueeze(-1)
+    def _subtract_targets(self, outputs_xK: Tensor, at_target_x1: Tensor, target_x1: Tensor) -> None:
+        """Subtract the smoothed targets in place, given the outputs of the target classes minus one."""
         # An output close to one is rounded: subtracting one from it would lose the difference.
         outputs_xK.scatter_(-1, target_x1, at_target_x1)
         if _is_used(self.label_smoothing):
@@ -185,21 +188,26 @@ class Sigmoid(Head):
         require(self.reduction in ("sum", "mean"), "head.reduction", self.reduction, "accepted: sum, mean")
 
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
-        # Binary cross-entropy is softplus(-z) at the target and softplus(z) elsewhere: no cancellation.
         target_x1 = labels_x.unsqueeze(-1)
-        at_target_x1 = logits_xK.gather(-1, target_x1)
-        loss_x = _softplus(logits_xK).scatter_(-1, target_x1, _softplus(-at_target_x1)).sum(-1)
-        if _is_used(self.label_smoothing):
-            # The loss is linear in the targets y, through -y z.
-            loss_x = loss_x + self.label_smoothing * (at_target_x1.squeeze(-1) - logits_xK.mean(-1))
-        return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
+        return self._loss(logits_xK, -logits_xK.gather(-1, target_x1), target_x1)
 
     def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
-        at_target_x1 = logits_xK.gather(-1, labels_x.unsqueeze(-1)).neg_().sigmoid_().neg_()
-        self._subtract_targets(torch.sigmoid(logits_xK, out=gradient_xK), at_target_x1, labels_x)
+        target_x1 = labels_x.unsqueeze(-1)
+        opposite_x1 = logits_xK.gather(-1, target_x1).neg_()
+        missing_x1 = torch.sigmoid(opposite_x1).neg_()
+        self._subtract_targets(torch.sigmoid(logits_xK, out=gradient_xK), missing_x1, target_x1)
         if self.reduction == "mean":
             gradient_xK.div_(logits_xK.shape[-1])
-        return self.loss(logits_xK, labels_x)
+        return self._loss(logits_xK, opposite_x1, target_x1)
+
+    def _loss(self, logits_xK: Tensor, opposite_x1: Tensor, target_x1: Tensor) -> Tensor:
+        """Return the loss, given the logits of the target classes with the opposite sign."""
+        # Binary cross-entropy is softplus(-z) at the target and softplus(z) elsewhere: no cancellation.
+        loss_x = _softplus(logits_xK.scatter(-1, target_x1, opposite_x1)).sum(-1)
+        if _is_used(self.label_smoothing):
+            # The loss is linear in the targets y, through -y z.
+            loss_x = loss_x - self.label_smoothing * (opposite_x1.squeeze(-1) + logits_xK.mean(-1))
+        return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
 
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_shares(logits_xK)
@@ -258,10 +266,10 @@ class SigmoidSquared(Head):
         return errors_xK.square().sum(-1)
 
     def _errors(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
-        at_target_x1 = -torch.sigmoid(-logits_xK.gather(-1, labels_x.unsqueeze(-1)))
+        target_x1 = labels_x.unsqueeze(-1)
         # A copy, since autograd needs the outputs of the sigmoid.
         errors_xK = logits_xK.sigmoid().clone()
-        self._subtract_targets(errors_xK, at_target_x1, labels_x)
+        self._subtract_targets(errors_xK, -torch.sigmoid(-logits_xK.gather(-1, target_x1)), target_x1)
         return errors_xK
 
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
@@ -331,10 +339,10 @@ class SoftmaxSquared(Head):
         return errors_xK.square().sum(-1)
 
     def _errors(self, log_p_xK: Tensor, labels_x: Tensor) -> Tensor:
-        at_target_x1 = log_p_xK.gather(-1, labels_x.unsqueeze(-1)).expm1()
+        target_x1 = labels_x.unsqueeze(-1)
         # A copy, since autograd needs the outputs of the sigmoid.
         errors_xK = exp(log_p_xK).clone()
-        self._subtract_targets(errors_xK, at_target_x1, labels_x)
+        self._subtract_targets(errors_xK, log_p_xK.gather(-1, target_x1).expm1(), target_x1)
         return errors_xK
 
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:

@@ -170,6 +170,7 @@ class _Training:
         trace: loss, accuracy, gradient norm and backbone's gradient norm of every step, (S, R) each; NaN for steps that
             are not yet made and for runs that have diverged.
         alive_R: whether each run has not diverged.
+        all_alive: whether the host knows that no run has. It does not wait for a GPU to know.
         direction_RP: start of the next power iteration of the Hessian.
         histograms: edges and counts of distributions, by `name@step`.
     """
@@ -194,10 +195,16 @@ class _Training:
         self.points: list[Point] = []
         self.nan = torch.tensor(math.nan, dtype=dtype, device=device)
         self.trace_S4R = self.nan.repeat(self.steps, 4, len(runs))
+        # Each step writes its values to one place, from which they are copied at once.
+        self.measured_4R = torch.empty_like(self.trace_S4R[0])
+        self.measured = self.measured_4R.unbind()
         self.trace: dict[str, Tensor] = dict(
             zip(("loss", "accuracy", "grad_norm", "backbone"), self.trace_S4R.unbind(1), strict=True)
         )
         self.alive_R = torch.ones(len(runs), dtype=torch.bool, device=device)
+        self.all_alive = device.type == "cpu"
+        self.backbone_gradients_RP = pack.gradients_RP[:, pack.backbone]
+        self.classifier_gradients_RP = pack.gradients_RP[:, pack.backbone.stop :]
         # Random, since softmax's Hessian is zero in directions that all classes share.
         direction_P = torch.randn(pack.parameters_RP.shape[1], generator=splits.generator(0, "direction"), dtype=dtype)
         self.direction_RP = direction_P.to(device).expand(len(runs), -1)
@@ -220,6 +227,7 @@ class _Training:
             self.updater.state[name].copy_(saved)
         self.trace_S4R[: self.start] = state["trace"].to(device)
         self.alive_R.copy_(state["alive"])
+        self.all_alive = self.all_alive and bool(self.alive_R.all())
         self.direction_RP = state["direction"].to(device)
         self.histograms = {
             name: (edges.to(device), counts.to(device)) for name, (edges, counts) in state["histograms"].items()
@@ -274,17 +282,21 @@ class _Training:
 
     def _differentiate(self, number: int, inputs_VBx: Tensor, labels_VB: Tensor) -> _Step:
         """Compute the gradients of a batch, and add the step to the trace."""
-        backbone = self.cohort.pack.backbone
         labels_RB = self.cohort.spread(labels_VB)
         self.cohort.pack.step = number
-        loss_R, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
-        backbone_R = torch.linalg.vector_norm(gradients_RP[:, backbone], dim=1)
-        norm_R = backbone_R.hypot(torch.linalg.vector_norm(gradients_RP[:, backbone.stop :], dim=1))
+        loss_RB, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
+        loss_R, accuracy_R, norm_R, backbone_R = self.measured
+        torch.mean(loss_RB, 1, out=loss_R)
+        torch.mean(metrics.top_class(logits_RBK) == labels_RB, 1, dtype=accuracy_R.dtype, out=accuracy_R)
+        torch.linalg.vector_norm(self.backbone_gradients_RP, dim=1, out=backbone_R)
+        torch.hypot(backbone_R, torch.linalg.vector_norm(self.classifier_gradients_RP, dim=1), out=norm_R)
 
-        self.alive_R &= (loss_R + norm_R).isfinite()
-        accuracy_R = (metrics.top_class(logits_RBK) == labels_RB).to(self.cohort.dtype).mean(1)
-        measured_4R = torch.stack([loss_R, accuracy_R, norm_R, backbone_R])
-        torch.where(self.alive_R, measured_4R, self.nan, out=self.trace_S4R[number])
+        # At most steps one number tells that all runs go on.
+        if not (self.all_alive and math.isfinite(self.measured_4R.sum())):
+            self.alive_R &= (loss_R + norm_R).isfinite()
+            self.all_alive = self.all_alive and bool(self.alive_R.all())
+            self.measured_4R.masked_fill_(~self.alive_R, math.nan)
+        self.trace_S4R[number] = self.measured_4R
         return _Step(number, inputs_VBx, labels_VB, labels_RB, logits_RBK, logit_gradient_RBK, gradients_RP, norm_R)
 
     def _log(self, step: _Step) -> None:
@@ -312,14 +324,16 @@ class _Training:
         gradients_RP = step.gradients_RP
         if self.clips:
             gradients_RP.mul_((self.clip_R1 / (step.norm_R.unsqueeze(1) + 1e-6)).clamp(max=1))
-        # The parameters of diverged runs no longer change. On the CPU a mask would take longer than the whole update;
-        # on a GPU a loop would have to wait for the device.
-        if self.cohort.device.type == "cpu":
-            for run in (~self.alive_R).nonzero().flatten().tolist():
-                gradients_RP[run].zero_()
-        else:
-            gradients_RP.masked_fill_(~self.alive_R.unsqueeze(1), 0)
-        lr_R1 = self.lr_SR1[step.number] * self.alive_R.unsqueeze(1)
+        lr_R1 = self.lr_SR1[step.number]
+        if not self.all_alive:
+            lr_R1 = lr_R1 * self.alive_R.unsqueeze(1)
+            # The parameters of diverged runs no longer change. On the CPU a mask would take longer than the whole
+            # update; on a GPU a loop would have to wait for the device.
+            if self.cohort.device.type == "cpu":
+                for run in (~self.alive_R).nonzero().flatten().tolist():
+                    gradients_RP[run].zero_()
+            else:
+                gradients_RP.masked_fill_(~self.alive_R.unsqueeze(1), 0)
         with self.cohort.pack.untouched_parameters():
             self.updater.step(gradients_RP, lr_R1)
 

@@ -168,7 +168,7 @@ class Cohort:
         return logits_RBK.to(self.dtype).contiguous()
 
     def differentiate(self, inputs_VBx: Tensor, labels_RB: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute the mean loss of a batch, the logits and the gradients at the logits and at all parameters.
+        """Compute the losses of a batch, the logits and the gradients at the logits and at all parameters.
 
         The shapes are those of `Pack.differentiate`.
         """
@@ -204,11 +204,13 @@ class Cohort:
 
     def by_head(self, function: Callable[..., T], *tensors_Rx: Tensor) -> T:
         """Return `function(head, *tensors)` of all runs, called once for consecutive runs with one kind of head."""
+        if len(self._heads) == 1:
+            return function(self._heads[0], *tensors_Rx)
         split = [tensor_Rx.split(self._runs_of_head) for tensor_Rx in tensors_Rx]
         parts: list[Any] = [*map(function, self._heads, *split)]
-        result: Any = parts[0]
-        if len(parts) > 1 and isinstance(result, dict):
-            result = {name: torch.cat([part[name] for part in parts]) for name in result}
-        elif len(parts) > 1:
+        result: Any
+        if isinstance(parts[0], Tensor):
             result = torch.cat(parts)
+        else:
+            result = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return result

@@ -20,10 +20,10 @@ numbers are drawn for each run from its seed (`dropout`).
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
-from typing import Protocol, TypeGuard, cast
+from typing import Any, Protocol, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,25 +68,32 @@ class Stackable(Protocol):
 
 
 class _Link(ABC):
-    """One or more layers: a function on (R, B, x) that autograd can differentiate, and its gradient by hand."""
+    """One or more layers: a function on (R, B, x) that autograd can differentiate, and its gradient by hand.
+
+    Attributes:
+        leaves: parameters.
+        gradients: tensors to which `backward` writes the gradients at the leaves.
+        has_leaves_below: whether a link before this one has leaves, so that the gradient at the inputs is needed.
+    """
 
     leaves: Sequence[Tensor] = ()
+    gradients: Sequence[Tensor] = ()
+    has_leaves_below: bool = False
 
     @abstractmethod
     def __call__(self, x_RBx: Tensor) -> Tensor: ...
 
-    def forward(self, before: Tensor) -> Tensor:
-        """Return the outputs, with all that `backward` needs."""
-        return self(before)
+    @abstractmethod
+    def forward(self, x_RBx: Tensor) -> tuple[Tensor, Any]:
+        """Return the outputs without a graph, and what `backward` needs. Autograd is off."""
 
     @abstractmethod
-    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        """Return the gradient at the inputs, or None if they do not require it. May overwrite `gradient`.
+    def backward(self, saved: Any, gradient: Tensor) -> Tensor | None:
+        """Write the gradients at the leaves, and return that at the inputs, or None if it is not needed.
 
         Args:
-            before, after: inputs and outputs of `forward`.
-            gradient: gradient at the outputs.
-            into: tensors to which the gradients at the leaves are written.
+            saved: what `forward` returned.
+            gradient: gradient at the outputs. It may be overwritten.
         """
 
 
@@ -105,26 +112,34 @@ class _Linear(_Link):
             return torch.bmm(self.weight_ROI, x_RBI.mT).mT
         return torch.baddbmm(self.bias_RO.unsqueeze(2), self.weight_ROI, x_RBI.mT).mT
 
-    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        inputs, outputs = before.shape[2], gradient.shape[2]
+    def forward(self, x_RBx: Tensor) -> tuple[Tensor, Tensor]:
+        return self(x_RBx), x_RBx
+
+    def backward(self, saved: Tensor, gradient: Tensor) -> Tensor | None:
+        gradient_ROB = gradient.mT
+        outputs, inputs = self.weight_ROI.shape[1:]
         if outputs > WIDE and inputs < NARROW and self.bias_RO is not None:
             # A product with long rows. An additional input of one gives the gradient of the bias as well.
-            product_RIO = torch.bmm(F.pad(before, (0, 1), value=1).mT, gradient)
-            into[0].copy_(product_RIO[:, :-1].mT)
-            into[1].copy_(product_RIO[:, -1])
+            product_RIO = torch.bmm(F.pad(saved, (0, 1), value=1).mT, gradient)
+            self.gradients[0].copy_(product_RIO[:, :-1].mT)
+            self.gradients[1].copy_(product_RIO[:, -1])
         else:
-            torch.bmm(gradient.mT, before, out=into[0])
+            torch.bmm(gradient_ROB, saved, out=self.gradients[0])
             if self.bias_RO is not None:
-                torch.sum(gradient, 1, out=into[1])
-        return torch.bmm(self.weight_ROI.mT, gradient.mT).mT if before.requires_grad else None
+                torch.sum(gradient_ROB, 2, out=self.gradients[1])
+        return torch.bmm(self.weight_ROI.mT, gradient_ROB).mT if self.has_leaves_below else None
 
 
 class _ReLU(_Link):
     def __call__(self, x_RBx: Tensor) -> Tensor:
         return x_RBx.relu()
 
-    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        return torch.ops.aten.threshold_backward.grad_input(gradient, after, 0, grad_input=gradient)
+    def forward(self, x_RBx: Tensor) -> tuple[Tensor, Tensor]:
+        outputs_RBx = self(x_RBx)
+        return outputs_RBx, outputs_RBx
+
+    def backward(self, saved: Tensor, gradient: Tensor) -> Tensor | None:
+        return torch.ops.aten.threshold_backward.grad_input(gradient, saved, 0, grad_input=gradient)
 
 
 class _Chain(_Link):
@@ -138,20 +153,23 @@ class _Chain(_Link):
             x_RBx = layer(x_RBx)
         return x_RBx
 
-    def forward(self, before: Tensor) -> Tensor:
+    def forward(self, x_RBx: Tensor) -> tuple[Tensor, Any]:
+        if not self.leaves and not self.has_leaves_below:
+            return self(x_RBx), None
+        before = x_RBx.detach().requires_grad_(self.has_leaves_below)
         with torch.enable_grad():
-            return self(before)
+            after = self(before)
+        return after.detach(), (before, after)
 
-    def backward(self, before: Tensor, after: Tensor, gradient: Tensor, into: Sequence[Tensor]) -> Tensor | None:
-        below = int(before.requires_grad)
+    def backward(self, saved: Any, gradient: Tensor) -> Tensor | None:
+        if saved is None:
+            return None
+        (before, after), below = saved, int(self.has_leaves_below)
         inputs = [*[before] * below, *self.leaves]
         gradients = torch.autograd.grad(after, inputs, gradient, materialize_grads=True)
-        for view, of_leaf in zip(into, gradients[below:], strict=True):
+        for view, of_leaf in zip(self.gradients, gradients[below:], strict=True):
             view.copy_(of_leaf)
         return gradients[0] if below else None
-
-
-_Tape = list[tuple[_Link, Tensor, Tensor]]
 
 
 class Pack:
@@ -242,6 +260,10 @@ class Pack:
                 layer.inplace = False  # pyright: ignore[reportArgumentType]
         self._links = _joined(links)
         self._forward = _Chain(self._links)
+        gradient_of = dict(zip(self.leaves, self._gradients, strict=True))
+        for number, link in enumerate(self._links):
+            link.gradients = [gradient_of[leaf] for leaf in link.leaves]
+            link.has_leaves_below = any(below.leaves for below in self._links[:number])
 
     def _set_up_vmap(self, parameters: dict[str, Tensor], modules: Sequence[nn.Module], alike: bool) -> None:
         self.mode = "vmap"
@@ -338,12 +360,15 @@ class Pack:
         self.training = mode
         switch(self._networks, mode, self._in_evaluation)
 
-    @contextmanager
-    def untouched_parameters(self) -> Iterator[None]:
+    def untouched_parameters(self) -> AbstractContextManager[None]:
         """Restore afterwards the parameters that the last call of `differentiate` found without a gradient.
 
         As in torch.optim, they do not decay.
         """
+        return self._restored() if self._untouched else nullcontext()
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
         kept = [(where, self.parameters_RP[:, where].clone()) for where in self._untouched]
         yield
         for where, values_RP in kept:
@@ -383,8 +408,8 @@ class Pack:
             loss: function that returns the loss and its gradient. The gradient is overwritten.
 
         Returns:
-            The mean losses of the batch (R,), the logits (R, B, K), the gradients of the mean losses at the logits
-            (R, B, K), and at all parameters (R, P). The next call overwrites the last.
+            The loss of each example (R, B), the logits (R, B, K), and the gradients of the mean losses at the logits
+            (R, B, K) and at all parameters (R, P). The next call overwrites the last.
         """
         inputs_RBx = self._begin(inputs_RBx)
         if self.mode == "loop":
@@ -400,10 +425,10 @@ class Pack:
         else:
             # By hand. Links that need autograd have a graph each: with small layers and packs, one graph over all
             # links would take as long as the matrix products.
-            logits_RBK, tape = _record(self._links, inputs_RBx)
+            logits_RBK, saved = _record(self._links, inputs_RBx)
             loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
-            _unwind(tape, logit_gradient_RBK, dict(zip(self.leaves, self._gradients, strict=True)))
-        return loss_RB.mean(1), logits_RBK, logit_gradient_RBK, self.gradients_RP
+            _unwind(self._links, saved, logit_gradient_RBK)
+        return loss_RB, logits_RBK, logit_gradient_RBK, self.gradients_RP
 
     def _differentiate_run(self, run: int, inputs_Bx: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Compute for one run the losses (1, B), the logits and the gradient of their mean at the logits (1, B, K)."""
@@ -467,29 +492,23 @@ def _mean_loss(loss: Loss, logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _record(links: Sequence[_Link], inputs_RBx: Tensor) -> tuple[Tensor, _Tape]:
-    """Return the logits, (R, B, K), and the inputs and outputs of each link."""
-    hidden, tape = inputs_RBx, []
+def _record(links: Sequence[_Link], inputs_RBx: Tensor) -> tuple[Tensor, list[Any]]:
+    """Return the logits, (R, B, K), and what the gradient of each link needs."""
+    hidden, saved_by_link = inputs_RBx, []
     for link in links:
-        # A link needs the gradient at its inputs only if there are parameters below it.
-        before = hidden.requires_grad_(any(below.leaves for below, _, _ in tape))
-        after = link.forward(before)
-        tape.append((link, before, after))
-        hidden = after.detach()
-    return hidden.contiguous(), tape
+        hidden, saved = link.forward(hidden)
+        saved_by_link.append(saved)
+    return hidden.contiguous(), saved_by_link
 
 
 @torch.no_grad()
-def _unwind(tape: _Tape, gradient: Tensor | None, into: Mapping[Tensor, Tensor]) -> None:
-    """Write the gradients at the leaves of all links.
-
-    Args:
-        gradient: gradient at the logits, (R, B, K).
-        into: tensor for the gradient at each leaf.
-    """
-    for link, before, after in reversed(tape):
-        if gradient is not None and (link.leaves or before.requires_grad):
-            gradient = link.backward(before, after, gradient, [into[leaf] for leaf in link.leaves])
+def _unwind(links: Sequence[_Link], saved_by_link: Sequence[Any], logit_gradient_RBK: Tensor) -> None:
+    """Write the gradients at the leaves of all links."""
+    gradient: Tensor | None = logit_gradient_RBK
+    for link, saved in zip(reversed(links), reversed(saved_by_link), strict=True):
+        if gradient is None:
+            return
+        gradient = link.backward(saved, gradient)
 
 
 def in_evaluation(network: nn.Module) -> list[nn.Module]:

@@ -25,6 +25,24 @@ def test_a_seed_that_fills_more_than_half_a_pack_has_packs_of_its_own():
     assert sorted(len(pack) for pack in made if min(pack) < 40) == [13, 13, 14]
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "processes", "packs"),
+    [
+        (12, 64, 2, 1),
+        (20, 64, 2, 2),
+        (40, 64, 2, 2),
+        (140, 64, 2, 4),
+        (140, 64, 16, 16),
+        (40, 64, 16, 5),
+        (40, 4, 3, 10),
+    ],
+)
+def test_as_many_packs_for_each_process_unless_they_would_be_small(count, size, processes, packs):
+    made = into_packs(range(count), lambda i: 0, lambda i: i % 20, lambda i: size, processes)
+    assert sorted(i for pack in made for i in pack) == list(range(count))
+    assert len(made) == packs
+
+
 def test_packs_keep_keys_apart_and_seeds_together():
     made = into_packs(range(40), key=lambda i: i % 2, seed=lambda i: i % 5, size=lambda i: 4)
     for pack in made:

@@ -9,10 +9,15 @@ from headtohead.record.run import ChosenBy
 from headtohead.training.config import Config, resolve_device
 from headtohead.training.features import once
 
-# The most runs per pack: on the CPU a pack should fit the cache, on a GPU it should fill the device.
-PACK_SIZES = {"cpu": 16, "cuda": 64, "mps": 64}
-# The most runs per pack on the CPU that train classifiers on features: each pack builds the networks of its seeds.
-CLASSIFIERS = 64
+# The most runs per pack on a GPU, which a pack should fill.
+GPU_SIZE = 64
+# Runs of a pack on the CPU. Where classifiers are trained on features, each pack builds the networks of its seeds.
+USUAL, CLASSIFIERS, MOST = 16, 64, 256
+# The fewest runs of a pack that is made smaller for the sake of idle cores.
+FEWEST = 8
+# A pack of small runs on the CPU is larger, up to this many parameters and inputs of a batch: calling the operations of
+# a step takes as long for many runs as for one, until their numbers leave the cache.
+NUMBERS = 1_600_000
 # The most logits of a pack's batch on the CPU: the loss passes over them many times.
 LOGITS = 2_000_000
 
@@ -32,21 +37,28 @@ class Packing:
     threads: int | None
 
 
-def choose_packing(config: Config, stackable: bool, num_classes: int) -> Packing:
+def choose_packing(config: Config, stackable: bool, parameters: int, inputs: int, num_classes: int) -> Packing:
     """Choose the packing that is fastest for a configuration, unless it names a pack size.
 
     Convolutions on the CPU are faster one run at a time. The operations of stacked packs are so short that threads
     cost more than they bring, many times more on a busy machine.
+
+    Args:
+        stackable: whether the layers of several runs can be stacked.
+        parameters: number of trained parameters of a run.
+        inputs: number of inputs of an example.
+        num_classes: number of classes.
     """
     device = resolve_device(config.settings.device).type
     threads = 1 if stackable and device == "cpu" else None
     if config.settings.pack_size is not None:
         return Packing(config.settings.pack_size, "user", threads)
     if device == "cpu":
+        usual = CLASSIFIERS if once(config.model, config.dataset) else USUAL
+        small = NUMBERS // max(parameters, config.training.batch_size * inputs)
         fit = LOGITS // (config.training.batch_size * num_classes)
-        most = CLASSIFIERS if once(config.model, config.dataset) else PACK_SIZES["cpu"]
-        return Packing(min(most, max(1, fit)) if stackable else 1, "planner", threads)
-    return Packing(PACK_SIZES.get(device, 16), "planner", threads)
+        return Packing(max(1, min(max(usual, small), fit, MOST)) if stackable else 1, "planner", threads)
+    return Packing(GPU_SIZE, "planner", threads)
 
 
 def into_packs(
@@ -54,8 +66,9 @@ def into_packs(
     key: Callable[[int], Hashable],
     seed: Callable[[int], int],
     size: Callable[[int], int],
+    processes: int = 1,
 ) -> list[list[int]]:
-    """Group runs, given by number, into packs of even length.
+    """Group runs, given by number, into packs of even length, if possible as many for each process.
 
     Runs with the same seed share batches: a seed whose runs fill more than half a pack has packs of its own, the
     other seeds stand together.
@@ -65,6 +78,7 @@ def into_packs(
         key: from a run to what it shares with all others of its pack.
         seed: from a run to its seed.
         size: from a run to the most runs of its pack.
+        processes: number of processes that train packs side by side.
     """
     groups: dict[Hashable, list[int]] = {}
     for run in runs:
@@ -78,6 +92,7 @@ def into_packs(
         together = [run for same in by_seed if 2 * len(same) <= most for run in same]
         for part in [*alone, together]:
             count = math.ceil(len(part) / most)
+            count = max(count, min(math.ceil(count / processes) * processes, len(part) // FEWEST))
             edges = [round(i * len(part) / count) for i in range(count + 1)] if count else []
             # Within a pack the given order keeps runs of one head side by side: one loss computes them.
             packs += [sorted(part[start:end]) for start, end in pairwise(edges)]

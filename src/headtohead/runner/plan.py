@@ -1,6 +1,7 @@
 """The plan of a study: its runs and how they are trained, checked before anything is written."""
 
 import copy
+import math
 import os
 import re
 import sys
@@ -233,7 +234,7 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
     Args:
         opened: is extended by the files that networks read while they are built.
     """
-    stackable: dict[tuple[str, int], bool] = {}
+    networks: dict[tuple[str, int], tuple[bool, int]] = {}
     packings: dict[str, Packing] = {}
     views: dict[Dataset, data.View] = {}
     for member in members:
@@ -247,13 +248,16 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
         view = views[config.dataset]
         batch = min(config.training.batch_size, len(view.train))
         key = architecture_key(config), batch
-        if key not in stackable:
+        if key not in networks:
             shape = pool.input_shape, pool.num_classes
             with watched_files(opened):
                 module = checked_build(config.model, config.head, *shape)
             require_batches(config.model, module, *shape, batch, min(len(view.val), len(view.test)))
-            stackable[key] = is_stackable(trained_part(config.model, config.dataset, module))
-        packings[member.run.arm] = choose_packing(config, stackable[key], pool.num_classes)
+            trained = trained_part(config.model, config.dataset, module)
+            parameters = sum(value.numel() for value in trained.parameters() if value.requires_grad)
+            networks[key] = is_stackable(trained), parameters
+        inputs = math.prod(pool.input_shape)
+        packings[member.run.arm] = choose_packing(config, *networks[key], inputs, pool.num_classes)
     return packings
 
 

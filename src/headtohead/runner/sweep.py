@@ -272,8 +272,15 @@ class Sweep:
             ),
             seed=lambda index: members[index].config.settings.seed,
             size=lambda index: packings[index].size,
+            # A size that the user has chosen stays.
+            processes=self._processes() if any(packing.chosen_by == "planner" for packing in packings) else 1,
         )
         return [[members[index] for index in pack] for pack in packs]
+
+    def _processes(self) -> int:
+        """Return the most processes that train side by side here; several would only share one accelerator."""
+        on_cpu = resolve_device(self._plan.members[0].config.settings.device).type == "cpu"
+        return cores() if on_cpu else 1
 
     def _sizes_of(self, member: Member) -> tuple[int, ...]:
         """Return the sizes of a run's splits, where they depend on the seed or the fold."""
@@ -329,9 +336,7 @@ class Sweep:
         config = copy.deepcopy(self._plan.config)
         with_joblib = "joblib" in config.hydra.launcher._target_
         if with_joblib:
-            # Several processes would only share one accelerator.
-            on_cpu = resolve_device(self._plan.members[0].config.settings.device).type == "cpu"
-            most, wanted = cores() if on_cpu else 1, config.hydra.launcher.n_jobs
+            most, wanted = self._processes(), config.hydra.launcher.n_jobs
             config.hydra.launcher.n_jobs = min(packs_of_phase, most if wanted < 0 else wanted)
         launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=self._plan.context, task_function=run_pack, config=config

@@ -16,10 +16,9 @@ def logit_gradient_norm(gradient_RBK: Tensor) -> Tensor:
     """Return the mean over the batch of each example's gradient norm at the logits, (R,).
 
     Args:
-        gradient_RBK: gradient of the batch's mean loss at the logits.
+        gradient_RBK: gradient of each example's loss at its logits.
     """
-    batch_size = gradient_RBK.shape[1]
-    return torch.linalg.vector_norm(gradient_RBK, dim=-1).mean(-1) * batch_size
+    return torch.linalg.vector_norm(gradient_RBK, dim=-1).mean(-1)
 
 
 def gradient_norms(gradients_RP: Tensor, columns: Mapping[str, slice]) -> dict[str, Tensor]:

@@ -203,7 +203,7 @@ class Sigmoid(Head):
     def _loss(self, logits_xK: Tensor, opposite_x1: Tensor, target_x1: Tensor) -> Tensor:
         """Return the loss, given the logits of the target classes with the opposite sign."""
         # Binary cross-entropy is softplus(-z) at the target and softplus(z) elsewhere: no cancellation.
-        loss_x = _softplus(logits_xK.scatter(-1, target_x1, opposite_x1)).sum(-1)
+        loss_x = _softplus(logits_xK).scatter_(-1, target_x1, _softplus(opposite_x1)).sum(-1)
         if _is_used(self.label_smoothing):
             # The loss is linear in the targets y, through -y z.
             loss_x = loss_x - self.label_smoothing * (opposite_x1.squeeze(-1) + logits_xK.mean(-1))
@@ -408,7 +408,7 @@ def exp(log_p: Tensor, out: Tensor | None = None) -> Tensor:
 
     Below it PyTorch's kernel takes up to a hundred times as long, and confident runs have many such numbers.
     """
-    # A little above the lower end, so that results divided by a batch size stay in the range.
+    # A little above the lower end, so that products with inputs and weights stay in the range.
     floor = 0.9 * math.log(torch.finfo(log_p.dtype).tiny)
     return torch.clamp(log_p, min=floor, out=out).exp_()
 

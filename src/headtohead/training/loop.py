@@ -314,8 +314,9 @@ class _Training:
             eigenvalue_R, self.direction_RP = _sharpness(cohort, step.inputs_VBx, step.labels_VB, self.direction_RP)
             values |= {"hessian_eigenvalue": eigenvalue_R, "edge_of_stability": lr_R * eigenvalue_R / 2}
         if self.test and number in self.sharpness | {0}:
-            errors_RM = step.logit_gradient_RBK.flatten(1) * step.logit_gradient_RBK.shape[1]
-            drawn = {"logits": step.logits_RBK.flatten(1), "logit_gradient": errors_RM, "gradient": step.gradients_RP}
+            at_logits = {"logits": step.logits_RBK, "logit_gradient": step.logit_gradient_RBK}
+            drawn = {name: value_RBK.flatten(1) for name, value_RBK in at_logits.items()}
+            drawn["gradient"] = step.gradients_RP
             self.histograms |= {f"{name}@{number}": diagnostics.histogram(value) for name, value in drawn.items()}
         self._add_point(number, _to_host(values, self.alive_R))
 

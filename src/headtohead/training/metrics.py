@@ -22,8 +22,8 @@ THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 SATURATED = 0.01
 # Largest number of bins of the calibration error and the reliability diagram.
 BINS = 15
-# Number of classes in a block of `top_class`.
-BLOCK = 128
+# Number of classes in a block of `top_class`, and the number of classes from which on it looks at blocks.
+BLOCK, MANY = 128, 2048
 
 # Metrics that are followed during training, in the order of `summarise`.
 FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambiguity_several")
@@ -154,7 +154,7 @@ def fit_temperature(log_probabilities_RNK: Tensor, labels_RN: Tensor, iterations
 def top_class(logits_xK: Tensor) -> Tensor:
     """Return `logits_xK.argmax(-1)`, of shape x; it is fast for many classes too."""
     num_classes = logits_xK.shape[-1]
-    if num_classes < 2 * BLOCK:
+    if num_classes < MANY:
         return logits_xK.max(-1).indices  # in half the time of argmax
     # amax is many times as fast as both: find the first block with the largest logit, then the logit in the block.
     blocks, rest = divmod(num_classes, BLOCK)

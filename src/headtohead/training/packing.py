@@ -21,7 +21,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from itertools import accumulate
 from typing import Any, Protocol, TypeGuard, cast
 
@@ -89,11 +88,14 @@ class _Link(ABC):
 
     @abstractmethod
     def backward(self, saved: Any, gradient: Tensor) -> Tensor | None:
-        """Write the gradients at the leaves, and return that at the inputs, or None if it is not needed.
+        """Write the gradients of the mean losses at the leaves.
 
         Args:
             saved: what `forward` returned.
-            gradient: gradient at the outputs. It may be overwritten.
+            gradient: gradients of the losses of the examples at the outputs. They may be overwritten.
+
+        Returns:
+            Those at the inputs, or None if they are not needed.
         """
 
 
@@ -116,17 +118,18 @@ class _Linear(_Link):
         return self(x_RBx), x_RBx
 
     def backward(self, saved: Tensor, gradient: Tensor) -> Tensor | None:
-        gradient_ROB = gradient.mT
+        gradient_ROB, batch_size = gradient.mT, gradient.shape[1]
         outputs, inputs = self.weight_ROI.shape[1:]
         if outputs > WIDE and inputs < NARROW and self.bias_RO is not None:
             # A product with long rows. An additional input of one gives the gradient of the bias as well.
             product_RIO = torch.bmm(F.pad(saved, (0, 1), value=1).mT, gradient)
-            self.gradients[0].copy_(product_RIO[:, :-1].mT)
-            self.gradients[1].copy_(product_RIO[:, -1])
+            torch.div(product_RIO[:, :-1].mT, batch_size, out=self.gradients[0])
+            torch.div(product_RIO[:, -1], batch_size, out=self.gradients[1])
         else:
-            torch.bmm(gradient_ROB, saved, out=self.gradients[0])
+            into = self.gradients[0]
+            torch.baddbmm(into, gradient_ROB, saved, beta=0, alpha=1 / batch_size, out=into)
             if self.bias_RO is not None:
-                torch.sum(gradient_ROB, 2, out=self.gradients[1])
+                torch.mean(gradient_ROB, 2, out=self.gradients[1])
         return torch.bmm(self.weight_ROI.mT, gradient_ROB).mT if self.has_leaves_below else None
 
 
@@ -168,7 +171,7 @@ class _Chain(_Link):
         inputs = [*[before] * below, *self.leaves]
         gradients = torch.autograd.grad(after, inputs, gradient, materialize_grads=True)
         for view, of_leaf in zip(self.gradients, gradients[below:], strict=True):
-            view.copy_(of_leaf)
+            torch.div(of_leaf, gradient.shape[1], out=view)
         return gradients[0] if below else None
 
 
@@ -408,8 +411,8 @@ class Pack:
             loss: function that returns the loss and its gradient. The gradient is overwritten.
 
         Returns:
-            The loss of each example (R, B), the logits (R, B, K), and the gradients of the mean losses at the logits
-            (R, B, K) and at all parameters (R, P). The next call overwrites the last.
+            The loss of each example (R, B), the logits (R, B, K), the gradient of the loss at the logits (R, B, K), and
+            the gradient of the mean loss at all parameters (R, P). The next call overwrites the last.
         """
         inputs_RBx = self._begin(inputs_RBx)
         if self.mode == "loop":
@@ -419,36 +422,36 @@ class Pack:
         elif self._links is None or torch.is_autocast_enabled(self.parameters_RP.device.type):
             outputs_RBK = self._forward(inputs_RBx).to(self.parameters_RP.dtype)
             logits_RBK = outputs_RBK.detach()
-            loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
+            loss_RB, logit_gradient_RBK = loss(logits_RBK)
             gradients = torch.autograd.grad(outputs_RBK, self.leaves, logit_gradient_RBK, allow_unused=True)
-            self._keep(gradients, self._gradients)
+            self._keep(gradients, self._gradients, logits_RBK.shape[1])
         else:
             # By hand. Links that need autograd have a graph each: with small layers and packs, one graph over all
             # links would take as long as the matrix products.
             logits_RBK, saved = _record(self._links, inputs_RBx)
-            loss_RB, logit_gradient_RBK = _mean_loss(loss, logits_RBK)
+            loss_RB, logit_gradient_RBK = loss(logits_RBK)
             _unwind(self._links, saved, logit_gradient_RBK)
         return loss_RB, logits_RBK, logit_gradient_RBK, self.gradients_RP
 
     def _differentiate_run(self, run: int, inputs_Bx: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute for one run the losses (1, B), the logits and the gradient of their mean at the logits (1, B, K)."""
+        """Compute for one run the losses (1, B), the logits and the gradients at them (1, B, K)."""
         parameters = {name: self.view(name)[run].detach().requires_grad_() for name in self.columns}
         outputs_1BK = self._call(run, parameters, inputs_Bx).unsqueeze(0).to(self.parameters_RP.dtype)
         logits_1BK = outputs_1BK.detach()
-        loss_1B, logit_gradient_1BK = _mean_loss(partial(loss, run=run), logits_1BK)
+        loss_1B, logit_gradient_1BK = loss(logits_1BK, run=run)
         gradients = torch.autograd.grad(outputs_1BK, [*parameters.values()], logit_gradient_1BK, allow_unused=True)
-        self._keep(gradients, [view_Rx[run] for view_Rx in self._gradients])
+        self._keep(gradients, [view_Rx[run] for view_Rx in self._gradients], logits_1BK.shape[1])
         return loss_1B, logits_1BK, logit_gradient_1BK
 
-    def _keep(self, gradients: Sequence[Tensor | None], views: Sequence[Tensor]) -> None:
-        """Copy gradients to where they belong, and remember which parameters have none."""
+    def _keep(self, gradients: Sequence[Tensor | None], views: Sequence[Tensor], batch_size: int) -> None:
+        """Write the gradients of the mean loss, given those of the sum, and remember which parameters have none."""
         self._untouched = []
         for view, gradient, where in zip(views, gradients, self.columns.values(), strict=True):
             if gradient is None:
                 view.zero_()
                 self._untouched.append(where)
             else:
-                view.copy_(gradient.view_as(view))
+                torch.div(gradient.view_as(view), batch_size, out=view)
 
 
 def _layout(template: nn.Module) -> tuple[dict[str, slice], slice, slice]:
@@ -483,12 +486,6 @@ def _once_or_stacked(values: Sequence[Tensor], first: Tensor) -> Tensor:
 def _is_once(value_Rx: Tensor) -> bool:
     """Return whether all runs have one value in memory."""
     return value_Rx.stride(0) == 0
-
-
-def _mean_loss(loss: Loss, logits_RBK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of each example, (R, B), and the gradient of the batch's mean loss at the logits, (R, B, K)."""
-    loss_RB, logit_gradient_RBK = loss(logits_RBK)
-    return loss_RB, logit_gradient_RBK.div_(loss_RB.shape[1])
 
 
 @torch.no_grad()

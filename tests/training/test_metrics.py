@@ -192,10 +192,10 @@ def test_curves_equal_those_of_numpy(examples, logits_and_labels):
         assert drawn["ambiguity"]["several"] == pytest.approx((active.sum(1) > 1).mean(0))
 
 
-@pytest.mark.parametrize("K", [2, 255, 256, 300, 1000, 1024])
+@pytest.mark.parametrize("K", [2, 255, 1000, 2047, 2048, 2100, 4096])
 def test_the_top_class_is_the_first_of_the_largest(K):
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randint(40, (3, 50, K), generator=generator).float()
+    logits = torch.randint(40, (3, 20, K), generator=generator).float()
     logits[0, 0] = 0
     logits[0, 1, -1] = 99
     assert torch.equal(metrics.top_class(logits), logits.argmax(-1))

@@ -21,9 +21,9 @@ test: lint  ## lint, then run all tests
 coverage: setup  ## run all tests and list the lines that none of them runs
 	$(BIN)/pytest --cov=headtohead --cov-report=term-missing $(PYTEST_ARGS)
 
-bench: setup  ## install JAX and Lightning, and time packs beside them and plain PyTorch
+bench: setup  ## install the peers, measure everything, write benchmarks/README.md
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/bench.py
 
 lint: setup  ## check style, format and types, change nothing
 	$(BIN)/ruff check

@@ -82,13 +82,13 @@ class Case:
 FASHION = (20_000, 1, 28, 28)
 
 CASES = {
-    "digits, MLP 64-128-128-10, SGD with momentum, 16 runs": Case(
+    "digits": Case(
         ("dataset=digits", "model=mlp", "training.batch_size=64"),
         (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
         1,
         200,
     ),
-    "Fashion-MNIST, MLP 784-64-128-64-10 with batch norm, AdamW, 16 runs": Case(
+    "mlp": Case(
         (
             "dataset=fashion_mnist",
             "model=mlp",
@@ -102,27 +102,14 @@ CASES = {
         100,
         FASHION,
     ),
-    "Fashion-MNIST, cnn, AdamW, 8 runs": Case(
+    "cnn": Case(
         ("dataset=fashion_mnist", "model=cnn", "optimizer=adamw", "training.batch_size=128"),
         (0.0003, 0.001, 0.003, 0.01),
         1,
         10,
         FASHION,
     ),
-    "resnet18 on 3x32x32, batch 32, SGD with momentum, 2 runs": Case(
-        (
-            "dataset=cifar10",
-            "dataset.crop_padding=0",
-            "dataset.flip=false",
-            "model=resnet18",
-            "training.batch_size=32",
-        ),
-        (0.1,),
-        1,
-        2,
-        (2_000, 3, 32, 32),
-    ),
-    "gaussians, linear, K = 10,000, SGD with momentum, 8 runs": Case(
+    "linear": Case(
         ("dataset=gaussians", "dataset.classes=10000", "dataset.examples=100000", "model=linear"),
         (0.01, 0.1, 1.0, 10.0),
         1,

@@ -1,42 +1,52 @@
-"""Measure how cost grows with the number of runs, of classes and of examples: time per step and run, and peak memory.
+"""Measure how cost grows with runs, classes, examples, trials and folds: time per run, and peak memory.
 
-    python benchmarks/growth.py           all three, about four minutes on two cores
-    python benchmarks/growth.py classes   one of them
-
-Every point is a process of its own with one thread that trains a single pack. Prints a table and draws growth.svg
-beside this file; a slope is the power with which the cost grows over the last tenfold (1: in proportion).
+Every point is a process of its own with one thread. The first three axes train a single pack; the last two are whole
+small studies, from their plan to their report. A slope is the power with which the cost grows over the last tenfold
+(1: in proportion).
 """
 
-import argparse
+import contextlib
+import io
 import json
-import os
 import resource
-import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from machine import result
 
 POINTS = {
     "runs": (1, 4, 16, 64, 256, 1024),
     "classes": (10, 100, 1_000, 10_000),
     "examples": (1_000, 10_000, 60_000, 240_000),
+    "trials": (4, 16, 64, 256),
+    "folds": (2, 5, 10, 20),
 }
-TITLES = {
-    "runs": "runs in a pack: digits, MLP 64-128-128-10",
-    "classes": "classes: gaussians, linear, 8 runs, 100,000 examples",
-    "examples": "examples: 28x28 bytes, MLP 784-128-128-10, 8 runs",
+WHAT = {
+    "runs": "a pack of the digits, MLP 64-128-128-10",
+    "classes": "8 runs, linear, 100,000 examples of Gaussians",
+    "examples": "8 runs, MLP 784-128-128-10, images of 28x28 bytes",
+    "trials": "whole study of iris, linear: 2 heads, 2 seeds",
+    "folds": "whole study of iris, linear: 2 heads, 2 trials, 2 seeds",
 }
+TIME, STUDY_TIME, MEMORY = "µs per step and run", "ms per run", "peak memory, MiB"
 BLOCKS, WARM_UP = 6, 2
+STUDY = [
+    "name=growth", "head=softmax,sigmoid", "dataset=iris", "model=linear", "training.epochs=2", "seed=range(2)",
+    "optimizer.lr=tag(log,interval(0.001,1))", "protocol.confirm_seeds=2", "hydra/launcher=basic", "device=cpu",
+]  # fmt: skip
+OPTIONS = {
+    "trials": ("dataset.folds=null", "dataset.test_fraction=0.2", "protocol.trials={}"),
+    "folds": ("dataset.folds={}", "protocol.trials=2"),
+}
 
 
-def child(axis: str, value: int) -> None:
-    """Print the microseconds per step and run of each block, and the peak memory in MiB beyond that of the imports."""
+def of_pack(axis: str, value: int) -> Callable[[], list[float]]:
+    """Prepare a pack, and return a function that trains it and returns the time of each block."""
     from cases import Case
 
     from headtohead.runner.process import prepare_process
@@ -51,29 +61,50 @@ def child(axis: str, value: int) -> None:
         case = Case(("dataset=gaussians", "model=linear", *options), lrs, 1, max(4, 4_000 // value))
     else:
         case = Case(("dataset=fashion_mnist", "model=mlp"), lrs, 1, 30, (value, 1, 28, 28))
+
+    def measure() -> list[float]:
+        times, last = [], None
+        runs = case.lasting(BLOCKS + 1)[: value if axis == "runs" else None]
+        for point in islice(train(runs, case.pool, test=False), BLOCKS + 1):
+            now = time.perf_counter()
+            if last:
+                times.append((now - last[1]) / (point.step - last[0]) / len(runs) * 1e6)
+            last = point.step, now
+        return times[WARM_UP:]
+
+    return measure
+
+
+def of_study(axis: str, value: int) -> Callable[[], list[float]]:
+    """Import what a study needs, and return a function that runs one and returns its milliseconds per run."""
+    import matplotlib.backends.backend_svg  # noqa: F401
+
+    from headtohead import cli
+    from headtohead.report import render  # noqa: F401
+    from headtohead.runner import sweep, worker  # noqa: F401
+
+    sys.argv = ["headtohead", *STUDY, *(option.format(value) for option in OPTIONS[axis])]
+
+    def measure() -> list[float]:
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli.main()
+        taken = time.perf_counter() - started
+        return [taken * 1e3 / len(list(Path("outputs/growth/runs").glob("*/run.json")))]
+
+    return measure
+
+
+def child(axis: str, value: int) -> None:
+    """Print quartiles of the time of a point, and the peak memory beyond that of the imports."""
+    measure = (of_study if axis in OPTIONS else of_pack)(axis, value)
     before = _peak()
-    times, last = [], None
-    runs = case.lasting(BLOCKS + 1)[: value if axis == "runs" else None]
-    for point in islice(train(runs, case.pool, test=False), BLOCKS + 1):
-        now = time.perf_counter()
-        if last:
-            times.append((now - last[1]) / (point.step - last[0]) / len(runs) * 1e6)
-        last = point.step, now
-    print(json.dumps({"times": times[WARM_UP:], "memory": _peak() - before}))
+    times = measure()
+    print(json.dumps([*np.quantile(times, (0.25, 0.5, 0.75)), _peak() - before]))
 
 
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure(axis: str, value: int) -> tuple[float, float, float, float]:
-    """Quartiles of the time, and the memory."""
-    command = [sys.executable, __file__, "--child", axis, str(value)]
-    printed = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ).stdout
-    found = json.loads(printed.splitlines()[-1])
-    return *np.quantile(found["times"], (0.25, 0.5, 0.75)), found["memory"]
 
 
 def slope(values: np.ndarray, costs: np.ndarray) -> float:
@@ -82,56 +113,59 @@ def slope(values: np.ndarray, costs: np.ndarray) -> float:
     return np.polyfit(np.log(values[last]), np.log(costs[last]), 1)[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("axis", nargs="?", choices=POINTS, help="only this")
-    parser.add_argument("--child", nargs=2, metavar=("AXIS", "VALUE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments.child[0], int(arguments.child[1]))
-        return
-    axes = [arguments.axis] if arguments.axis else [*POINTS]
-    found = {
-        axis: np.array([measure(axis, value) for value in track(POINTS[axis], axis, transient=True)]) for axis in axes
-    }
-    console = Console(width=120)
+def measure(figure: Path) -> str:
+    """Measure all points, draw the figure, and return a table of the slopes in Markdown."""
+    found = {}
+    for axis, values in POINTS.items():
+        print(f"growth with {axis}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = []
+            for value in values:
+                place = Path(folder, str(value))
+                place.mkdir()
+                rows.append(result("growth.py", axis, str(value), folder=place))
+        found[axis] = np.array(rows)
+    draw(found, figure)
+    lines = ["| axis | of | slope of time | slope of memory |", "| --- | --- | --- | --- |"]
     for axis, rows in found.items():
-        table = Table(title=TITLES[axis], title_justify="left")
-        for header in (axis, "µs per step and run", "quartiles", "peak memory, MiB"):
-            table.add_column(header, justify="right")
-        for value, (low, middle, high, memory) in zip(POINTS[axis], rows, strict=True):
-            table.add_row(f"{value:,}", f"{middle:,.0f}", f"{low:,.0f} to {high:,.0f}", f"{memory:,.0f}")
         values = np.array(POINTS[axis], float)
-        table.add_section()
-        table.add_row("slope", f"{slope(values, rows[:, 1]):.2f}", "", f"{slope(values, rows[:, 3]):.2f}")
-        console.print(table)
-    if not arguments.axis:
-        draw(found)
+        slopes = (f"{slope(values, rows[:, column]):.2f}" for column in (1, 3))
+        lines.append(f"| {axis}, {values[0]:,.0f} to {values[-1]:,.0f} | {WHAT[axis]} | {' | '.join(slopes)} |")
+    return "\n".join(lines)
 
 
-def draw(found: dict[str, np.ndarray]) -> None:
+def draw(found: dict[str, np.ndarray], path: Path) -> None:
+    """Draw time and memory against each axis.
+
+    Args:
+        found: by axis the quartiles of the time and the memory, a row for each point.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot as plt
 
-    figure, grid = plt.subplots(2, len(found), figsize=(11, 5.5), sharex="col", layout="constrained")
+    figure, grid = plt.subplots(2, len(found), figsize=(14, 5), sharex="col", layout="constrained")
     for (axis, rows), (above, below) in zip(found.items(), grid.T, strict=True):
         values = np.array(POINTS[axis], float)
-        above.set_title(TITLES[axis], fontsize=9)
+        above.set_title(axis)
         above.fill_between(values, rows[:, 0], rows[:, 2], alpha=0.25, linewidth=0)
-        for panel, costs, unit in ((above, rows[:, 1], "µs per step and run"), (below, rows[:, 3], "peak memory, MiB")):
+        unit = STUDY_TIME if axis in OPTIONS else TIME
+        for panel, costs, label in ((above, rows[:, 1], unit), (below, rows[:, 3], MEMORY)):
             panel.loglog(values, costs, marker="o")
+            panel.minorticks_off()
+            panel.set_xticks(values, [f"{value:,.0f}" for value in values])
             panel.set_ylim(costs.min() / 3, costs.max() * 3)
-            panel.set_ylabel(unit)
-            panel.annotate(f"slope {slope(values, costs):.2f}", (values[-1], costs[-1]), (-6, 10),
+            panel.set_ylabel(label)
+            panel.annotate(f"slope {slope(values, costs):.2f}", (values[-1], costs[-1]), (0, 10),
                            textcoords="offset points", ha="right")  # fmt: skip
             panel.spines[["top", "right"]].set_visible(False)
             panel.grid(alpha=0.3)
         below.set_xlabel(axis)
-    figure.savefig(Path(__file__).with_name("growth.svg"), metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    child(sys.argv[1], int(sys.argv[2]))

@@ -1,12 +1,15 @@
-"""Time the alternatives: loops in eager PyTorch, JAX and Lightning, each in blocks of steps.
+"""Time the ways to train the runs of a case: packs, eager PyTorch, JAX, Lightning, and the matrix products alone.
 
-Every function yields the seconds per step and run of one block after another, the first of which warm up.
+Every function yields without end the seconds per step and run of one block of steps after another.
+
+Shape suffixes: R runs, B batch, I inputs and O outputs of a layer.
 """
 
 import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -16,34 +19,71 @@ from cases import Case
 from torch import nn
 
 from headtohead.runner.packs import choose_packing
+from headtohead.training.config import Config
 from headtohead.training.heads import Softmax
 from headtohead.training.loop import train
 from headtohead.training.optimizers import SGD
 from headtohead.training.packing import is_stackable
 
+# Blocks between two starts of a training, which are not timed: nobody trains these runs much longer.
+BLOCKS = 8
 
-def headtohead(case: Case, blocks: int) -> Iterator[float]:
+
+def headtohead(case: Case) -> Iterator[float]:
     """One pack, as large as a study packs such runs."""
+    runs = _pack(case)
+    while True:
+        before = None
+        for point in islice(train(runs, case.pool, test=False), BLOCKS):
+            now = time.perf_counter()
+            if before:
+                yield (now - before[1]) / (point.step - before[0]) / len(runs)
+            before = point.step, time.perf_counter()
+
+
+def headtohead_bfloat16(case: Case) -> Iterator[float]:
+    """Run `headtohead` in half precision."""
+    return headtohead(replace(case, overrides=(*case.overrides, "precision=bfloat16")))
+
+
+def _pack(case: Case) -> list[Config]:
     module = case.runs[0].model.build(case.pool.input_shape, case.pool.num_classes)
     packing = choose_packing(case.runs[0], is_stackable(module), case.pool.num_classes)
-    runs = case.lasting(blocks)
-    runs = runs[:: max(1, len(runs) // packing.size)][: packing.size]  # of both heads alike
-    before = None
-    for point in islice(train(runs, case.pool, test=False), blocks):
-        now = time.perf_counter()
-        if before:
-            yield (now - before[1]) / (point.step - before[0]) / len(runs)
-        before = point.step, now
+    runs = case.lasting(BLOCKS)
+    return runs[:: max(1, len(runs) // packing.size)][: packing.size]  # of both heads alike
 
 
-def eager(case: Case, blocks: int, channels_last: bool = False) -> Iterator[float]:
+def products(case: Case) -> Iterator[float]:
+    """The matrix products of one pack and nothing else: forward, gradients of the weights, gradients of the inputs."""
+    runs = len(_pack(case))
+    size = case.runs[0].training.batch_size
+    model = case.runs[0].model.build(case.pool.input_shape, case.pool.num_classes)
+    shapes = [layer.weight.shape for layer in model.modules() if isinstance(layer, nn.Linear)]
+    weights_ROI = [torch.randn(runs, *shape) for shape in shapes]
+    biases_RO1 = [torch.randn(runs, outputs, 1) for outputs, _ in shapes]
+    inputs_RBI = [torch.randn(runs, size, inputs) for _, inputs in shapes]
+    gradients_RBO = [torch.randn(runs, size, outputs) for outputs, _ in shapes]
+    layers = list(zip(weights_ROI, biases_RO1, inputs_RBI, gradients_RBO, strict=True))
+    while True:
+        started = time.perf_counter()
+        for _ in range(case.steps):
+            for weight_ROI, bias_RO1, inputs, _ in layers:
+                torch.baddbmm(bias_RO1, weight_ROI, inputs.mT)
+            for number, (weight_ROI, _, inputs, gradient) in enumerate(layers):
+                torch.bmm(gradient.mT, inputs)
+                if number:
+                    torch.bmm(weight_ROI.mT, gradient.mT)
+        yield (time.perf_counter() - started) / case.steps / runs
+
+
+def eager(case: Case, channels_last: bool = False) -> Iterator[float]:
     """One run after another: tensors in memory, a fused optimiser, the loss that PyTorch brings, no logging."""
     inputs, labels = case.standardised()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     inputs = inputs.contiguous(memory_format=layout) if channels_last else inputs
     size = case.runs[0].training.batch_size
     # A block of each run in turn: of both heads alike.
-    for run in islice(cycle(case.runs[:: max(1, len(case.runs) // 2)]), blocks):
+    for run in cycle(case.runs[:: max(1, len(case.runs) // 2)]):
         model = run.model.build(case.pool.input_shape, case.pool.num_classes).to(memory_format=layout)
         options = run.optimizer
         optimizer = (
@@ -68,9 +108,9 @@ def eager(case: Case, blocks: int, channels_last: bool = False) -> Iterator[floa
         yield (time.perf_counter() - started) / case.steps
 
 
-def eager_channels_last(case: Case, blocks: int) -> Iterator[float]:
+def eager_channels_last(case: Case) -> Iterator[float]:
     """Run `eager` with the memory layout in which convolutions are often faster."""
-    return eager(case, blocks, channels_last=True)
+    return eager(case, channels_last=True)
 
 
 def _jax_run(case: Case) -> tuple[Callable, Callable]:
@@ -121,7 +161,7 @@ def _jax_run(case: Case) -> tuple[Callable, Callable]:
     return start, update
 
 
-def jax(case: Case, blocks: int) -> Iterator[float]:
+def jax(case: Case) -> Iterator[float]:
     """All runs as one program: vmap over seeds and, within a seed, over learning rates; scan over steps; jit.
 
     All runs train softmax, the cheaper head, and those of a seed share their batches.
@@ -148,7 +188,7 @@ def jax(case: Case, blocks: int) -> Iterator[float]:
     keys = jax.random.split(jax.random.key(0), case.seeds)
     state = jax.vmap(lambda key: jax.vmap(start, in_axes=(None, 0))(key, lrs))(keys)
     batches = [_batches(len(inputs), size) for _ in range(case.seeds)]
-    for _ in range(blocks):
+    while True:
         started = time.perf_counter()
         drawn = [[next(stream) for stream in batches] for _ in range(case.steps)]
         state = jax.block_until_ready(
@@ -157,7 +197,7 @@ def jax(case: Case, blocks: int) -> Iterator[float]:
         yield (time.perf_counter() - started) / case.steps / len(case.runs)
 
 
-def lightning(case: Case, blocks: int) -> Iterator[float]:
+def lightning(case: Case) -> Iterator[float]:
     """One run after another with a DataLoader over torchvision's dataset, as Lightning's tutorials write it."""
     from lightning import Callback, LightningModule, Trainer
     from torch.utils.data import DataLoader
@@ -198,19 +238,19 @@ def lightning(case: Case, blocks: int) -> Iterator[float]:
         transform = Compose([ToTensor(), Normalize((0.5,), (0.5,))])
         dataset = FashionMNIST(folder, train=True, transform=transform)
         loader = DataLoader(dataset, batch_size=run.training.batch_size, shuffle=True)
-        times = Times()
-        trainer = Trainer(
-            max_steps=case.steps * blocks,
-            accelerator="cpu",
-            callbacks=[times],
-            default_root_dir=folder,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(Classifier(), loader)
-    for start in range(0, case.steps * (blocks - 1), case.steps):
-        yield (times.at[start + case.steps] - times.at[start]) / case.steps
+        while True:
+            times = Times()
+            trainer = Trainer(
+                max_steps=case.steps + 1,
+                accelerator="cpu",
+                callbacks=[times],
+                default_root_dir=folder,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(Classifier(), loader)
+            yield (times.at[-1] - times.at[0]) / case.steps
 
 
 def _batches(count: int, size: int) -> Iterator[torch.Tensor]:
@@ -219,4 +259,7 @@ def _batches(count: int, size: int) -> Iterator[torch.Tensor]:
         yield from torch.randperm(count)[: count - count % size].split(size)
 
 
-WAYS = {function.__name__: function for function in (headtohead, eager, eager_channels_last, jax, lightning)}
+WAYS = {
+    function.__name__: function
+    for function in (headtohead, headtohead_bfloat16, products, eager, eager_channels_last, jax, lightning)
+}

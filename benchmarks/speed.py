@@ -1,125 +1,163 @@
-"""Speed side by side: packs against what people would use instead, each case in one run on the same machine.
+"""Time ways of training side by side, as the pace of the whole machine.
 
-    python benchmarks/speed.py            all cases, about twenty minutes on two cores
-    python benchmarks/speed.py digits     those whose name contains the word
-
-Every way of training is a process of its own that warms up and then times blocks of steps; the ways of a case take
-turns, round after round. "x2" are two processes side by side with one thread each, which share the machine as the
-packs of a study do. Prints medians with quartiles, and the ratio to the fastest form of each peer.
+Every way is one process with all cores, or two side by side with one thread each, as a study has them. All processes
+start once, warm up and wait. The ways then take turns, round after round: a turn begins for all processes of a way at
+once and ends for all at once, and only blocks of steps that lie within it count. Their rates add up to the pace of
+the machine, also where the processes are not equally fast.
 """
 
-import argparse
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections import defaultdict
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import IO
 
-import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from machine import cores
 
-ROUNDS = 3
-BLOCKS = 8
-WARM_UP = 2
-# Of each case its ways, each with the number of processes side by side; one alone has all cores.
-PLAIN = [("headtohead", 2), ("eager", 1), ("eager", 2)]
-EXTRA = {
-    "digits": [("headtohead", 1), ("jax", 1)],
-    "MLP 784": [("headtohead", 1), ("jax", 1), ("lightning", 1)],
-    "cnn": [("eager_channels_last", 1), ("eager_channels_last", 2)],
-    "resnet18": [("eager_channels_last", 1)],
-    "linear": [("headtohead", 1)],
-}
-PACKAGES = ("torch", "jax", "lightning")
+ROUNDS, SECONDS, WARM_UP = 8, 3.0, 2
+NEEDS = {"jax": ("jax", "optax"), "lightning": ("lightning",)}
+
+
+class Way:
+    """Processes that train the runs of a case in one way, and wait for their turns.
+
+    Args:
+        name: of a function in `peers.WAYS`, with " x2" for two processes.
+        case: of `cases.CASES`.
+    """
+
+    def __init__(self, name: str, case: str, errors: IO[bytes]):
+        self.name, self._errors = name, errors
+        function, _, count = name.partition(" x")
+        threads = 1 if count else cores()
+        self._running = [
+            subprocess.Popen(
+                [sys.executable, __file__, function, case, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
+            for _ in range(int(count or 1))
+        ]
+
+    def wait(self) -> list[list[float]]:
+        """Return what each process prints next."""
+        printed = [process.stdout.readline() for process in self._running]
+        if not all(printed):
+            self._errors.seek(0)
+            raise RuntimeError(f"{self.name}: {self._errors.read().decode().strip()}")
+        return [json.loads(line) for line in printed]
+
+    def turn(self, seconds: float) -> float:
+        """Return the seconds per step and run of the machine as a whole."""
+        self._tell(b"+")
+        select.select([], [], [], seconds)
+        self._tell(b"-")
+        return 1 / sum(len(times) / sum(times) for times in self.wait())
+
+    def _tell(self, sign: bytes) -> None:
+        for process in self._running:
+            os.write(process.stdin.fileno(), sign)
+
+    def end(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.communicate()
+
+
+def paces(
+    case: str, ways: Sequence[str], busy: bool = False, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> dict[str, list[float] | str]:
+    """Return for each way the microseconds per step and run in each round, or why it was not measured.
+
+    Args:
+        busy: whether one core computes something else all the time.
+        seconds: length of a turn.
+    """
+    found: dict[str, list[float] | str] = {way: reason for way in ways if (reason := missing(way))}
+    with ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        if busy:
+            stack.enter_context(busy_core())
+        taking_part = [Way(way, case, errors) for way in ways if way not in found]
+        for way in taking_part:
+            stack.callback(way.end)
+        for way in taking_part:
+            way.wait()
+        for _ in range(rounds):
+            for way in taking_part:
+                found.setdefault(way.name, []).append(way.turn(seconds) * 1e6)
+    return found
+
+
+def missing(way: str) -> str | None:
+    """Return what a way needs and this machine lacks."""
+    lacking = [package for package in NEEDS.get(way.partition(" x")[0], ()) if not find_spec(package)]
+    if lacking:
+        return f"{' and '.join(lacking)} not installed"
+    return "only one core" if way.endswith(" x2") and cores() < 2 else None
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Keep the first core busy."""
+    first = min(os.sched_getaffinity(0))
+    # It ends with this process, however that ends.
+    code = f"import os; os.sched_setaffinity(0, [{first}])\nwhile os.getppid() == {os.getpid()}: pass"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def limit_xla() -> None:
+    """Let XLA compute on one thread, which may run on any core: it starts as many as there are cores to run on."""
+    import jax
+
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(allowed)])
+    jax.devices()
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), allowed)
 
 
 def child(way: str, case: str, threads: int) -> None:
-    """Print the seconds per step and run of each block."""
+    """Train, and print the seconds per step and run of the blocks in each turn."""
     import torch
-
-    torch.set_num_threads(threads)
-    warnings.simplefilter("ignore")
     from cases import CASES
     from peers import WAYS
 
-    if way == "headtohead":
+    printed = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what else is printed
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    if way.startswith(("headtohead", "products")):
         from headtohead.runner.process import prepare_process
 
         prepare_process(threads)
-    print(json.dumps([*WAYS[way](CASES[case], BLOCKS)][WARM_UP:]))
-
-
-def seconds(way: str, case: str, processes: int) -> list[float]:
-    """Per step and run, of the machine as a whole."""
-    threads = os.cpu_count() if processes == 1 else 1
-    command = [sys.executable, __file__, "--child", way, case, str(threads)]
-    # XLA takes all cores it may use.
-    running = [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-        for _ in range(processes)
-    ]
-    blocks = []
-    for process in running:
-        printed, complaint = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"{way}, {case}: {complaint.strip()}")
-        blocks += json.loads(printed.splitlines()[-1])
-    return [block / processes for block in blocks]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("word", nargs="?", default="", help="only cases whose name contains it")
-    parser.add_argument("--child", nargs=3, metavar=("WAY", "CASE", "THREADS"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        way, case, threads = arguments.child
-        child(way, case, int(threads))
-        return
-    from cases import CASES
-
-    if not any(arguments.word in name for name in CASES):
-        parser.error(f"{arguments.word}: no such case; there are: {'; '.join(CASES)}")
-    table = Table(title="microseconds per step and run", title_justify="left")
-    for header in ("case", "way", "median", "quartiles", "headtohead is"):
-        table.add_column(header, justify="left" if header in ("case", "way") else "right")
-    for case in [name for name in CASES if arguments.word in name]:
-        ways = PLAIN + [way for word, more in EXTRA.items() if word in case for way in more]
-        times: dict[tuple[str, int], list[float]] = defaultdict(list)
-        for _ in track(range(ROUNDS), description=case, transient=True):
-            for way in ways:
-                times[way] += seconds(way[0], case, way[1])
-        ours = min(np.median(times[way]) for way in ways if way[0] == "headtohead")
-        for way in sorted(ways, key=lambda way: np.median(times[way])):
-            low, middle, high = np.quantile(times[way], (0.25, 0.5, 0.75)) * 1e6
-            ratio = "" if way[0] == "headtohead" else f"{ours / middle * 1e6:.2f} of it"
-            named = way[0].replace("_", " ") + (f" x{way[1]}" if way[1] > 1 else "")
-            table.add_row(case, named, f"{middle:,.0f}", f"{low:,.0f} to {high:,.0f}", ratio)
-            case = ""
-        table.add_section()
-    console = Console(width=140)
-    console.print(table)
-    console.print(
-        f"{processor()}, {os.cpu_count()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    )
-
-
-def processor() -> str:
-    """The processor's name where Linux tells."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
+    if way == "jax" and threads == 1:
+        limit_xla()
+    blocks = WAYS[way](CASES[case])
+    times = [next(blocks) for _ in range(WARM_UP)]
+    print(json.dumps(times), file=printed, flush=True)
+    while os.read(0, 1):  # a turn begins
+        times = []
+        while not select.select([0], [], [], 0)[0]:
+            times.append(next(blocks))
+        if not os.read(0, 1):
+            return
+        # The first block finds cold caches, the last one ended after the turn.
+        print(json.dumps(times[1:-1] or times[-1:]), file=printed, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    child(sys.argv[1], sys.argv[2], int(sys.argv[3]))

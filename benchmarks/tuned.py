@@ -1,10 +1,7 @@
 """Compare a tuned study of the digits with the same trials by Optuna over an eager PyTorch loop.
 
-    python benchmarks/tuned.py
-
 The study searches five settings of two heads, each by 64 trials with 4 seeds: 512 runs. Its time is that of the whole
-command, from its imports to its report. Beside it stands training alone: the time of all packs, divided by the cores,
-each of which trains one at a time.
+command, from its imports to its report.
 
 The peer replays 24 runs of the study in each round, other ones each time, as trials of Optuna. It trains one after
 another as a careful user would write it: tensors in memory, a fused optimiser, no logging, one evaluation of the
@@ -13,40 +10,37 @@ Optuna's storage in memory. Its time is scaled to all runs, and the start of Pyt
 once.
 
 Both have the same splits, initial weights and batches. What their validation accuracies differ by is owed to rounding,
-which decides much where a run nearly diverges and little elsewhere. Ours and theirs take turns, and each round has a
-new study. Prints medians with quartiles.
+which decides much where a run nearly diverges and little elsewhere. Each round has a new study.
 """
 
-import argparse
 import copy
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
+from machine import cores, seconds
 from omegaconf import OmegaConf
-from speed import processor
 
 from headtohead.record.files import flat
 from headtohead.record.run import read_runs
-from headtohead.runner.process import cores
 from headtohead.training import data
 from headtohead.training.config import parse
 from headtohead.training.loop import schedule_factors
 from headtohead.training.models import initialise
 from headtohead.training.splits import generator
 
-ROUNDS, TIMED, SEEDS = 5, 24, 4
+ROUNDS, TIMED, SEEDS = 2, 24, 4
+# The most that validation accuracies of ours and theirs may differ by in the mean: above it they train something else.
+SAME = 0.02
 # The ends of each tuned setting, and whether its scale is logarithmic.
 RANGES = {
     "optimizer.lr": (1e-3, 1, True),
@@ -143,7 +137,7 @@ def child(folder, part, parts):
 
 def theirs(folder, processes):
     """Return the seconds per run of the peer's processes side by side, and the accuracy of each run."""
-    command = [sys.executable, __file__, "--child", folder]
+    command = [sys.executable, __file__, folder]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     running = [subprocess.Popen([*command, str(part), str(processes)], **pipes) for part in range(processes)]
     for process in running:
@@ -156,66 +150,40 @@ def theirs(folder, processes):
     return 1 / sum(1 / seconds for seconds, _ in results), {k: v for _, found in results for k, v in found.items()}
 
 
-def timed(folder, *command):
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
-
-
 def one_round(number):
-    """Return the seconds of each way, whole and training alone, and a table of our runs with their accuracy."""
+    """Return the seconds of each way, and what the validation accuracies of ours and theirs differ by."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = timed(folder, "-m", "headtohead", *STUDY)
+        found = {"headtohead": seconds("-m", "headtohead", *STUDY, folder=folder)}
         runs, broken = read_runs(Path(folder, "outputs", "tuned"))
         if broken or any(run.phase != "search" or run.status == "failed" for run in runs.values()):
             raise RuntimeError(f"not every run was searched: {broken}")
-        seconds = {"headtohead": (whole, sum(run.wall_s for run in runs.values()) / cores())}
-        table = pd.DataFrame({name: settings(run.config) for name, run in runs.items()}).T.infer_objects()
-        table["ours"] = [run.metrics["val_accuracy"] for run in runs.values()]
         shuffled, first = np.random.default_rng(0).permutation(sorted(runs)), number * TIMED
         chosen = np.take(shuffled, range(first, first + TIMED), mode="wrap").tolist()
         Path(folder, "runs.json").write_text(json.dumps({name: runs[name].config for name in chosen}))
-        start = timed(folder, "-c", START)
-        for processes in (1, 2):
-            each, found = theirs(folder, processes)
-            seconds[f"Optuna, eager x{processes}"] = (start + each * len(runs), each * len(runs))
-        return seconds, table.assign(theirs=pd.Series(found))
+        start = seconds("-c", START, folder=folder)
+        for processes in (1, 2)[: cores()]:
+            each, accuracies = theirs(folder, processes)
+            found["Optuna" + " x2" * (processes - 1)] = start + each * len(runs)
+        return found, [accuracies[name] - runs[name].metrics["val_accuracy"] for name in chosen]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    if of_peer := parser.parse_args().child:
-        child(Path(of_peer[0]), *map(int, of_peer[1:]))
-        return
-    times, tables = defaultdict(list), []
+def measure():
+    """Return the seconds of each way in each round."""
+    if not find_spec("optuna"):
+        return dict.fromkeys(("headtohead", "Optuna", "Optuna x2"), "optuna not installed")
+    times, differences = defaultdict(list), []
     for number in range(ROUNDS):
-        seconds, table = one_round(number)
-        tables.append(table)
-        for way, pair in seconds.items():
-            times[way].append(pair)
-        print(
-            f"round {number + 1}: " + ", ".join(f"{way} {pair[0]:.1f} s" for way, pair in seconds.items()), flush=True
-        )
-    print(f"{len(table)} runs of ours in a round, {TIMED} of each form of the peer, whose time is scaled to as many")
-    for column, part in enumerate(("whole", "training")):
-        for way, pairs in times.items():
-            low, median, high = np.quantile(np.array(pairs)[:, column], (0.25, 0.5, 0.75))
-            print(f"{part}, {way}: {median:.1f} s ({low:.1f} to {high:.1f}), {median / len(table):.4f} s a run", end="")
-            if way != "headtohead":
-                shares = [ours[column] / other[column] for ours, other in zip(times["headtohead"], pairs, strict=True)]
-                low, median, high = np.quantile(shares, (0.25, 0.5, 0.75))
-                print(f"; headtohead takes {median:.3f} ({low:.3f} to {high:.3f}) of it", end="")
-            print()
-    difference = pd.concat([table.theirs - table.ours for table in tables]).dropna()
-    size, noise = difference.abs(), table.groupby([*RANGES, "head.name"]).ours.std()
-    print(
-        f"validation accuracy, theirs less ours: mean {difference.mean():+.4f}, mean size {size.mean():.4f}, median "
-        f"{size.median():.4f}; standard deviation over the seeds of a trial: mean {noise.mean():.4f}, median "
-        f"{noise.median():.4f}"
-    )
-    print(f"{processor()}, {os.cpu_count()} cores; torch {version('torch')}, optuna {version('optuna')}")
+        found, different = one_round(number)
+        differences += different
+        for way, taken in found.items():
+            times[way].append(taken)
+    if abs(np.mean(differences)) > SAME:
+        raise RuntimeError(f"theirs and ours differ by {np.mean(differences):.3f} in accuracy")
+    return times
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        child(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    else:
+        print(json.dumps(measure()))

@@ -126,12 +126,18 @@ def measure(figure: Path) -> str:
                 rows.append(result("growth.py", axis, str(value), folder=place))
         found[axis] = np.array(rows)
     draw(found, figure)
-    lines = ["| axis | of | slope of time | slope of memory |", "| --- | --- | --- | --- |"]
+    lines = ["| axis | of | time | slope | memory | slope |", "| --- | --- | --- | --- | --- | --- |"]
     for axis, rows in found.items():
         values = np.array(POINTS[axis], float)
-        slopes = (f"{slope(values, rows[:, column]):.2f}" for column in (1, 3))
-        lines.append(f"| {axis}, {values[0]:,.0f} to {values[-1]:,.0f} | {WHAT[axis]} | {' | '.join(slopes)} |")
+        cells = [f"{axis}, {values[0]:,.0f} to {values[-1]:,.0f}", WHAT[axis]]
+        for costs, unit in ((rows[:, 1], STUDY_TIME if axis in OPTIONS else TIME), (rows[:, 3], "MiB")):
+            cells += [f"{costs[0]:,.0f} to {costs[-1]:,.0f} {unit}", f"{slope(values, costs):.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def short(value: float) -> str:
+    return f"{value / 1000:,.3g}k" if value >= 10_000 else f"{value:,.4g}"
 
 
 def draw(found: dict[str, np.ndarray], path: Path) -> None:
@@ -155,8 +161,11 @@ def draw(found: dict[str, np.ndarray], path: Path) -> None:
         for panel, costs, label in ((above, rows[:, 1], unit), (below, rows[:, 3], MEMORY)):
             panel.loglog(values, costs, marker="o")
             panel.minorticks_off()
-            panel.set_xticks(values, [f"{value:,.0f}" for value in values])
-            panel.set_ylim(costs.min() / 3, costs.max() * 3)
+            panel.set_xticks(values, [short(value) for value in values])
+            ends = costs.min() / 3, costs.max() * 3
+            panel.set_ylim(*ends)
+            ticks = sorted({float(f"{tick:.0e}") for tick in np.geomspace(*ends, 6)[1:-1]})
+            panel.set_yticks(ticks, [short(tick) for tick in ticks])
             panel.set_ylabel(label)
             panel.annotate(f"slope {slope(values, costs):.2f}", (values[-1], costs[-1]), (0, 10),
                            textcoords="offset points", ha="right")  # fmt: skip

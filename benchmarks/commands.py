@@ -132,11 +132,11 @@ def _first_line(line: list[str]) -> float:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         ) as process:
-            printed = process.stdout.readline()
+            printed = next((text for text in process.stdout if text.strip()), None)
             taken = time.perf_counter() - started
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    if not printed.strip():
+    if not printed:
         raise RuntimeError(f"{' '.join(line)}: printed nothing")
     return taken
 

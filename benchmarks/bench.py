@@ -193,9 +193,8 @@ def main() -> None:
         print(f"{place} of {len(chosen)}: {case.name}", flush=True)
         rows = case.rows(case.measure())
         for row in rows:
-            print(
-                f"    {row['ours']}; {named(row['peer'])} {row['theirs']}; {row['ratio']} {row['within']}", flush=True
-            )
+            peer = f"{named(row['peer'])} {row['theirs']}".strip()
+            print("    " + "; ".join(filter(None, (row["ours"], peer, row["ratio"], row["within"]))), flush=True)
         here = {"processor": processor(), "versions": versions()}
         merge(read_results(), [row | here for row in rows]).to_csv(FOLDER / "results.csv", index=False)
         write("table", table(read_results(), CASES))

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import IO
 
@@ -127,7 +127,8 @@ def limit_xla() -> None:
     os.sched_setaffinity(0, [min(allowed)])
     jax.devices()
     for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), allowed)
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread), allowed)
 
 
 def child(way: str, case: str, threads: int) -> None:

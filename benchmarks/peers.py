@@ -5,6 +5,7 @@ Every function yields without end the seconds per step and run of one block of s
 Shape suffixes: R runs, B batch, I inputs and O outputs of a layer.
 """
 
+import math
 import struct
 import tempfile
 import time
@@ -48,7 +49,9 @@ def headtohead_bfloat16(case: Case) -> Iterator[float]:
 
 def _pack(case: Case) -> list[Config]:
     module = case.runs[0].model.build(case.pool.input_shape, case.pool.num_classes)
-    packing = choose_packing(case.runs[0], is_stackable(module), case.pool.num_classes)
+    parameters = sum(value.numel() for value in module.parameters())
+    shape = math.prod(case.pool.input_shape), case.pool.num_classes
+    packing = choose_packing(case.runs[0], is_stackable(module), parameters, *shape)
     runs = case.lasting(BLOCKS)
     return runs[:: max(1, len(runs) // packing.size)][: packing.size]  # of both heads alike
 

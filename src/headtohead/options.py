@@ -224,11 +224,10 @@ def _tuple_converter(item: Converter) -> Converter:
         if not isinstance(value, list | tuple):
             raise _Refusal(f"={value}: must be a list")
         converted = []
-        for index, element in enumerate(value):
-            try:
-                converted.append(item(element))
-            except _Refusal as refusal:
-                raise refusal.under(index) from None
+        try:
+            converted.extend(map(item, value))
+        except _Refusal as refusal:
+            raise refusal.under(len(converted)) from None
         return tuple(converted)
 
     return convert

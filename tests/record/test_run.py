@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headtohead.options import ConfigError
+from headtohead.options import ConfigError, one_line
 from headtohead.record import run as runs
 from headtohead.record.files import to_json
 from headtohead.record.run import PackInfo, RunRecord
@@ -63,6 +63,36 @@ def test_a_history_has_tags_on_disk(tmp_path):
     runs.write_run(tmp_path / "a", RUN, [{"step": 0, "val_accuracy": 0.5, "val_ambiguity_none": 1.0, "coupling": 0.0}])
     header = (tmp_path / "a" / "history.csv").read_text().splitlines()[0]
     assert header == "step,val/accuracy,ambiguity/none,competition/coupling"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["step,val/nll\n0,\n5,0.1\n", "step,val/nll\n0,1\n", "step,val/nll\n"],
+        ["step,val/nll\n0,1\n5,2", "val/nll,step\n1,0\n", "step,val/nll\r\n3,inf\r\n"],
+        ["step,val/nll\n\n0,1\n\n", "step,val/nll\n0,2\n"],
+        ["step,val/nll\n0,1,2\n", "step,val/nll\n0,2\n"],
+        ["step,val/nll\n0,2\n", "step,val/nll\n0,1,2\n", "step,val/nll\n0\n"],
+        ['step,val/nll\n"0\n",1\n', 'step,val/nll\n0,"1\n', "step,val/nll\n0,2\n"],
+        ["step,val/nll\n0,word\n", "step,val/nll\n0,2\n", "step,val/nll\n-1,2\n"],
+        ["step,val/nll\nTrue,2\n", "step,val/nll\nFalse,2\n", "", "nll\n1\n"],
+    ],
+)
+def test_histories_read_together_are_those_read_one_by_one(tmp_path, texts):
+    names = [f"run{place}" for place in range(len(texts))]
+    for name, text in zip(names, texts, strict=True):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "history.csv").write_bytes(text.encode())
+    together, unreadable = runs.read_histories(tmp_path, [*names, "none"])
+    assert {*together, *unreadable} == {*names, "none"} and not {*together} & {*unreadable}
+    for name in names:
+        if name in unreadable:
+            with pytest.raises(ValueError) as refusal:
+                runs.read_history(tmp_path / "runs" / name)
+            assert unreadable[name] == one_line(refusal.value)
+        else:
+            alone = runs.read_history(tmp_path / "runs" / name)
+            pd.testing.assert_frame_equal(together[name].reset_index(drop=True), alone, check_dtype=False)
 
 
 def test_without_run_json_there_is_no_run(tmp_path):

@@ -255,7 +255,7 @@ def _strays(study: Study) -> Iterable[Check]:
     """Warn of runs whose config differs from that of most runs of their arm, or does not fit their own record."""
     for arm in study.arms:
         configs = {name: arm_config(run) for name, run in study.records.items() if run.arm == arm}
-        if not configs:
+        if all(config == next(iter(configs.values())) for config in configs.values()):
             continue
         table = pd.DataFrame.from_dict(configs, orient="index").fillna("-")
         differs = table != table.mode().iloc[0]

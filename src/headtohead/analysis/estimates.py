@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import special
 
 from headtohead.analysis.statistics import Interval
 
@@ -111,19 +111,19 @@ class Crossed:
         return self.variance**2 / parts if parts else float(self.seeds - 1)
 
     def interval(self, confidence: float) -> Interval:
-        half = float(stats.t.ppf((1 + confidence) / 2, self.degrees)) * self.error
+        half = float(special.stdtrit(self.degrees, (1 + confidence) / 2)) * self.error
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def p(self) -> float:
         if self.variance == 0:
             return float(self.mean == 0)
-        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.degrees))
+        return float(2 * special.stdtr(self.degrees, -abs(self.mean) / self.error))
 
     def equivalence_p(self, margin: float) -> float:
         if self.variance == 0:
             # Arms that never differ by even a rounding error have shown nothing about new runs.
             return 1.0
-        return float(stats.t.sf((margin - abs(self.mean)) / self.error, self.degrees))
+        return float(special.stdtr(self.degrees, (abs(self.mean) - margin) / self.error))
 
     def with_seeds(self, seeds: int) -> "Crossed":
         """Return what the estimate would be with another number of seeds, if its mean and spreads are the true ones."""
@@ -141,18 +141,18 @@ class Crossed:
         if self.variance == 0:
             return float(self.mean != 0)
         shift = abs(self.mean) / self.error
-        detected = float(stats.t.sf(stats.t.isf(level / 2, self.degrees) - shift, self.degrees))
+        detected = float(special.stdtr(self.degrees, special.stdtrit(self.degrees, level / 2) + shift))
         if margin is None:
             return detected
-        critical = stats.t.isf(level, self.degrees)
+        critical = -special.stdtrit(self.degrees, level)
         near, far = (
-            float(stats.t.cdf(margin / self.error + sign * shift - critical, self.degrees)) for sign in (-1, 1)
+            float(special.stdtr(self.degrees, margin / self.error + sign * shift - critical)) for sign in (-1, 1)
         )
         return max(detected, near + far - 1)
 
     def detectable(self, level: float, power: float) -> float:
         """Return the true difference that a two-sided test at this level detects with this probability."""
-        return self.error * float(stats.t.isf(level / 2, self.degrees) + stats.t.ppf(power, self.degrees))
+        return self.error * float(special.stdtrit(self.degrees, power) - special.stdtrit(self.degrees, level / 2))
 
     def _scaled(self, seed_factor: float, block_factor: float, seeds: int) -> "Crossed":
         residual = self.residual_variance * seed_factor * block_factor
@@ -202,9 +202,12 @@ class Shares:
     def p(self) -> float:
         """Return the p-value of McNemar's exact test."""
         discordant = self.first + self.second
-        return float(stats.binomtest(self.first, discordant).pvalue) if discordant else 1.0
+        beyond = sum(math.comb(discordant, count) for count in range(min(self.first, self.second) + 1))
+        return min(2 * beyond / 2**discordant, 1.0)
 
     def equivalence_p(self, margin: float) -> float:
+        from scipy import optimize  # takes as long to import as the verdicts of a study
+
         def beyond(level: float) -> float:
             bounds = self.interval(1 - 2 * level)
             return max(bounds.upper, -bounds.lower) - margin
@@ -215,8 +218,8 @@ class Shares:
         return float(optimize.root_scalar(beyond, bracket=(least, most)).root) if beyond(least) > 0 else least
 
     def _bounds(self, count: int, tail: float) -> tuple[float, float]:
-        low = float(stats.beta.ppf(tail, count, self.pairs - count + 1)) if count else 0.0
-        high = float(stats.beta.isf(tail, count + 1, self.pairs - count)) if count < self.pairs else 1.0
+        low = float(special.betaincinv(count, self.pairs - count + 1, tail)) if count else 0.0
+        high = float(special.betainccinv(count + 1, self.pairs - count, tail)) if count < self.pairs else 1.0
         return low, high
 
 

@@ -1,6 +1,6 @@
 """Values of a metric for arms that share their seeds, also of metrics derived from several runs.
 
-Shape suffixes: S seeds, G blocks of test examples.
+Shape suffixes: A arms, S seeds, G blocks of test examples.
 """
 
 import math
@@ -14,13 +14,11 @@ import pandas as pd
 
 from headtohead.analysis import statistics
 from headtohead.analysis.estimates import Crossed, Estimate, Shares, floor_of_shares
-from headtohead.analysis.study import Study
+from headtohead.analysis.study import Scope, Study
 from headtohead.analysis.text import listed
 from headtohead.options import nearest
-from headtohead.record.run import COLUMNS, read_history
+from headtohead.record.run import COLUMNS
 
-# The rows of a comparison: all trials, each arm at its best trial, or `Study.final`.
-Scope = Literal["search", "confirm", "final"]
 # Which value of a metric is the better one.
 Direction = Literal["higher", "lower"]
 
@@ -101,7 +99,7 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
     """
     if phase == "search" and study.record.protocol.search == "halving":
         raise Unjudged(HALVED)
-    runs = _rows(study, phase, selected_by)
+    runs = study.compared(phase, selected_by)
     if runs.empty:
         raise Unjudged(f"the study has no runs of the phase {phase}")
     runs = runs.loc[runs.arm.isin(arms)]
@@ -156,31 +154,26 @@ def _by_block(
     if metric not in study.blocks:
         return None, None
     used = runs.loc[runs.seed.isin(by_seed.index), ["run", "arm", "seed", "status", "value"]]
-    rows = used.merge(study.blocks[["run", "block", "size", metric]], on="run", how="left")
-    guessed = rows.status == "diverged"
-    # A fold may have no example of a block.
-    rows["total"] = (rows[metric].mask(guessed, rows.value) * rows["size"]).mask(rows["size"] == 0, 0.0)
-    if rows.total.isna().any():
+    places = [study.places_of_blocks.get(run, ()) for run in used.run]
+    if not all(map(len, places)):
         return None, None
-    sums = rows.groupby(["arm", "seed", "block"])[["total", "size"]].sum().unstack("block")
-    if sums.isna().to_numpy().any() or sums["size"].shape[1] < 2:
+    table = study.blocks.iloc[np.concatenate(places)]
+    rows = used.loc[used.index.repeat([*map(len, places)])]
+    guessed, size = (rows.status == "diverged").to_numpy(), table["size"].to_numpy(float)
+    total = np.where(guessed, rows.value.to_numpy(float), table[metric].to_numpy(float)) * size
+    total[size == 0] = 0.0  # a fold may have no example of a block
+    if np.isnan(total).any():
         return None, None
-    values = {
-        str(arm): (sums.loc[arm, "total"] / sums.loc[arm, "size"]).loc[by_seed.index].to_numpy() for arm in by_seed
-    }
-    return values, sums["size"].iloc[0].to_numpy(float)
-
-
-def _rows(study: Study, phase: Scope, selected_by: str | None) -> pd.DataFrame:
-    """Return the runs of a phase, those of the phase confirm at the best trials by a criterion.
-
-    In a study without a search all runs are of the phase run, and count as confirm.
-    """
-    if phase == "final":
-        return study.finite.loc[study.final.index]
-    phases = ["confirm", "run"] if phase == "confirm" else ["search"]
-    rows = study.finite.loc[study.finite.phase.isin(phases)]
-    return study.at_best(rows, selected_by) if phase == "confirm" and study.tuned else rows
+    arm, seed = by_seed.columns.get_indexer(rows.arm), by_seed.index.get_indexer(rows.seed)
+    block, blocks = pd.factorize(table.block, sort=True)
+    shape = (by_seed.shape[1], len(by_seed), len(blocks))
+    # The sums of pandas lose no digits, whatever their order.
+    cell = np.ravel_multi_index((arm, seed, block), shape)
+    sums = pd.DataFrame(pd.DataFrame({"cell": cell, "total": total, "size": size}).groupby("cell").sum())
+    if len(sums) < np.prod(shape) or len(blocks) < 2:
+        return None, None
+    total_ASG, size_ASG = (sums[name].to_numpy().reshape(shape) for name in ("total", "size"))
+    return dict(zip(map(str, by_seed), total_ASG / size_ASG, strict=True)), size_ASG[0, 0]
 
 
 def _other_trials(study: Study, phase: Scope, arms: Sequence[str], selected_by: str | None) -> str | None:
@@ -290,13 +283,14 @@ def _time_to_target(unit: Literal["step", "epoch"], study: Study, runs: pd.DataF
     _recorded(tuning, "val_accuracy")
     target = statistics.target_accuracy(tuning)
     times, horizon, unread = pd.Series(math.nan, index=runs.index), 0.0, 0
-    for index, name in runs.run[runs.status != "failed"].items():
-        try:
-            history = read_history(study.folder / "runs" / name)
-            time, accuracy = (history[name].to_numpy(float) for name in (unit, "val_accuracy"))
-        except (OSError, ValueError, KeyError):
+    ended = runs.run[runs.status != "failed"]
+    histories, _ = study.histories.read(ended)
+    for index, name in ended.items():
+        history = histories.get(name)
+        if history is None or not {unit, "val_accuracy"} <= {*history}:
             unread += 1
             continue
+        time, accuracy = (history[column].to_numpy(float) for column in (unit, "val_accuracy"))
         times[index] = statistics.first_reach(time, accuracy, target)
         horizon = max([horizon, *time.tolist()])
     unreached = int(np.isinf(times).sum())

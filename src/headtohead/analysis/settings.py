@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from headtohead.analysis.claims import Verdict
 from headtohead.analysis.estimates import Crossed
@@ -68,7 +68,7 @@ def _summarise(rows: Sequence[Verdict], level: float) -> AcrossSettings:
     spread = float(np.var([row.difference for row in judged], ddof=1))
     half = math.nan
     if count > 2:
-        half = float(stats.t.ppf(1 - level / 2, count - 1)) * math.sqrt(spread + estimate.variance)
+        half = float(special.stdtrit(count - 1, 1 - level / 2)) * math.sqrt(spread + estimate.variance)
     known = {field.name: getattr(first, field.name) for field in fields(Verdict)}
     summary = {
         "arm": first.head,

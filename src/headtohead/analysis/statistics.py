@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 
 class Interval(NamedTuple):
@@ -30,7 +30,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * standard_error(values)
+    half = float(special.stdtrit(len(values) - 1, (1 + confidence) / 2)) * standard_error(values)
     return Interval(mean, mean - half, mean + half)
 
 

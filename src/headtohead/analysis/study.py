@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ from headtohead.record.run import (
     Status,
     blocks,
     is_changed,
-    read_history,
+    read_histories,
     read_results,
     read_runs,
     read_table,
@@ -43,6 +43,30 @@ from headtohead.record.study import StudyRecord, Trial, read_study_record
 NOT_OF_AN_ARM = NOT_OF_A_RUN | {"seed", "fold", "optimizer.lr", "pack_size"}
 CHANGED = "its checksum differs: it was changed after it had been written"
 REMEDY = "delete it: the report writes it again from the records of the runs"
+
+# The rows of a comparison: all trials, each arm at its best trial, or `Study.final`.
+Scope = Literal["search", "confirm", "final"]
+
+
+class Histories:
+    """Histories of the runs in a study's folder, each read once."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._known: dict[str, pd.DataFrame] = {}
+        self._unreadable: dict[str, str] = {}
+
+    def read(self, runs: Iterable[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+        """Return the histories of runs, by name, and why others cannot be read."""
+        runs = list(runs)
+        known, unreadable = read_histories(self._folder, [run for run in runs if run not in self])
+        self._known |= known
+        self._unreadable |= unreadable
+        read = {run: self._known[run] for run in runs if run in self._known}
+        return read, {run: self._unreadable[run] for run in runs if run in self._unreadable}
+
+    def __contains__(self, run: str) -> bool:
+        return run in self._known or run in self._unreadable
 
 
 @dataclass(frozen=True)
@@ -162,6 +186,32 @@ class Study:
         rows = confirmed if len(confirmed) else at_best
         return rows.loc[rows.status != "failed"]
 
+    def compared(self, phase: Scope, selected_by: str | None = None) -> pd.DataFrame:
+        """Return the runs of a phase, those of the phase confirm at the best trials by a criterion.
+
+        In a study without a search all runs are of the phase run, and count as confirm. Infinities are NaN.
+
+        Args:
+            selected_by: Validation metric; None takes the primary criterion.
+        """
+        key = phase, selected_by
+        if key not in self._compared:
+            if phase == "final":
+                rows = self.finite.loc[self.final.index]
+            else:
+                rows = self.finite.loc[self.finite.phase.isin(["confirm", "run"] if phase == "confirm" else ["search"])]
+            self._compared[key] = self.at_best(rows, selected_by) if phase == "confirm" and self.tuned else rows
+        return self._compared[key]
+
+    @cached_property
+    def _compared(self) -> dict[tuple[Scope, str | None], pd.DataFrame]:
+        return {}
+
+    @cached_property
+    def histories(self) -> Histories:
+        """Histories of the runs, read when they are asked for."""
+        return Histories(self.folder)
+
     @cached_property
     def history(self) -> pd.DataFrame:
         """A row per logged step of each final run, with the column `run`."""
@@ -175,8 +225,8 @@ class Study:
     @cached_property
     def _histories(self) -> tuple[pd.DataFrame, dict[str, str]]:
         changed = {run: CHANGED for run in self.final.run if self._is_changed(run, "history.csv")}
-        histories, unreadable = read_histories(self.folder, [run for run in self.final.run if run not in changed])
-        return histories, changed | unreadable
+        histories, unreadable = self.histories.read(run for run in self.final.run if run not in changed)
+        return joined(histories), changed | unreadable
 
     def _is_changed(self, run: str, file: str) -> bool:
         """Return whether a file of a run that has a record was changed since it was written."""
@@ -194,6 +244,11 @@ class Study:
             return blocks(self.records.values())
         path = self.folder / "blocks.csv"
         return _read_blocks(path) if os.path.lexists(path) else blocks([])
+
+    @cached_property
+    def places_of_blocks(self) -> dict[str, np.ndarray]:
+        """The positions of each run's rows in `blocks`."""
+        return {str(run): places for run, places in self.blocks.groupby("run").indices.items()}
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
@@ -324,7 +379,8 @@ class Study:
             ),
         )
         rows = self.results.loc[self.results.arm.isin([*names])]
-        return replace(self, record=record, results=rows.assign(arm=rows.arm.map(dict(names))))
+        records = {name: run for name, run in self.records.items() if run.arm in names}
+        return replace(self, record=record, results=rows.assign(arm=rows.arm.map(dict(names))), records=records)
 
 
 def read_study(folder: Path) -> Study:
@@ -353,16 +409,12 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def read_histories(folder: Path, runs: Iterable[str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Read the histories of runs: a row per logged step with the column `run`, and why others cannot be read."""
-    histories, unreadable = [], {}
-    for run in runs:
-        try:
-            histories.append(read_history(folder / "runs" / run).assign(run=run))
-        except (OSError, ValueError) as error:
-            unreadable[run] = one_line(error)
-    columns = pd.DataFrame(columns=pd.Index(["run", "step"]))
-    return pd.concat(histories, ignore_index=True) if histories else columns, unreadable
+def joined(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the histories of runs as one table: a row per logged step, with the column `run`."""
+    if not histories:
+        return pd.DataFrame(columns=pd.Index(["run", "step"]))
+    runs = np.repeat([*histories], [len(history) for history in histories.values()])
+    return pd.concat(histories.values(), ignore_index=True).assign(run=runs)
 
 
 def by_seed(runs: pd.DataFrame, metric: str) -> pd.Series:

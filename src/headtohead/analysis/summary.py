@@ -121,15 +121,16 @@ class Summary:
     tuning: Tuning | None
 
 
-def summarise(folder: Path) -> Summary:
-    """Read a study, bring its results.csv up to date with its records, judge its claims and answer its question.
+def summarise(study: Path | Study) -> Summary:
+    """Judge the claims of a study, and answer its question. Nothing is written: see `verdicts_json`.
 
-    Nothing else is written: see `verdicts_json`.
+    Args:
+        study: The study, or its folder, which `read_study` reads.
 
     Raises:
         ConfigError: the folder holds no study, or study.json or results.csv is broken.
     """
-    study = read_study(folder)
+    study = study if isinstance(study, Study) else read_study(study)
     verdicts = judge(study)
     settings = across_settings(study, verdicts)
     return Summary(

@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from headtohead.analysis.choice import with_guesses
 from headtohead.analysis.statistics import Interval, is_higher_better, t_interval
@@ -209,12 +209,12 @@ def explained(places: np.ndarray, goodness: np.ndarray) -> tuple[float, float]:
     count = len(goodness)
     if count < LEAST_TRIALS or np.ptp(goodness) == 0 or np.ptp(places) == 0:
         return math.nan, math.nan
-    ranks = stats.rankdata(goodness)
+    ranks = pd.Series(goodness).rank().to_numpy()
     design = np.vander(places - places.mean(), 3)
     residuals = ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]
     unexplained = (residuals**2).sum() / ((ranks - ranks.mean()) ** 2).sum()
     share = 1 - unexplained * (count - 1) / (count - 3)
-    return float(max(share, 0.0)), float(np.corrcoef(stats.rankdata(places), ranks)[0, 1])
+    return float(max(share, 0.0)), float(np.corrcoef(pd.Series(places).rank(), ranks)[0, 1])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,15 @@ def folder_name(text: str) -> str:
 
 def without_home(text: str) -> str:
     """Return a text with `~` where a path begins with the home folder: it is the machine's, not the study's."""
-    for home in {os.path.expanduser("~"), os.path.realpath(os.path.expanduser("~"))}:
-        if home in text and home.strip("~/"):
-            text = re.sub(rf"(?<![\w.~-]){re.escape(home.rstrip('/'))}(?![\w.-])", "~", text)
-    return text
+    names, path = _home(os.path.expanduser("~"))
+    return path.sub("~", text) if any(name in text for name in names) else text
+
+
+@cache
+def _home(folder: str) -> tuple[list[str], re.Pattern[str]]:
+    """Return the names of a home folder, none for the root, and what finds them where a path begins."""
+    names = sorted({name.rstrip("/") for name in (folder, os.path.realpath(folder)) if name.strip("~/")})
+    return names, re.compile(rf"(?<![\w.~-])({'|'.join(map(re.escape, names))})(?![\w.-])")
 
 
 def with_home(value: Any) -> Any:
@@ -77,11 +83,28 @@ def with_home(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Encode nested dataclasses, mappings and lists as strict JSON.
+    """Encode nested dataclasses, mappings and lists as strict JSON; see `plain`."""
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
 
-    Numbers that are not finite become null, and texts lose the home folder.
+
+def plain(value: Any) -> Any:
+    """Return nested dataclasses, mappings and lists as JSON holds them.
+
+    Numbers that are not finite become None, and texts lose the home folder.
     """
-    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+    if isinstance(value, float):  # first: most of what a record holds
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return without_home(value)
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [*map(plain, value)]
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value
 
 
 def read_bytes(path: Path) -> bytes:
@@ -140,7 +163,7 @@ def _refuse_deep(content: Any) -> None:
         if depth > MOST_LEVELS:
             raise RecursionError
         nodes = [node.values() if isinstance(node, dict) else node for node in level]
-        level = [item for node in nodes for item in node if isinstance(item, dict | list)]
+        level = [item for node in nodes for item in node if isinstance(item, (dict, list))]
 
 
 def to_csv(lines: Iterable[Sequence[str]]) -> str:
@@ -198,24 +221,10 @@ def differences(before: Any, now: Any, ignore: Iterable[str] = ()) -> list[str]:
     Args:
         ignore: dotted keys that may differ.
     """
-    old, new = (flat(json.loads(to_json(node))) for node in (before, now))
+    old, new = (flat(plain(node)) for node in (before, now))
     ignored = {*ignore}
     return [
         f"{key}: {old.get(key, 'nothing')}, now {new.get(key, 'nothing')}"
         for key in {**old, **new}
         if key not in ignored and old.get(key, ...) != new.get(key, ...)
     ]
-
-
-def _finite(value: Any) -> Any:
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, str):
-        return without_home(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -9,7 +9,9 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +20,7 @@ import pandas as pd
 
 from headtohead.options import ConfigError, build, one_line, require
 from headtohead.record.files import (
+    plain,
     read_bytes,
     read_json,
     sha256_of,
@@ -215,7 +218,7 @@ def write_run(
         write_arrays(folder / "predictions.npz", predictions)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "run.json"}
     checksums = {name: sha256_of(folder / name) for name in ("history.csv", "predictions.npz") if name in sizes}
-    content = json.loads(to_json(replace(run, bytes=sizes, checksums=checksums)))
+    content = plain(replace(run, bytes=sizes, checksums=checksums))
     write_atomically(folder / "run.json", to_json(content | {"checksum": _checksum(content)}))
 
 
@@ -278,7 +281,44 @@ def read_history(folder: Path) -> pd.DataFrame:
     Raises:
         OSError, ValueError: there is no such file, or it is no table of numbers over steps.
     """
-    table = read_table(folder / "history.csv").rename(columns=metric_of)
+    return _history(read_bytes(folder / "history.csv"))
+
+
+def read_histories(study: Path, runs: Iterable[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Read the histories of runs of a study, by name; for each that cannot be read, the reason.
+
+    Files with the same columns are parsed as one: most of the time that a file takes does not depend on its length.
+    """
+    bodies: dict[tuple[bytes, bool], dict[str, bytes]] = {}
+    histories, unreadable = {}, {}
+    for run in runs:
+        try:
+            header, _, body = read_bytes(study / "runs" / run / "history.csv").partition(b"\n")
+        except (OSError, ValueError) as error:
+            unreadable[run] = one_line(error)
+        else:
+            # A file without rows has no types.
+            bodies.setdefault((header, bool(body)), {})[run] = body if body.endswith(b"\n") else body + b"\n"
+    for (header, _), by_run in bodies.items():
+        ends = list(accumulate(body.count(b"\n") for body in by_run.values()))
+        with suppress(ValueError):
+            table = _history(b"\n".join([header, b"".join(by_run.values())]))
+            # Otherwise a line is no row, and nothing tells which rows are a run's.
+            if len(table) == ends[-1] and isinstance(table.index, pd.RangeIndex):
+                parts = [table.iloc[start:end] for start, end in pairwise([0, *ends])]
+                histories |= dict(zip(by_run, parts, strict=True))
+                continue
+        for run, body in by_run.items():
+            try:
+                histories[run] = _history(b"\n".join([header, body]))
+            except ValueError as error:
+                unreadable[run] = one_line(error)
+    return histories, unreadable
+
+
+def _history(content: bytes) -> pd.DataFrame:
+    """Return the table of a history.csv, with a column per metric; a ValueError says why it is none."""
+    table = _table(content).rename(columns=metric_of)
     words, repeated = list(table.select_dtypes(exclude="number")), list(table.columns[table.columns.duplicated()])
     if "step" not in table:
         raise ValueError(f"no column step: {', '.join(map(str, table))}")
@@ -296,11 +336,14 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         OSError, ValueError: there is no such file, or it is no table.
     """
+    return _table(read_bytes(path))
+
+
+def _table(content: bytes) -> pd.DataFrame:
     # An arm may be called 1, None or true.
     words: Any = dict.fromkeys(("run", "phase", "arm", "head", "status"), str)
-    content = io.BytesIO(read_bytes(path))
     try:
-        return pd.read_csv(content, dtype=words, keep_default_na=False, na_values=[""], low_memory=False)
+        return pd.read_csv(io.BytesIO(content), dtype=words, keep_default_na=False, na_values=[""], low_memory=False)
     except (MemoryError, OverflowError, RecursionError) as error:
         raise ValueError(one_line(error)) from error
 
@@ -322,14 +365,16 @@ def results(runs: Iterable[RunRecord]) -> pd.DataFrame:
 
 def blocks(runs: Iterable[RunRecord]) -> pd.DataFrame:
     """Tabulate the metrics of runs on blocks of examples, a row each: `run`, `block`, `size`, the metrics."""
-    parts = [
-        pd.DataFrame(run.blocks, dtype=float).assign(run=run.run, block=range(len(run.blocks["size"])))
-        for run in runs
-        if run.blocks
-    ]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(["size"]))
-    first = ["run", "block", "size"]
-    return table.reindex(columns=[*first, *(name for name in table if name not in first)])
+    runs = [run for run in runs if run.blocks]
+    counts = [len(run.blocks["size"]) for run in runs]
+    table: dict[str, Any] = {
+        "run": [run.run for run, count in zip(runs, counts, strict=True) for _ in range(count)],
+        "block": [block for count in counts for block in range(count)],
+    }
+    for name in dict.fromkeys(["size", *(name for run in runs for name in run.blocks)]):
+        values = (run.blocks.get(name, (None,) * count) for run, count in zip(runs, counts, strict=True))
+        table[name] = np.array([*chain.from_iterable(values)], float)
+    return pd.DataFrame(table)
 
 
 def write_results(study: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from headtohead.analysis.predictions import above_thresholds, pooled
-from headtohead.analysis.study import Study, over_steps, read_histories, read_study
+from headtohead.analysis.study import Study, joined, over_steps, read_study
 from headtohead.analysis.summary import Summary
 from headtohead.options import one_line, printable
 from headtohead.record import events
@@ -219,7 +219,7 @@ def _layout(study: Study, arms: Mapping[str, Steps]) -> events.Value:
 def _curves(study: Study) -> dict[str, Steps]:
     """Return for each arm the mean and band of every chart, by step."""
     rows = _shown(study)
-    history, _ = read_histories(study.folder, rows.run)
+    history = joined(study.histories.read(rows.run)[0])
     arms: dict[str, Steps] = {arm: {} for arm in study.arms}
     for titles in CHARTS.values():
         for chart in titles.values():

@@ -22,7 +22,7 @@ from headtohead.analysis.claims import VERDICTS, Verdict
 from headtohead.analysis.ladder import LadderRow
 from headtohead.analysis.settings import AcrossSettings
 from headtohead.analysis.statistics import Interval
-from headtohead.analysis.study import Study
+from headtohead.analysis.study import Study, read_study
 from headtohead.analysis.summary import ArmSummary, Summary, Tuning, summarise, verdicts_json
 from headtohead.analysis.text import (
     against,
@@ -39,7 +39,7 @@ from headtohead.analysis.verdicts import Comparison, level_of_look, look_of
 from headtohead.options import ConfigError, printable, require
 from headtohead.record.files import without_home, write_atomically
 from headtohead.report import provenance
-from headtohead.report.figures import FIGURES, draw
+from headtohead.report.figures import FIGURES, start_drawing
 from headtohead.report.figures.style import Drawing
 
 # A verdict is shown by its word and its symbol; colour only repeats them.
@@ -57,7 +57,7 @@ WORDS = tuple(VERDICTS.values())
 AVerdict = TypeVar("AVerdict", bound=Verdict)
 
 
-def write_report(study: Path, to: Path | None = None) -> tuple[Summary, list[Drawing]]:
+def write_report(study: Path, to: Path | None = None, pictures: bool = False) -> tuple[Summary, list[Drawing]]:
     """Judge a study and write its verdicts.json, report.html, report.md and figures/.
 
     The same records give the same bytes.
@@ -65,6 +65,7 @@ def write_report(study: Path, to: Path | None = None) -> tuple[Summary, list[Dra
     Args:
         study: Folder of the study.
         to: Folder to write to, made if missing; None takes the study's own.
+        pictures: Whether the page of TensorBoard will need the figures as images.
 
     Returns:
         The summary and the figures.
@@ -75,9 +76,11 @@ def write_report(study: Path, to: Path | None = None) -> tuple[Summary, list[Dra
     """
     if to is not None and to.resolve() != study.resolve():
         refuse_foreign_folder("--out", to, {"report.html", "report.md", "verdicts.json"}, "a report")
-    summary = summarise(study)
+    read = read_study(study)
+    drawn = start_drawing(read, pictures)
+    summary = summarise(read)
     to = to or study
-    drawings, failures = draw(summary.study)
+    drawings, failures = drawn()
     undrawn = [Check("warning", f"The figure {name} could not be drawn ({why}).") for name, why in failures.items()]
     summary = replace(summary, checks=sorted([*summary.checks, *undrawn], key=lambda check: check.kind == "remark"))
     write_figures(to / "figures", drawings)

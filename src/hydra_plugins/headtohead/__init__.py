@@ -50,7 +50,7 @@ class PackSweeper(Sweeper):
         from headtohead.runner.sweep import run_study
 
         failures = run_study(plan, Live)
-        summary, figures = write_report(plan.folder)
+        summary, figures = write_report(plan.folder, pictures=True)
         write_dashboard(summary, figures)
         print_study(summary)
         if failures:

@@ -11,7 +11,8 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from headtohead.options import printable
 
@@ -74,18 +75,24 @@ class Drawing:
         title: Title of the figure.
         caption: A sentence on what to look at.
         svg: The figure as an SVG element.
-        figure: The figure as matplotlib holds it.
+        figure: The figure as matplotlib holds it; None where another process has drawn it.
+        pixels: The figure as a PNG image, where another process has drawn one.
     """
 
     name: str
     title: str
     caption: str
     svg: str
-    figure: Figure
+    figure: Figure | None
+    pixels: bytes = b""
 
     @property
     def png(self) -> bytes:
-        """The figure as a PNG image, 1,000 pixels wide."""
+        """The figure as a PNG image, 1,000 pixels wide; a ValueError says that there is none."""
+        if self.figure is None:
+            if not self.pixels:
+                raise ValueError("no picture was drawn")
+            return self.pixels
         with mpl.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
             _set_style()
@@ -93,6 +100,14 @@ class Drawing:
             sink = io.BytesIO()
             self.figure.savefig(sink, format="png", dpi=1000 / WIDTH, metadata={"Software": None})
             return sink.getvalue()
+
+    def to_send(self, picture: bool) -> "Drawing":
+        """Return the drawing as another process takes it: without matplotlib's figure, with a picture if asked for."""
+        pixels = b""
+        if picture:
+            with suppress(Exception):  # whatever it is, a picture never costs the figure
+                pixels = self.png
+        return replace(self, figure=None, pixels=pixels)
 
 
 # A figure and its caption; None where the study lacks the records for it.
@@ -146,7 +161,7 @@ def band(values_SR: ArrayLike, log: bool = False) -> tuple[np.ndarray, np.ndarra
     half = np.full(len(mean), np.nan)
     many = count > 1
     deviation = frame.std(axis=1).to_numpy()[many]
-    half[many] = stats.t.ppf(0.975, count[many] - 1) * deviation / np.sqrt(count[many])
+    half[many] = special.stdtrit(count[many] - 1, 0.975) * deviation / np.sqrt(count[many])
     lower, upper = mean - half, mean + half
     return (np.exp(mean), np.exp(lower), np.exp(upper)) if log else (mean, lower, upper)
 

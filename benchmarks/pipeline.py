@@ -29,11 +29,11 @@ from rich.table import Table
 from scipy import stats
 
 from headtohead import cli
-from headtohead.analysis import pairing
+from headtohead.analysis import study as reading
 from headtohead.analysis.choice import best_trials
 from headtohead.analysis.claims import judge
 from headtohead.analysis.study import Study, read_study
-from headtohead.record.run import read_history, read_runs, results
+from headtohead.record.run import read_runs, results
 
 TWIN = {"softmax": ("head=softmax",), "twin": ("head=twin",)}
 RATES = (0.03, 0.1, 0.3, 1.0)
@@ -59,7 +59,7 @@ def main() -> None:
     held.add_argument("seeds", type=int)
     arguments = parser.parse_args()
     # The same runs are judged many times.
-    pairing.read_history = lru_cache(maxsize=None)(read_history)
+    reading.Histories = lru_cache(maxsize=None)(reading.Histories)
     table = Table(title="trained studies", title_justify="left")
     for header in ("rate", "measured", "nominal"):
         table.add_column(header, justify="left" if header == "rate" else "right")

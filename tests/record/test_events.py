@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import precision_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as Tensors
+from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
@@ -21,6 +22,20 @@ def test_scalars_are_what_tensorboard_reads(tmp_path):
         writer.add(7, events.scalars({"train/loss": 0.5, "val/nll": float("nan")}))
     assert scalars(tmp_path, "train/loss") == [(0, 1.5), (7, 0.5)]
     assert scalars(tmp_path, "val/nll") == [(0, 0.25)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 8, 1023, 1024, 1026, 5000])
+def test_checksums_are_those_of_tensorboard(size):
+    data = np.random.default_rng(size).bytes(size)
+    assert events.crc32c(data) == pywrap_tensorflow.crc32c(data)
+
+
+def test_steps_are_seen_before_the_file_is_closed(tmp_path, monkeypatch):
+    writer = events.Events(tmp_path)
+    writer.add(0, events.scalars({"loss": 1.0}))
+    monkeypatch.setattr(events, "SECONDS", -1.0)
+    writer.add(1, events.scalars({"loss": 2.0}))
+    assert scalars(tmp_path, "loss") == [(0, 1.0), (1, 2.0)]
 
 
 def test_a_reader_that_has_the_page_open_drops_what_was_replaced(tmp_path):

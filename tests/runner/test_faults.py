@@ -17,6 +17,7 @@ import torch
 from conftest import TINY
 
 from headtohead import cli
+from headtohead.record import run
 from headtohead.record.events import Events
 from headtohead.report.render import write_report
 from headtohead.runner import checkpoint, worker
@@ -153,7 +154,10 @@ def disk_is_full():
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    os.fsync = full
+    def written(path, content, wait=True):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    os.fsync, run.write_atomically = full, written
 
 
 def repair(folder):

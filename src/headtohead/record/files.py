@@ -25,8 +25,12 @@ from headtohead.options import ConfigError, one_line
 MOST_BYTES, MOST_LEVELS = 2**30, 50
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, wait: bool = True) -> None:
     """Write `content` so that a reader, or a crash, sees the old file or the new one, never a part.
+
+    Args:
+        wait: Whether to wait for the disk, which can take longer than all else. Without it a file may be lost or empty
+            after the machine has lost its power.
 
     Raises:
         OSError: with the path, also where the system names another or none, as on a full disk.
@@ -36,7 +40,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with partial.open("wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
-            os.fsync(file.fileno())
+            if wait:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
         with suppress(OSError):
@@ -84,7 +89,12 @@ def with_home(value: Any) -> Any:
 
 def to_json(value: Any) -> str:
     """Encode nested dataclasses, mappings and lists as strict JSON; see `plain`."""
-    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+    return encoded(plain(value))
+
+
+def encoded(value: Any) -> str:
+    """Encode what `plain` returns."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
@@ -130,18 +140,31 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        text = read_bytes(path).decode("utf-8-sig")  # editors of some systems begin a file with a mark
-        content = json.loads(text, object_pairs_hook=_with_distinct_keys, parse_constant=_refuse_constant)
-        if "\\ud" in text.lower():
-            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-        if not isinstance(content, dict):
-            raise ConfigError("no JSON object")
-        _refuse_deep(content)
-    except RecursionError as error:
-        raise ConfigError(f"nested in more than {MOST_LEVELS} levels") from error
+        content = read_bytes(path)
     except (OSError, ValueError) as error:
         raise ConfigError(one_line(error)) from error
-    return content
+    return parse_json(content)
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object in the text of a JSON file.
+
+    Raises:
+        ConfigError: it is broken, or holds something else.
+    """
+    try:
+        text = content.decode("utf-8-sig")  # editors of some systems begin a file with a mark
+        value = json.loads(text, object_pairs_hook=_with_distinct_keys, parse_constant=_refuse_constant)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        if not isinstance(value, dict):
+            raise ConfigError("no JSON object")
+        _refuse_deep(value)
+    except RecursionError as error:
+        raise ConfigError(f"nested in more than {MOST_LEVELS} levels") from error
+    except ValueError as error:
+        raise ConfigError(one_line(error)) from error
+    return value
 
 
 def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -173,11 +196,11 @@ def to_csv(lines: Iterable[Sequence[str]]) -> str:
     return sink.getvalue()
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays, as `numpy.load` reads them."""
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], wait: bool = True) -> None:
+    """Write named arrays, as `numpy.load` reads them; see `write_atomically`."""
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, sink.getvalue())
+    write_atomically(path, sink.getvalue(), wait)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

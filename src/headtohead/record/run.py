@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,12 +21,13 @@ import pandas as pd
 
 from headtohead.options import ConfigError, build, one_line, require
 from headtohead.record.files import (
+    encoded,
+    parse_json,
     plain,
     read_bytes,
     read_json,
     sha256_of,
     to_csv,
-    to_json,
     write_arrays,
     write_atomically,
 )
@@ -183,7 +185,10 @@ def build_record(cls: type[T], path: Path) -> T:
         OtherReleaseError: the file has another layout.
         ConfigError: the file is missing or broken.
     """
-    content = read_json(path)
+    return _build(cls, read_json(path))
+
+
+def _build(cls: type[T], content: dict[str, Any]) -> T:
     version = content.get("version", VERSION)
     # Before all else: a later layout may have other keys.
     if version != VERSION:
@@ -202,7 +207,7 @@ def write_run(
     history: Sequence[Mapping[str, float]],
     predictions: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write the record of one run.
+    """Write the record of one run. The disk is not waited for: checksums tell whether a file is whole.
 
     Args:
         folder: Folder of the run, made if missing.
@@ -213,13 +218,13 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(key for row in history for key in row))
     lines = [[tag_of(key) for key in columns], *([_cell(row.get(key)) for key in columns] for row in history)]
-    write_atomically(folder / "history.csv", to_csv(lines))
+    write_atomically(folder / "history.csv", to_csv(lines), wait=False)
     if predictions is not None:
-        write_arrays(folder / "predictions.npz", predictions)
+        write_arrays(folder / "predictions.npz", predictions, wait=False)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "run.json"}
     checksums = {name: sha256_of(folder / name) for name in ("history.csv", "predictions.npz") if name in sizes}
     content = plain(replace(run, bytes=sizes, checksums=checksums))
-    write_atomically(folder / "run.json", to_json(content | {"checksum": _checksum(content)}))
+    write_atomically(folder / "run.json", encoded(content | {"checksum": _checksum(content)}), wait=False)
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -228,9 +233,18 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         ConfigError: there is none, or it is broken.
     """
-    run = build_record(RunRecord, folder / "run.json")
+    try:
+        content = read_bytes(folder / "run.json")
+    except (OSError, ValueError) as error:
+        raise ConfigError(one_line(error)) from error
+    run = _parsed(content)
     require(run.run == folder.name, "run", run.run, f"must be the folder's name, {folder.name}")
     return run
+
+
+@lru_cache(maxsize=1024)  # a study reads its records after each phase; reading a file costs little beside parsing it
+def _parsed(content: bytes) -> RunRecord:
+    return _build(RunRecord, parse_json(content))
 
 
 def read_runs(study: Path) -> tuple[dict[str, RunRecord], dict[str, str]]:

@@ -1,6 +1,7 @@
 """Names of metrics and their TensorBoard tags. A metric has one name everywhere but in event files and history.csv."""
 
 from collections.abc import Iterable
+from functools import cache
 
 TAGS = {
     "coupling": "competition/coupling",
@@ -18,6 +19,7 @@ PREFIXES = {
 }
 
 
+@cache  # asked for each value of each logged step
 def tag_of(metric: str) -> str:
     """Return the tag of a metric that is logged during training: `val_accuracy` is `val/accuracy`."""
     return TAGS.get(metric) or _swap_prefix(metric, PREFIXES.items())

@@ -4,9 +4,11 @@ The notes are files, one per pack, so that it does not matter whether a worker i
 machine on a shared folder.
 """
 
+import math
 import shutil
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,6 +22,8 @@ from headtohead.runner.signals import RESUME_HINT, exit_soon, handled
 FOLDER = ".progress"
 MESSAGE = ".message"
 STOP = ".stop"
+# The seconds between two looks at the notes.
+PERIOD_S = 0.2
 
 
 class Notes:
@@ -34,11 +38,15 @@ class Notes:
     def __init__(self, study: Path, pack: str, runs: int):
         self._path = study / FOLDER / pack
         self._runs = runs
+        self._written = -math.inf
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, share: float) -> None:
-        """Note that this share of the pack has been trained."""
+        """Note that this share of the pack has been trained; the bar looks every PERIOD_S."""
+        if share < 1 and time.monotonic() - self._written < PERIOD_S:
+            return
+        self._written = time.monotonic()
         with suppress(OSError):
             self._path.write_text(f"{self._runs * share:.4f}")
 
@@ -101,7 +109,7 @@ class Bar:
     def _follow(self) -> None:
         left = False
         while not left:
-            left = self._left.wait(0.2)
+            left = self._left.wait(PERIOD_S)
             # Notes may vanish with the study's folder, and a process may run out of file handles.
             with suppress(OSError):
                 self._read()

@@ -348,6 +348,7 @@ def _finish_events(writer: events.Events, outcome: Outcome, succeeded: bool) -> 
         quantity, _, step = name.partition("@")
         writer.add(int(step), [events.histogram(f"distribution/{quantity}", bins["edges"], bins["counts"])])
     writer.add(outcome.steps, [*final, events.session_end(succeeded)])
+    writer.close()
 
 
 def _record(pack: ResolvedPack, member: Member, outcome: Outcome, wall_s: float, error: Exception | None) -> RunRecord:

@@ -1,6 +1,7 @@
 """Figures of studies at the edges of what can be drawn, and of one that cannot."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ from headtohead.analysis.study import read_study
 from headtohead.record.files import write_arrays
 from headtohead.report import figures
 from headtohead.report.dashboard import write_curves, write_dashboard
-from headtohead.report.figures import draw
+from headtohead.report.figures import draw, start_drawing
 from headtohead.report.render import write_report
 from headtohead.testing import ACCURACY, make_study
 
@@ -157,3 +158,18 @@ def assert_whole(study: Path) -> None:
     for drawing in drawings:
         assert "nan" not in " ".join(ElementTree.fromstring(drawing.svg).itertext()).lower().split()
     write_curves(read)
+
+
+def test_figures_drawn_in_other_processes_are_those_drawn_here(tmp_path):
+    study = read_study(make(tmp_path / "study"))
+    here, _ = draw(study)
+    drawings, failures = start_drawing(study, pictures=True)()
+    assert not failures and [(drawing.name, drawing.svg) for drawing in drawings] == [(d.name, d.svg) for d in here]
+    assert all(drawing.png == drawn.png for drawing, drawn in zip(drawings, here, strict=True))
+
+
+def test_what_a_killed_process_should_have_drawn_is_drawn_here(tmp_path, monkeypatch):
+    study = read_study(make(tmp_path / "study"))
+    every = [drawing.name for drawing in draw(study)[0]]
+    monkeypatch.setattr(figures, "_draw_and_send", lambda *arguments: os._exit(1))
+    assert [drawing.name for drawing in start_drawing(study)()[0]] == every

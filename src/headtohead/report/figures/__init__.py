@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 
@@ -85,7 +86,8 @@ def _start_process(study: Study, names: Sequence[str], pictures: bool) -> Callab
     """Fork a process that draws some figures, and return a function that waits for them; an EOFError says it ended."""
     context = get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_draw_and_send, args=(study, names, pictures, sender.send), daemon=True)
+    arguments = study, names, pictures, receiver.close, sender.send
+    process = context.Process(target=_draw_and_send, args=arguments, daemon=True)
     with warnings.catch_warnings():
         # Other threads hold no lock that drawing takes.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -94,7 +96,13 @@ def _start_process(study: Study, names: Sequence[str], pictures: bool) -> Callab
     return receiver.recv
 
 
-def _draw_and_send(study: Study, names: Sequence[str], pictures: bool, send: Callable[[Drawings], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits tells of Ctrl-C
+def _draw_and_send(
+    study: Study, names: Sequence[str], pictures: bool, close: Callable[[], None], send: Callable[[Drawings], None]
+) -> None:
+    """Draw some figures and send them; a process whose parent has ended ends as well."""
+    close()  # otherwise this process would wait for itself to read
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells of it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     drawings, failures = draw(study, names)
-    send(([drawing.to_send(pictures) for drawing in drawings], failures))
+    with suppress(BrokenPipeError):
+        send(([drawing.to_send(pictures) for drawing in drawings], failures))

@@ -137,7 +137,7 @@ def test_the_page_of_a_finished_study(tmp_path):
     write_arrays(study / "examples.npz", {"index": np.array([3, 7]), "inputs": images})
     stale = study / "arms" / "gone"
     stale.mkdir(parents=True)
-    summary, drawings = write_report(study)
+    summary, drawings = write_report(study, pictures=True)
     write_dashboard(summary, drawings)
 
     assert {path.name for path in (study / "arms").iterdir()} == {"softmax", "sigmoid", "all arms"}

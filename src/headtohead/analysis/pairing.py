@@ -172,8 +172,8 @@ def _by_block(
     sums = pd.DataFrame(pd.DataFrame({"cell": cell, "total": total, "size": size}).groupby("cell").sum())
     if len(sums) < np.prod(shape) or len(blocks) < 2:
         return None, None
-    total_ASG, size_ASG = (sums[name].to_numpy().reshape(shape) for name in ("total", "size"))
-    return dict(zip(map(str, by_seed), total_ASG / size_ASG, strict=True)), size_ASG[0, 0]
+    values_ASG = (sums.total / sums["size"]).to_numpy().reshape(shape)
+    return dict(zip(map(str, by_seed), values_ASG, strict=True)), sums["size"].to_numpy().reshape(shape)[0, 0]
 
 
 def _other_trials(study: Study, phase: Scope, arms: Sequence[str], selected_by: str | None) -> str | None:

@@ -44,7 +44,7 @@ def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
     shown = folder if runs else folder / ARMS
     if not _has_events(shown) and not study.final.empty:
         # The study was stopped before its page was written, or copied without it.
-        write_dashboard(*write_report(folder))
+        write_dashboard(*write_report(folder, pictures=True))
     if not _has_events(shown):
         hint = "" if runs or not _has_events(folder) else "; --runs shows those that have begun"
         event = "begun" if runs else "ended"

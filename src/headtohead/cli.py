@@ -74,6 +74,7 @@ def report_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="write the report to this folder, and leave that of the study alone")
     options = parser.parse_args(arguments)
 
+    _require_study(options.folder)
     from headtohead.report.publish import publish, refuse_target
     from headtohead.report.render import print_study, write_report
 
@@ -103,10 +104,18 @@ def board_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, help="the port; the first free one from 6006 on unless given")
     options = parser.parse_args(arguments)
 
+    _require_study(options.folder)
     from headtohead.report.server import launch, wait
 
     print(f"{launch(options.folder, options.runs, options.port)}   (Ctrl-C ends it)", flush=True)
     wait()
+
+
+def _require_study(folder: Path) -> None:
+    """Refuse a folder that is no study's, before what reads the study is imported."""
+    from headtohead.record.study import read_study_record
+
+    read_study_record(folder)
 
 
 def reproduce_command(arguments: Sequence[str]) -> None:

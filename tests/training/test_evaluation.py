@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from headtohead.options import ConfigError
 from headtohead.training import data, evaluation
+from headtohead.training.datasets import ood_dataset
 from headtohead.training.pack_data import Cohort
 
 SHORT = ["dataset=digits", "model.widths=[16]", "training.epochs=3", "dataset.train_size=400"]
@@ -121,10 +122,10 @@ def test_ood_inputs_may_come_from_another_dataset(config, tmp_path, monkeypatch)
     )  # fmt: skip
     _, (outcome,) = run([made])
     assert 0 <= outcome.metrics["ood_auroc"] <= 1
-    other = evaluation.ood_dataset(made.dataset)
+    other = ood_dataset(made.dataset)
     assert type(other).__name__ == "FashionMnist"
     with pytest.raises(ConfigError, match=r"dataset\.ood=fashion_mist.*did you mean fashion_mnist"):
-        evaluation.ood_dataset(replace(made.dataset, ood="fashion_mist"))
+        ood_dataset(replace(made.dataset, ood="fashion_mist"))
 
 
 def test_without_ood_inputs_there_is_no_ood_metric(config):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -275,7 +276,7 @@ def with_numbers(cls: type[Head], **options) -> list[Head]:
     """Return three heads of a class that differ in every number, one of which has no smoothing."""
     numbers = {"gamma": (0.0, 2.0, 0.5), "temperature": (0.04, 1.0, 0.3), "label_smoothing": (0.0, 0.1, 0.4)}
     own = [field.name for field in fields(cls) if field.name in numbers]
-    assert {field.name for field in fields(cls) if field.type is float} == {*own}
+    assert {name for name, kind in get_type_hints(cls).items() if kind is float} == {*own}
     return [cls(**PLAIN | options | {name: numbers[name][index] for name in own}) for index in range(3)]
 
 

@@ -13,7 +13,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from headtohead.options import ConfigError
 from headtohead.training import data
 from headtohead.training.config import parse
-from headtohead.training.loop import logged_steps, may_share_a_pack, recorded_metrics, schedule_factors, train
+from headtohead.training.loop import logged_steps, may_share_a_pack, schedule_factors, train
+from headtohead.training.metrics import recorded_metrics
 from headtohead.training.models import initialise
 
 SHORT = ["dataset=digits", "model.widths=[16]", "training.epochs=2", "dataset.train_size=200"]
@@ -237,7 +238,7 @@ def test_logged_steps(config, steps, points, evaluations):
         ("seed=1.5", "seed=1.5"),
         ("name=../x", "name=../x"),
         ("precision=float16", "precision=float16"),
-        ("device=gpu", "device=gpu: not usable here"),
+        ("device=gpu", "device=gpu: accepted: auto"),
         ("head.label_smoothing=1", "head.label_smoothing=1.0"),
         ("head.prior_bias=yes", "head.prior_bias"),
         ("+training.lr=1", "training.lr: no such key"),

@@ -3,15 +3,17 @@
 Shape suffixes: R runs of an arm, T trials, S seeds, G blocks of examples.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 
 from headtohead.analysis.statistics import is_higher_better, standard_error
+from headtohead.late import pd
 from headtohead.record.study import Trial
 
 # Decides between trials that are as good by a criterion of which the higher value is better.
@@ -37,7 +39,7 @@ def best_trials(search: pd.DataFrame, criterion: str = "val_accuracy") -> dict[s
     return {arm: search.best() for arm, search in searches(search, criterion).items()}
 
 
-def searches(search: pd.DataFrame, criterion: str, blocks: pd.DataFrame | None = None) -> dict[str, "ArmSearch"]:
+def searches(search: pd.DataFrame, criterion: str, blocks: pd.DataFrame | None = None) -> dict[str, ArmSearch]:
     """Return the search of each arm that has an ended run; empty where no run has the criterion and the NLL.
 
     Args:

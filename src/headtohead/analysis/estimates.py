@@ -6,15 +6,17 @@ is one beyond a margin. `docs/protocol.md` describes the crossed estimate.
 Shape suffixes: S seeds, G blocks of test examples.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from headtohead.analysis.statistics import Interval
+from headtohead.late import special
 
 # Up to this mean number of discordant examples per pair of runs their number, not their spread, gives the error.
 FEW_DISCORDANT = 5.0
@@ -67,7 +69,7 @@ class Crossed:
     floor: float = 0.0
 
     @classmethod
-    def over_seeds(cls, differences_S: ArrayLike) -> "Crossed":
+    def over_seeds(cls, differences_S: ArrayLike) -> Crossed:
         """Estimate from the differences of seeds, (S,), S of 2 or more; test examples count as fixed."""
         differences_S = np.asarray(differences_S, dtype=float)
         seeds = len(differences_S)
@@ -75,7 +77,7 @@ class Crossed:
         return cls(float(differences_S.mean()), seeds, 1, variance, 0.0, 0.0)
 
     @classmethod
-    def over_seeds_and_blocks(cls, mean: float, differences_SG: ArrayLike) -> "Crossed":
+    def over_seeds_and_blocks(cls, mean: float, differences_SG: ArrayLike) -> Crossed:
         """Estimate from the differences of seeds on blocks, (S, G), both of 2 or more."""
         differences_SG = np.asarray(differences_SG, dtype=float)
         seeds, blocks = differences_SG.shape
@@ -125,11 +127,11 @@ class Crossed:
             return 1.0
         return float(special.stdtr(self.degrees, (abs(self.mean) - margin) / self.error))
 
-    def with_seeds(self, seeds: int) -> "Crossed":
+    def with_seeds(self, seeds: int) -> Crossed:
         """Return what the estimate would be with another number of seeds, if its mean and spreads are the true ones."""
         return self._scaled(self.seeds / seeds, 1.0, seeds)
 
-    def with_examples(self, factor: float) -> "Crossed":
+    def with_examples(self, factor: float) -> Crossed:
         """Return what the estimate would be with `factor` times as many test examples."""
         return self._scaled(1.0, 1 / factor, self.seeds)
 
@@ -154,7 +156,7 @@ class Crossed:
         """Return the true difference that a two-sided test at this level detects with this probability."""
         return self.error * float(special.stdtrit(self.degrees, power) - special.stdtrit(self.degrees, level / 2))
 
-    def _scaled(self, seed_factor: float, block_factor: float, seeds: int) -> "Crossed":
+    def _scaled(self, seed_factor: float, block_factor: float, seeds: int) -> Crossed:
         residual = self.residual_variance * seed_factor * block_factor
         seed = max(self.seed_variance - self.residual_variance, 0.0) * seed_factor + residual
         block = max(self.block_variance - self.residual_variance, 0.0) * block_factor + residual

@@ -3,19 +3,21 @@
 Shape suffixes: A arms, S seeds, G blocks of test examples.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from headtohead.analysis import statistics
 from headtohead.analysis.estimates import Crossed, Estimate, Shares, floor_of_shares
 from headtohead.analysis.study import Scope, Study
 from headtohead.analysis.text import listed
+from headtohead.late import pd
 from headtohead.options import nearest
 from headtohead.record.run import COLUMNS
 
@@ -197,7 +199,7 @@ def _recorded(runs: pd.DataFrame, metric: str) -> pd.Series:
 
 # A derived metric maps a study and the runs of some arms in one phase to a value per run, NaN where there is none,
 # and a note. A value that belongs to all trials is repeated for each of their runs.
-Derived = Callable[[Study, pd.DataFrame], tuple[pd.Series, str | None]]
+Derived: TypeAlias = "Callable[[Study, pd.DataFrame], tuple[pd.Series, str | None]]"
 
 
 def _diverged_share(study: Study, runs: pd.DataFrame) -> tuple[pd.Series, str | None]:

@@ -3,11 +3,14 @@
 N examples, K classes, T thresholds.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+
+from headtohead.late import pd
 
 # Number of thresholds of a precision-recall curve; TensorBoard draws at most 127.
 NUM_THRESHOLDS = 101
@@ -31,7 +34,7 @@ class Predictions:
     example: np.ndarray
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "Predictions":
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Predictions:
         """Build predictions from the arrays of a record.
 
         Raises:
@@ -72,7 +75,7 @@ class ShownExamples:
     inputs: np.ndarray
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> "ShownExamples":
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> ShownExamples:
         """Build examples from the arrays of examples.npz.
 
         Raises:

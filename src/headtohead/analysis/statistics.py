@@ -1,12 +1,14 @@
 """Statistics of runs. `analysis/estimates.py` has those of differences between arms."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import special
+
+from headtohead.late import pd, special
 
 
 class Interval(NamedTuple):

@@ -3,6 +3,8 @@
 S steps, R seeds.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -15,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pandas as pd
 
 from headtohead.analysis.choice import best_trials
 from headtohead.analysis.predictions import Predictions, ShownExamples
 from headtohead.analysis.statistics import target_accuracy
 from headtohead.analysis.text import listed
+from headtohead.late import pd
 from headtohead.options import ConfigError, one_line, printable
 from headtohead.record.files import flat, read_arrays, read_bytes, write_atomically
 from headtohead.record.run import (
@@ -355,7 +357,7 @@ class Study:
         """Return for each arm a metric of the seeds of its final runs over the steps, (S, R); see `over_steps`."""
         return over_steps(self.by_arm(self.final), self.history, metric, diverged)
 
-    def part(self, names: Mapping[str, str]) -> "Study":
+    def part(self, names: Mapping[str, str]) -> Study:
         """Return the study of the arms in `names` alone, each under its name there."""
         record = replace(
             self.record,

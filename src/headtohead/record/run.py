@@ -4,6 +4,8 @@
 reads; everything else, TensorBoard included, is a view of it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import json
@@ -17,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import pandas as pd
 
+from headtohead.late import pd
 from headtohead.options import ConfigError, build, one_line, require
 from headtohead.record.files import (
     encoded,

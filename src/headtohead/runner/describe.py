@@ -1,11 +1,11 @@
 """The command `headtohead data`: what a command line would train on, and what looks wrong with it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
-import torch
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 from rich import box
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from headtohead.analysis.text import plural
+from headtohead.late import pd, torch
 from headtohead.options import ConfigError, printable
 from headtohead.runner.axes import read_axes, search
 from headtohead.runner.process import import_from_here
@@ -78,6 +79,7 @@ def _only_dataset(arguments: Sequence[str], config: DictConfig, context: HydraCo
         overrides = [override for arm in axes.arms.values() for override in arm if override.startswith("dataset")]
         several = ", ".join(dict.fromkeys(overrides))
         raise ConfigError(f"{several}: several datasets; accepted: one value for each key of a dataset")
+    members[0].config.dataset.require_place()
     return members[0]
 
 

@@ -7,7 +7,6 @@ from itertools import groupby, pairwise
 
 from headtohead.record.run import ChosenBy
 from headtohead.training.config import Config, resolve_device
-from headtohead.training.features import once
 
 # The most runs per pack on a GPU, which a pack should fill.
 GPU_SIZE = 64
@@ -49,6 +48,8 @@ def choose_packing(config: Config, stackable: bool, parameters: int, inputs: int
         inputs: number of inputs of an example.
         num_classes: number of classes.
     """
+    from headtohead.training.features import once  # imports torch
+
     device = resolve_device(config.settings.device).type
     threads = 1 if stackable and device == "cpu" else None
     if config.settings.pack_size is not None:

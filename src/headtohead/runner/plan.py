@@ -1,5 +1,7 @@
 """The plan of a study: its runs and how they are trained, checked before anything is written."""
 
+from __future__ import annotations
+
 import copy
 import math
 import os
@@ -24,7 +26,6 @@ from headtohead.record.run import Phase
 from headtohead.record.study import Claim, DataSummary, StudyProtocol, StudyRecord, read_claims
 from headtohead.runner.axes import LR, MOST_RUNS, Axes, Run, confirm, search
 from headtohead.runner.drift import previous_record, refuse_drift, shared_settings
-from headtohead.runner.hparams import hparam_columns
 from headtohead.runner.packs import Packing, choose_packing
 from headtohead.runner.process import environment, import_from_here
 from headtohead.runner.resolve import NAME_OF_A_GROUP, OF_OWN_HEAD, Member, compose
@@ -33,13 +34,10 @@ from headtohead.runner.space import Point, Setting, check_space, points
 from headtohead.training import data
 from headtohead.training.class_counts import class_counts, seen_test_examples
 from headtohead.training.config import Config, Protocol, architecture_key, resolve_device
-from headtohead.training.data import Dataset
-from headtohead.training.evaluation import ood_dataset
-from headtohead.training.features import trained_part
-from headtohead.training.loop import recorded_metrics
-from headtohead.training.metrics import OF_A_SPLIT
+from headtohead.training.datasets import ood_dataset
+from headtohead.training.examples import Dataset
+from headtohead.training.metrics import OF_A_SPLIT, recorded_metrics
 from headtohead.training.models import checked_build, require_batches
-from headtohead.training.packing import is_stackable
 
 
 @dataclass(frozen=True)
@@ -90,20 +88,17 @@ def plan_study(axes: Axes, config: DictConfig, context: HydraContext) -> StudyPl
     import_from_here()
     opened: set[str] = set()
     with watched_files(opened):
-        drawn = _draw_points(config, axes)
+        config, trials = _check_request(config, axes)
+        drawn = points(axes.space, trials)
         members = _compose(config, axes, search(axes, drawn), "search" if axes.is_tuned else "run")
     opened = {file for file in opened if not file.endswith((".yaml", ".yml"))}  # the configs
-    config = copy.deepcopy(config)
-    OmegaConf.update(config, "name", _study_name(config, members))
     members = tuple(member.of_study(config.name) for member in members)
     _refuse_differences_within_the_study(axes, members)
-    _check_places(config, members[0])
     packings = _choose_packings(members, opened)
     before = previous_record(members[0].study)
     record = _initial_record(axes, members, config, before)
     # A value may refer to the seed, and leave its range at a fresh one.
     asked = members[0].config.protocol
-    _check_more_seeds(axes, asked, record.protocol)
     fresh = confirmed_seeds(record.protocol.search_seeds, asked.max_seeds or len(record.protocol.confirm_seeds))
     first = {member.run.arm: member.trial for member in reversed(members)}
     _compose(config, axes, confirm(record.arms, first, fresh, axes, drawn), "confirm")
@@ -113,24 +108,51 @@ def plan_study(axes: Axes, config: DictConfig, context: HydraContext) -> StudyPl
     return StudyPlan(members[0].study, axes, drawn, members, packings, record, config, context)
 
 
-def _check_more_seeds(axes: Axes, asked: Protocol, protocol: StudyProtocol) -> None:
+def _check_request(config: DictConfig, axes: Axes) -> tuple[DictConfig, int]:
+    """Refuse what cannot be trained, as far as neither the data nor torch are needed to tell.
+
+    The first seed at each learning rate, and all seeds at the first, stand for the runs.
+
+    Returns:
+        The configuration with the name of the study, and the number of trials that are drawn from the space.
+    """
+    protocol = _check_space(config, axes)
+    few = [replace(axes, seeds=axes.seeds[:1]), replace(axes, lrs=axes.lrs[:1])]
+    runs = dict.fromkeys(
+        replace(run, fold=fold) for part in few for run in search(part) for fold in axes.folds or [None]
+    )
+    members = [compose(config.hydra.job.config_name, axes.common, run) for run in runs]
+    config = copy.deepcopy(config)
+    OmegaConf.update(config, "name", _study_name(config, members))
+    members = [member.of_study(config.name) for member in members]
+    _refuse_differences_within_the_study(axes, members)
+    _check_places(config, members[0])
+    _check_more_seeds(axes, protocol, len(_fresh_seeds(axes, members)))
+    for member in members:
+        member.config.dataset.require_place()
+        member.config.model.require_place()
+    # Whether inputs are images, which have the more metrics, is known when they are read.
+    _read_claims(members, {(True, member.config.dataset.ood is not None) for member in members})
+    return config, protocol.trials
+
+
+def _check_more_seeds(axes: Axes, asked: Protocol, fewest: int) -> None:
     """Refuse to add seeds to a study that confirms nothing, or fewer seeds than it begins with."""
     if asked.until_decided:
         accepted = "accepted with tuned settings and protocol.confirm_seeds other than 0"
-        require(axes.is_tuned and protocol.confirm_seeds, "protocol.until_decided", "true", accepted)
-        fewest = len(protocol.confirm_seeds)
+        require(axes.is_tuned and fewest, "protocol.until_decided", "true", accepted)
         accepted = f"{fewest} or more, the seeds of the first look"
         require((asked.max_seeds or 0) >= fewest, "protocol.max_seeds", asked.max_seeds, accepted)
 
 
-def _draw_points(config: DictConfig, axes: Axes) -> tuple[Point, ...]:
-    """Return the points of the space, each of whose ends every arm that has the setting can take."""
+def _check_space(config: DictConfig, axes: Axes) -> Protocol:
+    """Refuse a space with an end that an arm which has the setting cannot take; return the protocol of the study."""
     name = config.hydra.job.config_name
     plain = [compose(name, axes.common, run) for run in search(replace(axes, lrs=axes.lrs[:1], seeds=axes.seeds[:1]))]
     protocol = plain[0].config.protocol
     _check_search(axes, protocol)
     if not axes.space:
-        return ()
+        return protocol
     check_space(axes.space, protocol.trials, [(member.config, member.values) for member in plain])
     count = len(plain) * protocol.trials * max(1, len(axes.lrs)) * max(1, len(axes.seeds))
     require(count <= MOST_RUNS, "protocol.trials", protocol.trials, f"{count} runs; accepted: at most {MOST_RUNS}")
@@ -139,7 +161,7 @@ def _draw_points(config: DictConfig, axes: Axes) -> tuple[Point, ...]:
             compose(name, axes.common, replace(member.run, point=(Setting(key, getattr(of, end)),)))
         except ConfigError as error:
             raise ConfigError(f"{key}={of.override}: its {end} end is not accepted: {error}") from None
-    return points(axes.space, protocol.trials)
+    return protocol
 
 
 def _check_search(axes: Axes, protocol: Protocol) -> None:
@@ -234,6 +256,9 @@ def _choose_packings(members: Sequence[Member], opened: set[str]) -> dict[str, P
     Args:
         opened: is extended by the files that networks read while they are built.
     """
+    from headtohead.training.features import trained_part
+    from headtohead.training.packing import is_stackable
+
     networks: dict[tuple[str, int], tuple[bool, int]] = {}
     packings: dict[str, Packing] = {}
     views: dict[Dataset, data.View] = {}
@@ -269,17 +294,29 @@ def _check_ood(dataset: Dataset, pool: data.Pool) -> None:
         require(shape == pool.input_shape, "dataset.ood", dataset.ood, accepted)
 
 
+def _seeds(members: Sequence[Member]) -> list[int]:
+    return sorted({member.config.settings.seed for member in members})
+
+
+def _fresh_seeds(axes: Axes, members: Sequence[Member]) -> list[int]:
+    """Return the seeds of the confirm phase that follow those of the search; none where there is no search."""
+    seeds, count = _seeds(members), members[0].config.protocol.confirm_seeds
+    return confirmed_seeds(seeds, len(seeds) if count is None else count) if axes.is_tuned else []
+
+
 def _initial_record(
     axes: Axes, members: Sequence[Member], config: DictConfig, before: StudyRecord | None
 ) -> StudyRecord:
     """Return study.json as it will be before the first run; `before` is that of an earlier command."""
+    from headtohead.runner.hparams import hparam_columns
+
     first = members[0].config
     device = resolve_device(first.settings.device)
-    seeds = sorted({member.config.settings.seed for member in members})
-    count = first.protocol.confirm_seeds
-    fresh = confirmed_seeds(seeds, len(seeds) if count is None else count) if axes.is_tuned else []
+    seeds, fresh = _seeds(members), _fresh_seeds(axes, members)
     phases: tuple[Phase, ...] = ("search", "confirm")[: 1 + bool(fresh)] if axes.is_tuned else ("run",)
-    classes = {member.run.arm: data.load(member.config.dataset, device).classes for member in members}
+    pools = {member.run.arm: (member.config.dataset, data.load(member.config.dataset, device)) for member in members}
+    classes = {arm: pool.classes for arm, (_, pool) in pools.items()}
+    kinds = {(pool.is_image, dataset.ood is not None) for dataset, pool in pools.values()}
     distinct = {*classes.values()}
     return StudyRecord(
         name=first.settings.name,
@@ -303,7 +340,7 @@ def _initial_record(
         ),
         runs={},
         hparams=hparam_columns(members, phases, fresh),
-        claims=applicable(_read_claims(config, members), bool(axes.space)),
+        claims=applicable(_read_claims(members, kinds), bool(axes.space)),
         environment=environment(str(device)),
         space=axes.space,
     )
@@ -361,19 +398,20 @@ def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
     return tuple(summaries)
 
 
-def _read_claims(config: DictConfig, members: Sequence[Member]) -> dict[str, Claim]:
-    """Check the claims of a study; refuse one about a metric that no run records or a head that does not exist."""
+def _read_claims(members: Sequence[Member], kinds: Set[tuple[bool, bool]]) -> dict[str, Claim]:
+    """Check the claims of a study; refuse one about a metric that no run records or a head that does not exist.
+
+    Args:
+        kinds: of its datasets, whether they hold images, and whether they name OOD inputs.
+    """
     claims = _about_the_primary(read_claims(members[0].claims), members[0].config.protocol.metric)
     loader = GlobalHydra.instance().config_loader()
     heads = {*loader.get_group_options("head"), *(member.head for member in members)}
-    device = resolve_device(members[0].config.settings.device)
-    datasets = {member.config.dataset for member in members}
-    pools = [(dataset, data.load(dataset, device)) for dataset in datasets]
     for name, claim in claims.items():
         known = {
             metric
-            for dataset, pool in pools
-            for metric in recorded_metrics(pool.is_image, dataset.ood is not None, claim.phase == "confirm")
+            for is_image, has_ood in kinds
+            for metric in recorded_metrics(is_image, has_ood, claim.phase == "confirm")
         }
         known |= DERIVED.keys() - (OF_GRID | OF_SPACE if claim.phase == "confirm" else set())
         recorded = f"not recorded by a run of this study in the phase {claim.phase}; {nearest(claim.metric, known)}"

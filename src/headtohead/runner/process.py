@@ -9,9 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import joblib
-import torch
-
+from headtohead.late import torch
 from headtohead.record.run import Environment
 
 # The packages whose versions a record holds.
@@ -23,10 +21,15 @@ MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_TOP_PA
 
 def cores() -> int:
     """Return the number of processor cores that this process may use: of its affinity and of its container's quota."""
+    import joblib  # takes as long as all else that is imported here
+
     return joblib.cpu_count()
 
 
-THREADS = min(torch.get_num_threads(), cores())
+@cache
+def all_threads() -> int:
+    """Return the number of CPU threads that this process may use, as PyTorch finds it at first."""
+    return min(torch.get_num_threads(), cores())
 
 
 def import_from_here() -> None:
@@ -47,7 +50,8 @@ def prepare_process(threads: int | None) -> None:
         threads: the number of CPU threads; None takes all.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    torch.set_num_threads(threads or THREADS)
+    most = all_threads()
+    torch.set_num_threads(threads or most)
     torch.set_flush_denormal(True)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):

@@ -1,11 +1,13 @@
 """Reproduction: a recorded run, trained again alone and compared with its record."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +23,9 @@ from headtohead.runner.sources import Contents, changes, opened_files, sources_o
 from headtohead.training import data
 from headtohead.training.config import Config, parse, resolve_device
 from headtohead.training.datasets import DATASETS
-from headtohead.training.loop import Outcome, train
+
+if TYPE_CHECKING:
+    from headtohead.training.loop import Outcome
 
 # How far a run in a pack may be from the run alone, by precision: relative to the value or, below 1, absolute.
 BOUNDS = {"float64": 1e-9, "float32": 5e-3, "bfloat16": 5e-2}
@@ -91,6 +95,8 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
         accepted = "accepted: --allow-code, for a record that you trust"
         raise ConfigError(f"{folder}: would run code from elsewhere, {', '.join(named)}; {accepted}")
     config = parse(node)
+    from headtohead.training.loop import train  # takes long to import, and all above may refuse the folder
+
     device = resolve_device(config.settings.device)
     changed = _changed_sources(run, config, node)
     prepare_process(run.pack.threads)

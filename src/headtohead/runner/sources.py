@@ -4,6 +4,8 @@ These are the examples of the dataset, the code that a factory names, the files 
 and environment variables. Each has a name, such as "code of nets", and a checksum.
 """
 
+from __future__ import annotations
+
 import ast
 import hashlib
 import importlib.util
@@ -21,18 +23,17 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
-import torch
-
+from headtohead.late import torch
 from headtohead.record.files import flat, sha256_of, without_home
 from headtohead.record.run import NOT_OF_A_RUN
 from headtohead.runner.environment_values import fingerprint
 from headtohead.runner.resolve import Member
 from headtohead.training import data
 from headtohead.training.config import Config, resolve_device
-from headtohead.training.data import Dataset, Pool
+from headtohead.training.data import Pool
 from headtohead.training.datasets import Factory as DataFactory
-from headtohead.training.datasets import Gaussians
-from headtohead.training.evaluation import ood_dataset
+from headtohead.training.datasets import Gaussians, ood_dataset
+from headtohead.training.examples import Dataset
 from headtohead.training.heads import Head
 from headtohead.training.models import Factory, Timm
 

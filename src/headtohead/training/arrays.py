@@ -5,7 +5,6 @@ Shape suffixes: N examples, D features, C channels, H height, W width.
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from headtohead.options import ConfigError, nearest, one_line, require
 from headtohead.training.data import ROUNDED, Examples
 from headtohead.training.image_files import MEMORY_SHARE
 from headtohead.training.memory import memory, require_memory
+from headtohead.training.places import A_NPY, A_NPZ, NAMES, require_arrays
 
 Array = np.ndarray[Any, Any]
 
-# The names of the arrays that a file may hold.
-NAMES = ("X", "y", "X_test", "y_test", "classes", "groups", "groups_test")
 # The numbers of channels that an image may have.
 CHANNELS = range(1, 5)
 KEY, CPU = "dataset.path", torch.device("cpu")
@@ -32,8 +30,7 @@ def read_npz(path: str) -> dict[str, Array]:
     Raises:
         ConfigError: there is no such file, it does not fit into memory, or it holds other arrays than NAMES.
     """
-    accepted = f"a file that numpy.savez wrote, with {', '.join(NAMES[:2])} and optionally {', '.join(NAMES[2:])}"
-    require(Path(path).is_file(), KEY, path, f"no such file; accepted: {accepted}")
+    require_arrays(path, None)
     try:
         with zipfile.ZipFile(path) as file:
             size = sum(member.file_size for member in file.infolist())
@@ -45,7 +42,7 @@ def read_npz(path: str) -> dict[str, Array]:
     except ConfigError:
         raise
     except Exception as error:  # the readers of archives and arrays raise errors of a dozen kinds
-        raise _unreadable(KEY, path, error, accepted) from error
+        raise _unreadable(KEY, path, error, A_NPZ) from error
 
 
 def read_npy(path: str, labels: str) -> dict[str, Array]:
@@ -54,15 +51,15 @@ def read_npy(path: str, labels: str) -> dict[str, Array]:
     Raises:
         ConfigError: there is no such file, it holds no array, or what is no image of bytes does not fit into memory.
     """
-    accepted, found = "a .npy file that numpy.save wrote", {}
+    require_arrays(path, labels)
+    found = {}
     for name, key, file in (("X", KEY, path), ("y", "dataset.labels", labels)):
-        require(Path(file).is_file(), key, file, f"no such file; accepted: {accepted}")
         try:
             # Copied where it is written to, which it never is, since PyTorch warns of arrays that are read-only.
             found[name] = np.load(file, mmap_mode="c", allow_pickle=False)
         except Exception as error:
-            raise _unreadable(key, file, error, accepted) from error
-        require(isinstance(found[name], np.ndarray), key, file, f"holds several arrays; accepted: {accepted}")
+            raise _unreadable(key, file, error, A_NPY) from error
+        require(isinstance(found[name], np.ndarray), key, file, f"holds several arrays; accepted: {A_NPY}")
     inputs = found["X"]
     if inputs.dtype != np.uint8 or inputs.ndim == 2:
         require_memory(inputs.size * np.dtype(np.float32).itemsize, CPU, KEY, path)

@@ -3,17 +3,21 @@
 Shape suffixes: N examples, K classes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from headtohead.late import torch
 from headtohead.training.data import Dataset, Pool, in_parts, view
 from headtohead.training.image_files import ImageFiles
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def seen_test_examples(pool: Pool) -> int:
 
 def digests(pool: Pool, parts: Sequence[Tensor]) -> list[list[bytes]]:
     """Return for each part, indices into the pool, digests of its inputs, which are equal where the inputs are."""
-    if isinstance(pool.inputs, Tensor) or not pool.files:
+    if isinstance(pool.inputs, torch.Tensor) or not pool.files:
         return [[*_rows(pool.inputs, part)] for part in parts]
     paths = [[pool.files[int(index)] for index in part] for part in parts]
     # Files of a size of their own need not be read.

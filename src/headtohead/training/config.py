@@ -1,21 +1,26 @@
 """The configuration of one run, checked: types and ranges here, values in configs/."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from headtohead.late import torch
 from headtohead.options import ConfigError, build, build_named, nearest, require, unresolved
-from headtohead.training.datasets import DATASETS, Dataset
+from headtohead.training.datasets import DATASETS, ood_dataset
+from headtohead.training.examples import Dataset
 from headtohead.training.heads import HEADS, Head
 from headtohead.training.heads import Factory as HeadFactory
 from headtohead.training.models import MODELS, Model
 from headtohead.training.optimizers import OPTIMIZERS, Optimizer
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+# The type of the weights for each precision.
+PRECISIONS = {"float32": "float32", "float64": "float64", "bfloat16": "float32"}
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 PRIMARY_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "nll")
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -104,7 +109,7 @@ class Settings:
         name: name of the study and of its folder in outputs/.
         seed: seed of the splits, the initial weights, the order of batches and the augmentation.
         fold: fold that is the test split, from 0 on; 0 for a dataset without folds.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps"; see `resolve_device`.
         precision: "float32", "float64", or "bfloat16" for autocast with float32 weights.
         pack_size: largest number of runs that are trained at once; None lets the planner choose.
         checkpoint_s: shortest time between two checkpoints of a pack, in seconds.
@@ -129,12 +134,8 @@ class Settings:
         require(self.precision in PRECISIONS, "precision", self.precision, nearest(self.precision, PRECISIONS))
         require(self.pack_size is None or self.pack_size > 0, "pack_size", self.pack_size, "must be above 0")
         require(self.checkpoint_s >= 0, "checkpoint_s", self.checkpoint_s, "must not be below 0")
-        if self.device != "auto":
-            try:
-                torch.empty(0, device=self.device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ConfigError(f"device={self.device}: not usable here ({reason}); try auto or cpu") from None
+        kind = re.sub(r":\d+$", "", self.device)
+        require(kind in DEVICES, "device", self.device, f"accepted: {', '.join(DEVICES)}, or one of several as cuda:1")
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def parse(node: DictConfig) -> Config:
     named: dict[str, Any] = {group: build_named(registry, node[group], group) for group, registry in REGISTRIES.items()}
     if isinstance(named["head"], HeadFactory):
         named["head"] = named["head"].head()
+    ood_dataset(named["dataset"])  # refuses names that it does not know
     return Config(
         settings=settings,
         protocol=build(Protocol, node.protocol, "protocol"),
@@ -210,7 +212,16 @@ def architecture_key(config: Config) -> str:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device with this name; "auto" is a GPU if there is one."""
+    """Return the device with this name; "auto" is a GPU if there is one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={device}: not usable here ({reason}); try auto or cpu") from None
     return torch.device(device)

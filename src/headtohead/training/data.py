@@ -8,20 +8,19 @@ Shape suffixes: N examples, V views (one per seed and fold), S steps, B batch, n
 features, C channels, H height, W width; x any axes.
 """
 
+from __future__ import annotations
+
 import math
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import tee
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from headtohead.late import F, torch
 from headtohead.options import require
+from headtohead.training.examples import Dataset, Examples, Skipped, Split
 from headtohead.training.image_files import MEMORY_SHARE, ImageFiles
 from headtohead.training.memory import memory
 from headtohead.training.splits import (
@@ -33,6 +32,9 @@ from headtohead.training.splits import (
     stream_seed,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Largest part of the range of a feature by which float32 may round it.
 ROUNDED = 1e-4
 # Largest evaluation chunk in numbers per layer: 32 MiB as float32.
@@ -43,98 +45,6 @@ CHUNK_WIDTH = 1000
 AT_ONCE = 2**17
 # Largest evaluation chunk in examples, since convolutions compute many numbers from each pixel.
 CHUNK_EXAMPLES = 1024
-
-
-Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Files, folders or columns of a source that are left out for one reason.
-
-    Attributes:
-        reason: why, such as "hidden".
-        count: how many.
-        example: the path or the name of the first of them.
-    """
-
-    reason: str
-    count: int
-    example: str
-
-
-class Examples(NamedTuple):
-    """All examples of a dataset's source, on the CPU or in files."""
-
-    inputs: Tensor | ImageFiles  # (N, D) float32 for tables, (N, C, H, W) uint8 for images; NaN only if `may_lack`
-    labels: Tensor  # (N,) integers in [0, K)
-    test: Tensor | None  # (N_test,) indices of the test split, the same for every seed; None: each seed draws folds
-    classes: tuple[str, ...]  # K names
-    skipped: tuple[Skipped, ...] = ()  # what the source has beside the examples
-    val: Tensor | None = None  # (N_val,) indices of the validation split, for every seed; None: each seed draws its own
-    groups: Tensor | None = None  # (N,) integers: the group of each example, which no split divides; None without
-    may_lack: bool = False  # whether NaN in the inputs are missing values
-
-
-@dataclass(frozen=True)
-class Dataset(ABC):
-    """Options common to all datasets, on the use of the examples outside the test split.
-
-    A dataset that reads files names, as `place`, its option that says where they are, and as `more_places` the options
-    that may name others.
-
-    Options:
-        train_size: number of training examples; None takes all that remain.
-        val_fraction: share of the examples outside the test split that validate, in (0, 1).
-        label_noise: share of the training labels that are replaced by another class, drawn uniformly, in [0, 1].
-        imbalance: number of training examples of the first class per example of the last class, at least 1. Class c
-            keeps n_0 * imbalance^(-c/(K-1)) examples (Cui et al. 2019); 1 keeps all.
-        crop_padding: number of pixels by which training images are zero-padded before a random crop; 0 does not crop.
-        flip: whether to mirror half of the training images, drawn anew at every epoch.
-        ood: out-of-distribution inputs that confidence should tell from test inputs: "permuted" (test inputs with their
-            features in another order), another dataset with inputs of the same shape, or None for no such metric.
-    """
-
-    train_size: int | None
-    val_fraction: float
-    label_noise: float
-    imbalance: float
-    crop_padding: int
-    flip: bool
-    ood: str | None
-
-    place: ClassVar[str | None] = None
-    more_places: ClassVar[tuple[str, ...]] = ()
-    by_own_code: ClassVar[bool] = False  # whether code of the user's makes the examples, which may change
-
-    @property
-    def white(self) -> int:
-        """The largest value of a pixel of images."""
-        return 255
-
-    def __post_init__(self) -> None:
-        if self.place is not None:
-            where = getattr(self, self.place)
-            accepted = "a folder" if self.place == "root" else "a file"
-            require(where.strip() != "", f"dataset.{self.place}", repr(where), accepted)
-        require(
-            self.train_size is None or self.train_size >= 1,
-            "dataset.train_size",
-            self.train_size,
-            "1 or more, or null for all that remain",
-        )
-        require(0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "strictly between 0 and 1")
-        require(0 <= self.label_noise <= 1, "dataset.label_noise", self.label_noise, "from 0 to 1")
-        require(1 <= self.imbalance < math.inf, "dataset.imbalance", self.imbalance, "1 or more, and finite")
-        require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "0 or more pixels")
-
-    @abstractmethod
-    def read(self) -> Examples:
-        """Read or generate all examples. The result depends only on the options.
-
-        Raises:
-            ConfigError: the data is missing or damaged, or does not fit the options.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +205,7 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         skipped=skipped,
         files=files,
         val=None if val is None else is_val_N.nonzero().flatten().to(device),
-        lacks=may_lack and isinstance(inputs, Tensor) and bool(inputs.isnan().any()),
+        lacks=may_lack and isinstance(inputs, torch.Tensor) and bool(inputs.isnan().any()),
         source=source,
         groups=groups,
     )

@@ -1,7 +1,11 @@
 """Datasets that a config can name. Each is a class that reads or generates its examples.
 
+What reads them is imported where it is used: none of it is needed to check options.
+
 Shape suffixes: N examples, K classes, D features, C channels, H height, W width.
 """
+
+from __future__ import annotations
 
 import math
 import os
@@ -9,42 +13,32 @@ import shutil
 import tempfile
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pandas as pd
-import torch
-from PIL import Image
-from torch import Tensor
 
+from headtohead.late import pd, torch
 from headtohead.options import ConfigError, nearest, require
-from headtohead.training import arrays, factory
-from headtohead.training.data import Dataset, Examples, Skipped
-from headtohead.training.decoding import read_picture
-from headtohead.training.image_files import ImageFiles
-from headtohead.training.image_folder import ImageTree, read_tree
+from headtohead.training.examples import Dataset, Examples, Skipped
 from headtohead.training.memory import require_memory
+from headtohead.training.places import require_arrays, require_folder, require_function, require_table
 from headtohead.training.splits import generator, split_off
-from headtohead.training.table import (
-    classes_of,
-    column,
-    encode,
-    given_splits,
-    joined,
-    kind,
-    numbered,
-    read_frame,
-    refuse_splits,
-    require_trained,
-)
 
-CPU = torch.device("cpu")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headtohead.training.image_files import ImageFiles
+    from headtohead.training.image_folder import ImageTree
+
 # Largest number of classes of a synthetic dataset: the logits of a pack grow with runs x batch x classes.
 MAX_CLASSES = 10_000
 # Largest side of the squares to which images are resized, and the most processes that read them.
 MAX_SIDE = 4096
 MAX_WORKERS = 128
+# Value of `dataset.ood` for permuted test inputs.
+PERMUTED = "permuted"
 # Largest share of the files of images that may be left out because they cannot be read.
 MAX_UNREADABLE = 0.05
 
@@ -118,19 +112,21 @@ class BreastCancer(Table):
     loader = "load_breast_cancer"
 
 
-class Digits(Table):
-    """Images of 8 x 8 pixels with 17 grey levels."""
-
-    loader = "load_digits"
+class Digits(InOnePiece):
+    """Images of 8 x 8 pixels with 17 grey levels, which are part of scikit-learn."""
 
     @property
     def white(self) -> int:
         return 16
 
     def read(self) -> Examples:
-        bunch = self._bunch()
-        inputs = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
-        return self._split(inputs, torch.from_numpy(bunch.target), tuple(map(str, bunch.target_names)))
+        # Only its file is read: the import of scikit-learn takes a second and 100 MB in each process.
+        spec = find_spec("sklearn")
+        assert spec is not None and spec.submodule_search_locations
+        file = Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+        table = np.loadtxt(file, dtype=np.uint8, delimiter=",")
+        inputs = torch.from_numpy(table[:, :-1].reshape(-1, 1, 8, 8).copy())
+        return self._split(inputs, torch.from_numpy(table[:, -1].astype(np.int64)), tuple("0123456789"))
 
 
 @dataclass(frozen=True)
@@ -336,13 +332,13 @@ class ImageFolder(InOnePiece):
         require(0 <= self.workers <= MAX_WORKERS, "dataset.workers", self.workers, f"from 0 to {MAX_WORKERS} processes")
         require(self.max_megapixels >= 1, "dataset.max_megapixels", self.max_megapixels, "1 or more")
 
+    def require_place(self) -> None:
+        require_folder(self.root)
+
     def read(self) -> Examples:
-        require(
-            os.path.isdir(self.root),
-            "dataset.root",
-            self.root,
-            "an existing folder, with a folder of images per class",
-        )
+        from headtohead.training.image_folder import read_tree
+
+        self.require_place()
         tree = read_tree(Path(self.root))
         if self.on_error == "skip":
             tree = self._readable(tree)
@@ -380,16 +376,21 @@ class ImageFolder(InOnePiece):
         return replace(tree, files=files, skipped=(*tree.skipped, Skipped("unreadable", len(broken), example)))
 
     def _images(self, paths: list[str]) -> ImageFiles:
+        from headtohead.training.image_files import ImageFiles
+
         shape = (1 if self.grayscale else 3, self.size, self.size)
         keep = None if self.stream is None else not self.stream
         return ImageFiles(paths, shape, self._pixels, keep, self.workers)
 
     def _pixels(self, path: str) -> Tensor:
+        from headtohead.training import decoding
+
         try:
-            image = read_picture(path, "L" if self.grayscale else "RGB", self.size, self.max_megapixels)
+            image = decoding.read_picture(path, "L" if self.grayscale else "RGB", self.size, self.max_megapixels)
         except OSError as error:
             raise ConfigError(f"dataset.root={self.root}: {error}") from error
-        pixels = torch.from_numpy(np.array(image.resize((self.size, self.size), Image.Resampling.BILINEAR)))
+        resized = image.resize((self.size, self.size), decoding.Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized))
         return pixels.view(self.size, self.size, -1).permute(2, 0, 1)
 
 
@@ -419,7 +420,7 @@ class _OfArrays(InOnePiece):
 
 @dataclass(frozen=True)
 class Arrays(_OfArrays):
-    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `arrays.NAMES`.
+    """Arrays in a file that `numpy.savez` wrote: X and y, and optionally the others of `places.NAMES`.
 
     Options:
         labels: y in a .npy file of its own where `path` is one with X, which need not fit into memory if it holds
@@ -431,15 +432,14 @@ class Arrays(_OfArrays):
     place = "path"
     more_places = ("labels",)
 
+    def require_place(self) -> None:
+        require_arrays(self.path, self.labels)
+
     def read(self) -> Examples:
-        if Path(self.path).suffix.lower() == ".npy":
-            accepted = f"a .npy file with the labels of {self.path}"
-            if self.labels is None:
-                raise ConfigError(f"dataset.labels=null: {accepted}")
-            found = arrays.read_npy(self.path, self.labels)
-        else:
-            require(self.labels is None, "dataset.labels", self.labels, f"null for {self.path}, which is no .npy file")
-            found = arrays.read_npz(self.path)
+        from headtohead.training import arrays
+
+        self.require_place()
+        found = arrays.read_npz(self.path) if self.labels is None else arrays.read_npy(self.path, self.labels)
         return self._split_as_asked(arrays.examples_of(found, self.path))
 
 
@@ -463,7 +463,12 @@ class Factory(_OfArrays):
         super().__post_init__()
         require(0 <= self.workers <= MAX_WORKERS, "dataset.workers", self.workers, f"from 0 to {MAX_WORKERS} processes")
 
+    def require_place(self) -> None:
+        require_function(self.path)
+
     def read(self) -> Examples:
+        from headtohead.training import factory
+
         return self._split_as_asked(factory.examples_of(self.path, self.options, self.workers))
 
     # A dictionary has no hash, and to a function 1 and 1.0 may differ.
@@ -520,45 +525,54 @@ class TableFile(InOnePiece):
         either = "5 or another number, a dataset.test_fraction, a dataset.split_column or a dataset.test_path"
         require(given or self.folds or self.test_fraction, "dataset.folds", "null", either)
 
+    def require_place(self) -> None:
+        require_table(self.path, "dataset.path")
+        if self.test_path is not None:
+            require_table(self.test_path, "dataset.test_path")
+
     def rows(self) -> tuple[pd.DataFrame, int]:
         """Read the rows of all files, those of `test_path` last, without the ignored columns.
 
         Returns:
             The rows, and the number of those before the rows of `test_path`.
         """
-        frame = read_frame(self.path)
-        column(frame, "dataset.target", self.target, self.path)
+        from headtohead.training import table
+
+        frame = table.read_frame(self.path)
+        table.column(frame, "dataset.target", self.target, self.path)
         for name in self.ignore:
             require(name in frame, "dataset.ignore", name, f"no such column; {nearest(name, frame.columns)}")
         left_out = [name for name in self.ignore if name != self.groups]
         frame = frame.drop(columns=left_out)
         if self.test_path is None:
             return frame, len(frame)
-        texts = [str(name) for name, values in frame.items() if kind(values) == "category"]
-        test = read_frame(self.test_path, "dataset.test_path", texts)
-        both = joined(frame, test.drop(columns=left_out, errors="ignore"), self.test_path)
-        column(test, "dataset.target", self.target, self.test_path)
+        texts = [str(name) for name, values in frame.items() if table.kind(values) == "category"]
+        test = table.read_frame(self.test_path, "dataset.test_path", texts)
+        both = table.joined(frame, test.drop(columns=left_out, errors="ignore"), self.test_path)
+        table.column(test, "dataset.target", self.target, self.test_path)
         return both, len(frame)
 
     def read(self) -> Examples:
+        from headtohead.training import table
+
         frame, trained = self.rows()
-        labels, classes = classes_of(frame.loc[:, self.target])
+        labels, classes = table.classes_of(frame.loc[:, self.target])
         val = groups = None
         if self.groups is not None:
-            groups = numbered(column(frame, "dataset.groups", self.groups, self.path))
+            groups = table.numbered(table.column(frame, "dataset.groups", self.groups, self.path))
         if self.test_path is not None:
-            require_trained(labels[:trained], classes, "dataset.test_path", self.test_path)
+            table.require_trained(labels[:trained], classes, "dataset.test_path", self.test_path)
             test = torch.arange(trained, len(frame))
         elif self.split_column is None:
             test = self._test_split(labels, groups)
         else:
-            splits = column(frame, "dataset.split_column", self.split_column, self.path)
-            test, val = given_splits(splits, labels, classes)
+            splits = table.column(frame, "dataset.split_column", self.split_column, self.path)
+            test, val = table.given_splits(splits, labels, classes)
         no_inputs = (self.target, self.split_column, self.groups)
         inputs = frame.loc[:, [name not in no_inputs for name in frame]]
         if self.split_column is None:
-            refuse_splits(inputs)
-        columns = encode(inputs, self.path)
+            table.refuse_splits(inputs)
+        columns = table.encode(inputs, self.path)
         return Examples(columns.inputs, labels, test, classes, columns.skipped, val, groups, may_lack=True)
 
 
@@ -591,7 +605,7 @@ class Gaussians(InOnePiece):
     def read(self) -> Examples:
         require_memory(
             4 * self.examples * self.dimensions,
-            CPU,
+            torch.device("cpu"),
             "dataset.examples",
             f"{self.examples} dataset.dimensions={self.dimensions}",
         )
@@ -661,7 +675,7 @@ class Composite(Dataset):
         for key in ("train_examples", "test_examples"):
             examples = getattr(self, key)
             size = examples * self.images * math.prod(base.inputs.shape[1:])
-            require_memory(size, CPU, f"dataset.{key}", examples)
+            require_memory(size, torch.device("cpu"), f"dataset.{key}", examples)
         is_test_N = torch.zeros(len(base.labels), dtype=torch.bool)
         is_test_N[base.test] = True
         stream = generator(self.problem_seed, "composite")
@@ -722,3 +736,21 @@ DATASETS: dict[str, type[Dataset]] = {
 }
 
 COMPOSITE_BASES = [name for name, kind in DATASETS.items() if issubclass(kind, Digits | Downloaded)]
+
+
+def ood_dataset(dataset: Dataset) -> Dataset | None:
+    """Return the dataset of OOD inputs that `dataset.ood` names, with the options of `dataset`.
+
+    This is `dataset` itself if its inputs are to be permuted, and None without OOD inputs.
+
+    Raises:
+        ConfigError: there is no such dataset, or it needs options that `dataset` lacks.
+    """
+    if dataset.ood is None or dataset.ood == PERMUTED:
+        return dataset if dataset.ood else None
+    options = {**vars(dataset), "ood": None}
+    known = [PERMUTED] + [name for name, cls in DATASETS.items() if {f.name for f in fields(cls)} <= options.keys()]
+    require(dataset.ood in known, "dataset.ood", dataset.ood, nearest(dataset.ood, known))
+    cls = DATASETS[dataset.ood]
+    values: dict[str, Any] = {field.name: options[field.name] for field in fields(cls)}
+    return cls(**values)

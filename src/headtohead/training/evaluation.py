@@ -5,7 +5,7 @@ channel, G blocks of test examples; x the axes of one input.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headtohead.options import nearest, require
 from headtohead.training import blocks, data, metrics, splits
-from headtohead.training.data import Dataset, Split
-from headtohead.training.datasets import DATASETS
+from headtohead.training.data import Split
+from headtohead.training.datasets import PERMUTED, ood_dataset
 from headtohead.training.features import Shift
 from headtohead.training.pack_data import Cohort
 
@@ -24,8 +23,6 @@ from headtohead.training.pack_data import Cohort
 OOD_EXAMPLES = 2000
 # Largest number of activations in the record of a run.
 PREDICTED_VALUES = 100_000
-# Value of `dataset.ood` for permuted test inputs.
-PERMUTED = "permuted"
 NOISE_PATTERNS = 256
 
 Metrics = dict[str, Tensor]
@@ -65,24 +62,6 @@ SHIFTS: dict[str, Shift] = {
     "blur": blur,
     "contrast": lower_contrast,
 }
-
-
-def ood_dataset(dataset: Dataset) -> Dataset | None:
-    """Return the dataset of OOD inputs that `dataset.ood` names, with the options of `dataset`.
-
-    This is `dataset` itself if its inputs are to be permuted, and None without OOD inputs.
-
-    Raises:
-        ConfigError: there is no such dataset, or it needs options that `dataset` lacks.
-    """
-    if dataset.ood is None or dataset.ood == PERMUTED:
-        return dataset if dataset.ood else None
-    options = {**vars(dataset), "ood": None}
-    known = [PERMUTED] + [name for name, cls in DATASETS.items() if {f.name for f in fields(cls)} <= options.keys()]
-    require(dataset.ood in known, "dataset.ood", dataset.ood, nearest(dataset.ood, known))
-    cls = DATASETS[dataset.ood]
-    values: dict[str, Any] = {field.name: options[field.name] for field in fields(cls)}
-    return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from headtohead.options import ConfigError, one_line, require
-from headtohead.training.arrays import CPU, KEY, NAMES, Array, coded_of, inputs_of, labels_of
+from headtohead.training.arrays import CPU, KEY, Array, coded_of, inputs_of, labels_of
 from headtohead.training.arrays import examples_of as examples_of_arrays
 from headtohead.training.data import Examples
 from headtohead.training.decoding import on_a_ground
 from headtohead.training.dropout import global_states, seed_other_libraries
 from headtohead.training.image_files import MEMORY_SHARE, ImageFiles
 from headtohead.training.memory import memory, require_memory
+from headtohead.training.places import NAMES, require_function
 from headtohead.training.table import classes_of, column, encode, with_names
 
 # The keys that a label may have in an item that is a dictionary.
@@ -66,7 +67,7 @@ def examples_of(path: str, options: Mapping[str, Any], workers: int) -> Examples
 
 
 def _resolved(path: str) -> Callable[..., Any]:
-    require(":" in path, KEY, path, "accepted: package.module:function")
+    require_function(path)
     try:
         return pkgutil.resolve_name(path)
     except (Exception, SystemExit) as error:  # an import runs code, which may raise anything

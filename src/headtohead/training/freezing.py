@@ -1,15 +1,28 @@
 """Frozen parts of a network: `model.freeze` names parameters that are not trained."""
 
-import re
+from __future__ import annotations
 
-from torch import nn
+import re
+from typing import TYPE_CHECKING
 
 from headtohead.options import ConfigError, require
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Values of `model.freeze` that are no regular expression.
 NONE, BACKBONE = "none", "backbone"
 # The most names of parameters in an error.
 NAMED = 8
+
+
+def require_pattern(which: str) -> None:
+    """Refuse a value of `model.freeze` that is no regular expression; its words are such expressions too."""
+    try:
+        re.compile(which)
+    except re.error as error:
+        accepted = "accepted: none, backbone, or a regular expression of names of parameters"
+        raise ConfigError(f"model.freeze={which}: no regular expression ({error}); {accepted}") from error
 
 
 def freeze(network: nn.Module, which: str) -> None:
@@ -22,12 +35,13 @@ def freeze(network: nn.Module, which: str) -> None:
         which: "none", "backbone", or a regular expression that is searched for in the names of parameters.
 
     Raises:
-        ConfigError: it is no regular expression, names no parameter, or leaves none to train.
+        ConfigError: it names no parameter, or leaves none to train.
     """
     if which == NONE:
         return
     names = [name for name, _ in network.named_parameters()]
-    frozen = {*_backbone(names)} if which == BACKBONE else _matching(which, names)
+    matching = {name for name in names if re.search(which, name)}
+    frozen = {*_backbone(names)} if which == BACKBONE else matching
     shown = ", ".join(names if len(names) <= NAMED else [*names[: NAMED - 2], "...", *names[-2:]])
     accepted = f"accepted: none, backbone, or a regular expression for some of the {len(names)} parameters {shown}"
     require(frozen, "model.freeze", which, f"names no parameter; {accepted}")
@@ -42,14 +56,6 @@ def freeze(network: nn.Module, which: str) -> None:
 
 def _backbone(names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith("classifier.")]
-
-
-def _matching(pattern: str, names: list[str]) -> set[str]:
-    try:
-        return {name for name in names if re.search(pattern, name)}
-    except re.error as error:
-        accepted = "accepted: none, backbone, or a regular expression of names of parameters"
-        raise ConfigError(f"model.freeze={pattern}: no regular expression ({error}); {accepted}") from error
 
 
 def _of_backbone(network: nn.Module) -> list[nn.Module]:

@@ -10,21 +10,23 @@ a number for each run: beside logits it goes through `_over_classes`, and `_is_u
 the user's own always has the numbers of its configuration.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
+from headtohead.late import F, torch
 from headtohead.options import ConfigError, build, one_line, require
 from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
 from headtohead.training.optimizers import column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Below this many classes, PyTorch's softmax over the last axis is slow: a row does not fill a vector register.
 FEW_CLASSES = 16
@@ -415,12 +417,12 @@ def exp(log_p: Tensor, out: Tensor | None = None) -> Tensor:
 
 def _is_used(option: float | Tensor) -> bool:
     """Return whether an option is another number than zero, for any run."""
-    return isinstance(option, Tensor) or option != 0
+    return isinstance(option, torch.Tensor) or option != 0
 
 
 def _over_classes(option: float | Tensor) -> float | Tensor:
     """Return an option with the axes of logits: (R, 1, 1) where it is (R, 1)."""
-    return option.unsqueeze(-1) if isinstance(option, Tensor) else option
+    return option.unsqueeze(-1) if isinstance(option, torch.Tensor) else option
 
 
 def _filled(option: float | Tensor, like: Tensor) -> Tensor:
@@ -488,8 +490,9 @@ def _flaw_of(head: Head) -> str:
         "initial_bias": (head.initial_bias(torch.tensor([0.2, 0.3, 0.5])), (3,)),
     }
     for name, (result, shape) in found.items():
-        if not isinstance(result, Tensor) or result.shape != shape or not result.isfinite().all():
-            of = f"a tensor of the shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        if not isinstance(result, torch.Tensor) or result.shape != shape or not result.isfinite().all():
+            is_tensor = isinstance(result, torch.Tensor)
+            of = f"a tensor of the shape {tuple(result.shape)}" if is_tensor else type(result).__name__
             return f"{name} returned {of} for logits (2, 2, 3); accepted: finite numbers of the shape {shape}"
     if not torch.allclose(log_q_xK.exp().sum(-1), torch.ones(2, 2), atol=1e-4):
         return "log_probabilities returned rows whose probabilities do not sum to one"

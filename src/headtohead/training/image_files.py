@@ -3,23 +3,25 @@
 Shape suffixes: N images, C channels, H height, W width; x any axes.
 """
 
+from __future__ import annotations
+
 import math
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from headtohead.late import torch
 from headtohead.options import ConfigError
 from headtohead.training.memory import memory, require_memory
 
-CPU = torch.device("cpu")
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Largest share of a device's memory that images may take, unless the user decides.
 MEMORY_SHARE = 1 / 4
 # Start method of the processes that read, which does not depend on the launcher's. A fork takes milliseconds.
@@ -48,13 +50,13 @@ class ImageFiles:
     read: Callable[[Any], Tensor]
     keep: bool | None
     workers: int
-    device: torch.device = CPU
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.paths), *self.image_shape)
 
-    def on(self, device: torch.device) -> "Tensor | ImageFiles":
+    def on(self, device: torch.device) -> Tensor | ImageFiles:
         """Return the images themselves on `device`, or files that are read again whenever they are needed."""
         files = replace(self, device=device)
         size = math.prod(self.shape)
@@ -126,8 +128,8 @@ class ImageFiles:
         They are read in this process where no others can be started.
         """
         reader = _Reader(self.paths, self.read, discard)
-        loader = DataLoader(
-            reader,
+        loader = torch.utils.data.DataLoader(
+            reader,  # pyright: ignore[reportArgumentType]
             batch_sampler=batches,
             collate_fn=_unchanged,
             num_workers=self.workers,
@@ -144,8 +146,8 @@ class ImageFiles:
 
 
 @dataclass(frozen=True)
-class _Reader(Dataset):
-    """The image files as a dataset of PyTorch's, which reads a batch at a time."""
+class _Reader:
+    """The image files as a dataset for PyTorch, which reads a batch at a time."""
 
     paths: Sequence[Any]
     read: Callable[[Any], Tensor]

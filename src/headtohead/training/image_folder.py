@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headtohead.options import ConfigError
-from headtohead.training.data import Skipped, Split
 from headtohead.training.decoding import readable_suffixes
+from headtohead.training.examples import Skipped, Split
 
 # Names of splits, in lower case.
 SPLITS: dict[str, Split] = {

@@ -3,14 +3,15 @@
 Shape suffixes: N examples, D features.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-import torch
 
+from headtohead.late import pd, torch
 from headtohead.training.class_counts import digests, seen_test_examples
 from headtohead.training.data import Pool
 from headtohead.training.table import Kind, kind

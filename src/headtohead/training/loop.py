@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from headtohead.training import data, diagnostics, metrics, splits
 from headtohead.training.config import Config, Training
 from headtohead.training.data import Pool
-from headtohead.training.evaluation import SHIFTS, Evaluation, evaluate, predictions
+from headtohead.training.evaluation import Evaluation, evaluate, predictions
 from headtohead.training.optimizers import column
 from headtohead.training.pack_data import Cohort
 
@@ -402,25 +402,6 @@ def _training_metrics(points: Sequence[Point], trace: dict[str, Tensor], runs: i
     result["hessian_eigenvalue"] = over_points("hessian_eigenvalue", lambda values: values[-1])
     result["edge_of_stability"] = over_points("edge_of_stability", lambda values: values.max(0))
     return result
-
-
-def recorded_metrics(is_image: bool, has_ood: bool, test: bool) -> list[str]:
-    """List the final metrics of a run, as `train` returns them, without training.
-
-    Args:
-        is_image: whether the inputs are images.
-        has_ood: whether the dataset names OOD inputs.
-        test: whether the run reads the test split.
-    """
-    names = [f"val_{name}" for name in metrics.OF_A_SPLIT]
-    if test:
-        shifts = SHIFTS if is_image else ("noise",)
-        names += [f"test_{name}" for name in metrics.OF_A_SPLIT] + ["gap_accuracy", "gap_nll"]
-        names += [*(f"shift_{kind}_accuracy" for kind in shifts), "shift_accuracy", "shift_nll"]
-        names += ["ood_auroc"] if has_ood else []
-    names += ["train_loss", "train_accuracy", "grad_norm_mean", "grad_norm_max", "grad_norm_cv"]
-    names += ["grad_norm_logits_init", "grad_norm_backbone_init", "backbone_cv", "loss_spikes", "coupling", "row_sum"]
-    return [*names, "hessian_eigenvalue", "edge_of_stability"]
 
 
 def _drawn(histograms: dict[str, tuple[Tensor, Tensor]], runs: int) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
 """The memory that this process may use, which in a container is less than the machine's."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
+from headtohead.late import torch
 from headtohead.options import require
 
 

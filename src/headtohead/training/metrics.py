@@ -6,13 +6,16 @@ grows with the number of examples, not with examples x classes.
 Shape suffixes: R runs, N examples, K classes, T thresholds; x any leading axes.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
-
+from headtohead.late import torch
 from headtohead.training.heads import Head, exp
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A class with an activation above this counts as active.
 ACTIVE = 0.5
@@ -35,8 +38,30 @@ OF_A_SPLIT = (
     *("saturated", "nll_calibrated"),
 )
 
+# Shifts of test inputs that are images; those of tables have the first alone.
+SHIFTS = ("noise", "blur", "contrast")
+
 # Values of each example, (R, N), by name.
-PerExample = dict[str, Tensor]
+PerExample: TypeAlias = "dict[str, Tensor]"
+
+
+def recorded_metrics(is_image: bool, has_ood: bool, test: bool) -> list[str]:
+    """List the final metrics of a run, as `loop.train` returns them, without training.
+
+    Args:
+        is_image: whether the inputs are images.
+        has_ood: whether the dataset names OOD inputs.
+        test: whether the run reads the test split.
+    """
+    names = [f"val_{name}" for name in OF_A_SPLIT]
+    if test:
+        shifts = SHIFTS if is_image else SHIFTS[:1]
+        names += [f"test_{name}" for name in OF_A_SPLIT] + ["gap_accuracy", "gap_nll"]
+        names += [*(f"shift_{kind}_accuracy" for kind in shifts), "shift_accuracy", "shift_nll"]
+        names += ["ood_auroc"] if has_ood else []
+    names += ["train_loss", "train_accuracy", "grad_norm_mean", "grad_norm_max", "grad_norm_cv"]
+    names += ["grad_norm_logits_init", "grad_norm_backbone_init", "backbone_cv", "loss_spikes", "coupling", "row_sum"]
+    return [*names, "hessian_eigenvalue", "edge_of_stability"]
 
 
 def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> PerExample:

@@ -4,9 +4,11 @@ Shape suffixes: B batch, D features, K classes, C channels, H height, W width; x
 tables and (C, H, W) for images.
 
 To add a model, write a class here, name it in MODELS and give it a YAML file in configs/model. Or point `model=factory`
-at a function of your own. torchvision and timm are imported only where a model needs them, since their import takes as
-long as that of torch.
+at a function of your own. torch, torchvision and timm are imported only where a network is built, since the import of
+each takes over a second.
 """
+
+from __future__ import annotations
 
 import copy
 import math
@@ -17,18 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
+from headtohead.late import nn, torch
 from headtohead.options import ConfigError, nearest, require
-from headtohead.training import pretrained
-from headtohead.training.dropout import global_states, seed_other_libraries
-from headtohead.training.freezing import NONE, freeze
+from headtohead.training.freezing import NONE, freeze, require_pattern
 from headtohead.training.heads import Head
-from headtohead.training.packing import in_evaluation, switch
-from headtohead.training.pretrained import Weights
+from headtohead.training.places import require_module
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headtohead.training.pretrained import Weights
 
 Shape = tuple[int, ...]
 
@@ -47,6 +49,9 @@ class Model(ABC):
 
     freeze: str = field(kw_only=True)
 
+    def __post_init__(self) -> None:
+        require_pattern(self.freeze)
+
     @abstractmethod
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         """Build a network from inputs Bx to logits (B, K), with weights drawn from torch's global generator.
@@ -56,6 +61,13 @@ class Model(ABC):
 
         Raises:
             ConfigError: the architecture does not accept such inputs. `checked_build` handles all other errors.
+        """
+
+    def require_place(self) -> None:  # noqa: B027 most models have no code of others
+        """Refuse code that is not there, before any of it is run.
+
+        Raises:
+            ConfigError: Python finds no such module.
         """
 
     @property
@@ -101,6 +113,7 @@ class Mlp(Model):
     dropout: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_widths(self.widths)
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "accepted: [0, 1)")
 
@@ -135,6 +148,7 @@ class Cnn(Model):
     widths: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_widths(self.widths)
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
@@ -193,13 +207,18 @@ class Torchvision(Model):
     weights: str | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from torchvision import models
 
         _require_options(self, models.list_models(module=models), ("weights",))
 
     @property
     def pretrained(self) -> Weights | None:
-        return None if self.weights is None else pretrained.of_torchvision(self.architecture, self.weights)
+        if self.weights is None:
+            return None
+        from headtohead.training import pretrained
+
+        return pretrained.of_torchvision(self.architecture, self.weights)
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         from torchvision import models
@@ -215,6 +234,8 @@ class Torchvision(Model):
             if hasattr(network, "transform_input") and "transform_input" not in self.options:
                 # As torchvision does for its weights.
                 network.transform_input = True  # pyright: ignore[reportArgumentType]
+            from headtohead.training import pretrained
+
             pretrained.load(network, weights, linears[-1])
         return _of_images(self, network, linears[-1], num_classes)
 
@@ -238,6 +259,7 @@ class Timm(Model):
     weights: str | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             timm = import_module("timm")
         except ImportError:
@@ -247,7 +269,11 @@ class Timm(Model):
 
     @property
     def pretrained(self) -> Weights | None:
-        return None if self.weights is None else pretrained.of_timm(self.architecture, self.weights)
+        if self.weights is None:
+            return None
+        from headtohead.training import pretrained
+
+        return pretrained.of_timm(self.architecture, self.weights)
 
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         timm = import_module("timm")
@@ -265,6 +291,8 @@ class Timm(Model):
         if not isinstance(classifier, nn.Linear) or not names:
             raise self.refusal(f"a classifier {type(classifier).__name__}", "networks that end in a Linear")
         if weights and weights.is_file:
+            from headtohead.training import pretrained
+
             pretrained.load(network, weights, names[0])
         return _of_images(self, network, names[0], num_classes)
 
@@ -286,6 +314,8 @@ def _require_options(model: Torchvision | Timm, architectures: Sequence[str], of
 
 def _of_images(model: Torchvision | Timm, network: nn.Module, classifier: str, num_classes: int) -> nn.Module:
     """Return a network of a library as one whose Linear `classifier` comes last, behind what makes its images."""
+    from headtohead.training.layers import Rgb
+
     last = network.get_submodule(classifier)
     assert isinstance(last, nn.Linear)
     network.set_submodule(classifier, nn.Identity())
@@ -296,13 +326,6 @@ def _of_images(model: Torchvision | Timm, network: nn.Module, classifier: str, n
     else:
         rgb = Rgb() if side is None else nn.Sequential(nn.Upsample(size=(side,) * 2, mode="bilinear"), Rgb())
     return nn.Sequential(OrderedDict(rgb=rgb, backbone=network, classifier=last))
-
-
-class Rgb(nn.Module):
-    """A layer that turns images (B, 1 or 3, H, W) into (B, 3, H, W)."""
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        return images_BCHW.expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -317,14 +340,22 @@ class Factory(Model):
     path: str
     options: dict[str, Any]
 
+    def require_place(self) -> None:
+        try:
+            require_module(self.path)
+        except (Exception, SystemExit) as error:  # the import of a package runs code, which may raise anything
+            raise self._unimportable(error) from error
+
     def build(self, input_shape: Shape, num_classes: int) -> nn.Module:
         try:
             function = pkgutil.resolve_name(self.path)
         except (ImportError, AttributeError, ValueError) as error:
-            raise self.refusal(
-                str(error), "package.module:function, in the working directory, installed or on PYTHONPATH"
-            ) from error
+            raise self._unimportable(error) from error
         return function(input_shape, num_classes, **self.options)
+
+    def _unimportable(self, error: BaseException) -> ConfigError:
+        accepted = "package.module:function, in the working directory, installed or on PYTHONPATH"
+        return self.refusal(str(error), accepted)
 
 
 MODELS: dict[str, type[Model]] = {
@@ -337,6 +368,8 @@ def initialise(model: Model, head: Head, input_shape: Shape, num_classes: int, s
 
     The state of the global generators does not change.
     """
+    from headtohead.training.dropout import global_states, seed_other_libraries
+
     with torch.random.fork_rng(devices=[]), global_states():
         # Not torch.manual_seed, which would also seed the accelerators: this fork does not restore them.
         torch.default_generator.manual_seed(seed)
@@ -437,6 +470,8 @@ def _flaw_of_outputs(
     network: nn.Module, shape: Shape, num_classes: int, modes: Sequence[str] = ("evaluation", "training")
 ) -> str:
     """Describe what is wrong with the outputs for random inputs of a shape (B, x) in some modes; "" if nothing is."""
+    from headtohead.training.packing import in_evaluation, switch
+
     probe = copy.deepcopy(network)  # a copy, since a call in training mode changes the statistics of batch norm
     logits_of_classifier: list[Tensor] = []
 
@@ -450,7 +485,7 @@ def _flaw_of_outputs(
         switch([probe], mode == "training", fixed)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             logits_BK = probe(inputs_Bx)
-        if not isinstance(logits_BK, Tensor) or logits_BK.shape != (shape[0], num_classes):
+        if not isinstance(logits_BK, torch.Tensor) or logits_BK.shape != (shape[0], num_classes):
             return f"a {getattr(logits_BK, 'shape', type(logits_BK).__name__)} in {mode} mode"
         if not logits_BK.isfinite().all():
             return f"NaN or infinite outputs in {mode} mode"

@@ -3,15 +3,18 @@
 Shape suffixes: R runs, P parameters of one run.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-import torch
-from torch import Tensor
-
+from headtohead.late import torch
 from headtohead.options import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # From this many parameters on, updating runs one by one is faster on the CPU than one batched update.
 FUSED_FROM = 10_000
@@ -52,7 +55,7 @@ class Optimizer(ABC):
 
     @staticmethod
     @abstractmethod
-    def updater(runs: Sequence["Optimizer"], parameters_RP: Tensor, decayed: slice) -> Updater:
+    def updater(runs: Sequence[Optimizer], parameters_RP: Tensor, decayed: slice) -> Updater:
         """Return an updater of the parameters of R runs.
 
         Args:

@@ -42,7 +42,7 @@ class Cohort:
     def __init__(self, runs: Sequence[Config], pool: Pool):
         self.runs, self.pool, self.device = runs, pool, pool.device
         precision = runs[0].settings.precision
-        self.dtype = PRECISIONS[precision]
+        self.dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
         # Autocast is for the model, never for the loss. Entering it costs time at every step, even if it is disabled.
         half = precision == "bfloat16"
         self._model_precision = torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()

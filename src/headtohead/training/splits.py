@@ -7,11 +7,17 @@ known of a block is known of all its examples.
 Shape suffixes: N examples, K classes, G blocks.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from headtohead.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Number of blocks of a test split with enough examples.
 BLOCKS = 20

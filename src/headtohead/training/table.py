@@ -7,27 +7,29 @@ these lack, such as a category that is new in the test split.
 Shape suffixes: N examples, D features.
 """
 
+from __future__ import annotations
+
 import csv
 import os
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
-import pandas as pd
-import torch
-from pandas.errors import ParserError
-from torch import Tensor
 
+from headtohead.late import pd, torch
 from headtohead.options import ConfigError, nearest, one_line, require
-from headtohead.training.data import ROUNDED, Skipped
+from headtohead.training.data import ROUNDED
+from headtohead.training.examples import Skipped
 from headtohead.training.image_folder import split_of
 from headtohead.training.memory import require_memory
+from headtohead.training.places import DELIMITERS, PARQUET, require_table
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-PARQUET = ".parquet"
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Kind = Literal["number", "truth", "date", "category", "empty"]
 # A column of text may have this many categories, or a tenth of the rows up to the second number.
 CATEGORIES, MOST_CATEGORIES = 100, 1000
@@ -36,7 +38,7 @@ MOST_CLASSES = 500
 MOST_SPLITS = 3
 # Text that is read as a date, the first day of the numbers that dates become, and the parts that they have too.
 DATE = r"\d{4}-\d{2}-\d{2}(?:[ T].*)?"
-EPOCH = pd.Timestamp("2000-01-01", tz="UTC")
+EPOCH = "2000-01-01"
 DATE_PARTS = ("year", "month", "day_of_week")
 MISSING = "(missing)"
 # The largest float64 up to which all whole numbers are told apart.
@@ -63,15 +65,14 @@ def read_frame(path: str, key: str = "dataset.path", texts: Iterable[str] = ()) 
     Raises:
         ConfigError: there is no such file, or it is no such table.
     """
+    require_table(path, key)
     path = os.path.expanduser(path)
     suffix = Path(path).suffix.lower()
-    require(suffix in (*DELIMITERS, PARQUET), key, path, "a .csv, .tsv or .parquet file")
-    require(os.path.isfile(path), key, path, "no such file; accepted: a .csv, .tsv or .parquet file")
     try:
         frame = _parquet(path, key) if suffix == PARQUET else _text(path, DELIMITERS[suffix], key, texts)
     except UnicodeError as error:
         raise ConfigError(f"{key}={path}: not UTF-8 ({one_line(error)}); accepted: UTF-8") from None
-    except (csv.Error, ParserError, ValueError, OSError) as error:
+    except (csv.Error, ValueError, OSError) as error:
         reason = f"cannot be read ({one_line(error)}); accepted: rows with a value for each name of the first line"
         raise ConfigError(f"{key}={path}: {reason}") from None
     frame = with_names(frame, path, key)
@@ -306,7 +307,7 @@ def _times(values: pd.Series) -> pd.Series | None:
 def _dates(values: pd.Series) -> pd.DataFrame:
     name, time = str(values.name), _times(values)
     assert time is not None
-    days = {f"{name} days": (time - EPOCH) / pd.Timedelta(days=1)}
+    days = {f"{name} days": (time - pd.Timestamp(EPOCH, tz="UTC")) / pd.Timedelta(days=1)}
     return pd.DataFrame(days | {f"{name} {part}": getattr(time.dt, part).astype("float64") for part in DATE_PARTS})
 
 

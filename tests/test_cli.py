@@ -12,6 +12,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import headtohead.configs
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,6 @@ from data_files import DOWNLOADED, Made, pictures
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import headtohead.configs
 from headtohead import cli
 from headtohead.record.run import COLUMNS
 from headtohead.testing import make_study

@@ -3,10 +3,10 @@
 import shlex
 from pathlib import Path
 
+import headtohead.configs
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-import headtohead.configs
 from headtohead.options import ConfigError
 from headtohead.runner.asked import GROUPS, options_of, prepare_overrides
 

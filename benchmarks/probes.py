@@ -103,9 +103,12 @@ def measure(file: str) -> dict[str, list[float]]:
     features = torch.no_grad()(network)
     features(inputs[:BATCH])  # warms up
     deque(train(runs[:1], pool, test=False), 0)  # keeps the features
-    size = choose_packing(runs[0], True, 5_130, 784, 10).size
+    packing = choose_packing(runs[0], True, 5_130, 784, 10)
     packs = into_packs(
-        range(len(runs)), lambda run: may_share_a_pack(runs[run]), lambda run: runs[run].settings.seed, lambda run: size
+        range(len(runs)),
+        lambda run: may_share_a_pack(runs[run]),
+        lambda run: runs[run].settings.seed,
+        lambda _: packing,
     )
     found = {"headtohead": [], "features": []}
     for number, pack in enumerate(packs):

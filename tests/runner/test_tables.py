@@ -186,7 +186,7 @@ def test_a_number_of_a_test_file_may_be_a_text_of_training(tmp_path, config):
 
 
 BAD_TEST = {
-    "no file": (None, [], ["dataset.test_path=", "/test.csv: no such file"]),
+    "no file": (None, [], ["dataset.test_path=test.csv: no such file"]),
     "missing column": (rows().drop(columns="size"), [], ["dataset.test_path=", "/test.csv: has no column size"]),
     "extra column": (rows().assign(more=1), [], ["dataset.test_path=", "/test.csv: has a column more"]),
     "no target": (rows().drop(columns="kind"), [], ["has no column kind"]),

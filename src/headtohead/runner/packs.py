@@ -27,11 +27,13 @@ class Packing:
 
     Attributes:
         size: the most runs per pack.
+        fewest: the fewest runs to which a pack may be made smaller, so that each process has as many packs.
         chosen_by: "user" or "planner".
         threads: the number of CPU threads per pack; None takes all.
     """
 
     size: int
+    fewest: int
     chosen_by: ChosenBy
     threads: int | None
 
@@ -53,20 +55,22 @@ def choose_packing(config: Config, stackable: bool, parameters: int, inputs: int
     device = resolve_device(config.settings.device).type
     threads = 1 if stackable and device == "cpu" else None
     if config.settings.pack_size is not None:
-        return Packing(config.settings.pack_size, "user", threads)
+        return Packing(config.settings.pack_size, config.settings.pack_size, "user", threads)
     if device == "cpu":
-        usual = CLASSIFIERS if once(config.model, config.dataset) else USUAL
+        of_features = once(config.model, config.dataset)
         small = NUMBERS // max(parameters, config.training.batch_size * inputs)
         fit = LOGITS // (config.training.batch_size * num_classes)
-        return Packing(max(1, min(max(usual, small), fit, MOST)) if stackable else 1, "planner", threads)
-    return Packing(GPU_SIZE, "planner", threads)
+        size = max(1, min(max(CLASSIFIERS if of_features else USUAL, small), fit, MOST)) if stackable else 1
+        # Each process would compute the features again.
+        return Packing(size, size if of_features else FEWEST, "planner", threads)
+    return Packing(GPU_SIZE, GPU_SIZE, "planner", threads)
 
 
 def into_packs(
     runs: Iterable[int],
     key: Callable[[int], Hashable],
     seed: Callable[[int], int],
-    size: Callable[[int], int],
+    packing: Callable[[int], Packing],
     processes: int = 1,
 ) -> list[list[int]]:
     """Group runs, given by number, into packs of even length, if possible as many for each process.
@@ -78,7 +82,7 @@ def into_packs(
         runs: the numbers of the runs.
         key: from a run to what it shares with all others of its pack.
         seed: from a run to its seed.
-        size: from a run to the most runs of its pack.
+        packing: from a run to its packing.
         processes: number of processes that train packs side by side.
     """
     groups: dict[Hashable, list[int]] = {}
@@ -87,13 +91,13 @@ def into_packs(
     packs = []
     for group in groups.values():
         group.sort(key=seed)
-        most = size(group[0])
+        most, fewest = packing(group[0]).size, packing(group[0]).fewest
         by_seed = [list(same) for _, same in groupby(group, key=seed)]
         alone = [same for same in by_seed if 2 * len(same) > most]
         together = [run for same in by_seed if 2 * len(same) <= most for run in same]
         for part in [*alone, together]:
             count = math.ceil(len(part) / most)
-            count = max(count, min(math.ceil(count / processes) * processes, len(part) // FEWEST))
+            count = max(count, min(math.ceil(count / processes) * processes, len(part) // fewest))
             edges = [round(i * len(part) / count) for i in range(count + 1)] if count else []
             # Within a pack the given order keeps runs of one head side by side: one loss computes them.
             packs += [sorted(part[start:end]) for start, end in pairwise(edges)]

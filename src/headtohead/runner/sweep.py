@@ -271,9 +271,8 @@ class Sweep:
                 self._sizes_of(members[index]),
             ),
             seed=lambda index: members[index].config.settings.seed,
-            size=lambda index: packings[index].size,
-            # A size that the user has chosen stays.
-            processes=self._processes() if any(packing.chosen_by == "planner" for packing in packings) else 1,
+            packing=lambda index: packings[index],
+            processes=self._processes(),
         )
         return [[members[index] for index in pack] for pack in packs]
 

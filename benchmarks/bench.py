@@ -136,7 +136,9 @@ CASES = [
     Case("first line of the slowest command", "s", {"": 1}, commands.first_line),
     Case("`--help`", "s", {"": 0.5}, commands.help_),
     Case("`report` of the default study", "s", {"": 2}, commands.report),
-    Case("slowest refusal of a wrong value", "s", {"": 1}, commands.refusals),
+    Case("slowest refusal of a wrong value", "s", {"": 1}, partial(commands.refusals, commands.WRONG)),
+    Case("the same, of a value that only the data show to be wrong", "s", {"": 1}, partial(
+        commands.refusals, commands.WRONG_FOR_DATA)),
     Case("memory of a process that trains the default study", "MB", {"": 500, "import torch": None}, commands.memory),
     Case("of it not of files (RssAnon)", "MB", {"": None}, commands.own_memory),
     Case("on a GPU: these cases with 1, 16, 64, 256 runs, bfloat16, CUDA graphs", "", {"": None},

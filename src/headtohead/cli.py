@@ -17,7 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -31,6 +31,9 @@ from headtohead.runner import config_files
 from headtohead.runner.asked import missing_option, prepare_overrides
 from headtohead.runner.signals import INTERRUPTED, handled, interrupt
 from hydra_plugins.headtohead import DataSweeper, PackSweeper
+
+if TYPE_CHECKING:
+    from headtohead.record.study import StudyRecord
 
 # Exit statuses, beside INTERRUPTED.
 BROKEN, WRONG_REQUEST = 1, 2
@@ -74,7 +77,8 @@ def report_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="write the report to this folder, and leave that of the study alone")
     options = parser.parse_args(arguments)
 
-    _require_study(options.folder)
+    record = _read_study(options.folder)
+    print(f"study: {options.folder}, {sum(map(len, record.runs.values()))} runs", flush=True)
     from headtohead.report.publish import publish, refuse_target
     from headtohead.report.render import print_study, write_report
 
@@ -104,18 +108,18 @@ def board_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, help="the port; the first free one from 6006 on unless given")
     options = parser.parse_args(arguments)
 
-    _require_study(options.folder)
+    _read_study(options.folder)
     from headtohead.report.server import launch, wait
 
     print(f"{launch(options.folder, options.runs, options.port)}   (Ctrl-C ends it)", flush=True)
     wait()
 
 
-def _require_study(folder: Path) -> None:
-    """Refuse a folder that is no study's, before what reads the study is imported."""
+def _read_study(folder: Path) -> "StudyRecord":
+    """Read study.json, or refuse a folder that has none, before what reads all of the study is imported."""
     from headtohead.record.study import read_study_record
 
-    read_study_record(folder)
+    return read_study_record(folder)
 
 
 def reproduce_command(arguments: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from headtohead.runner.process import import_from_here
 from headtohead.runner.resolve import Member, compose
 from headtohead.training import data
 from headtohead.training.data import Pool
-from headtohead.training.datasets import TableFile
+from headtohead.training.datasets import DATASETS, TableFile
 from headtohead.training.inspection import (
     Finding,
     check_classes,
@@ -47,6 +47,8 @@ def print_data(arguments: Sequence[str], config: DictConfig, context: HydraConte
     """
     member = _only_dataset(arguments, config, context)
     dataset, console = member.config.dataset, Console(highlight=False)
+    # Before it is read, which can take long.
+    console.print(f"dataset: {next(name for name, kind in DATASETS.items() if kind is type(dataset))}")
     findings: list[Finding] = []
     if isinstance(dataset, TableFile):
         findings = _columns(console, dataset)

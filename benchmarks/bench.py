@@ -122,6 +122,8 @@ CASES = [
     Case(f"{DIGITS}, idle", **of_speed("digits", "headtohead x2", {
         "jax": 0.75, "products x2": 2.5, "jax x2": None, "eager x2": None, "eager": None})),
     Case(f"{DIGITS}, one core busy", **of_speed("digits", "headtohead x2", {"jax": 1.0, "jax x2": None}, busy=True)),
+    Case("digits MLP, 64 runs of 4 seeds", **of_speed("digits of 4 seeds", "headtohead x2", {
+        "jax": None, "jax x2": None, "products x2": None})),
     Case(f"{FASHION} MLP with batch norm, 16 runs", **of_speed("mlp", "headtohead x2", {
         "jax": 0.45, "lightning": 1 / 30, "jax x2": None})),
     Case("linear, K = 10,000", **of_speed("linear", "headtohead x2", {"eager": 0.5, "eager x2": 0.5})),

@@ -88,6 +88,12 @@ CASES = {
         1,
         200,
     ),
+    "digits of 4 seeds": Case(
+        ("dataset=digits", "model=mlp", "training.batch_size=64"),
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        4,
+        50,
+    ),
     "mlp": Case(
         (
             "dataset=fashion_mnist",

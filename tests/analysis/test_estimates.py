@@ -109,9 +109,14 @@ def test_shares_of_runs_have_exact_bounds():
     assert none.interval(0.95).upper == pytest.approx(1 - 0.0125 ** (1 / 40))
     assert none.equivalence_p(0.05) > 0.05
     assert Shares(0, 0, 400).equivalence_p(0.05) < 0.001
+    # Where no pair is discordant, each bound is 1 - tail ** (1 / pairs).
+    assert Shares(0, 0, 40).equivalence_p(0.1) == pytest.approx(2 * 0.9**40, rel=1e-9)
     some = Shares(9, 1, 40)
     assert some.mean == pytest.approx(0.2)
     assert some.p() == pytest.approx(stats.binomtest(9, 10).pvalue)
+    for first, second in ((0, 0), (1, 1), (3, 20), (40, 41), (900, 1100)):
+        expected = stats.binomtest(first, first + second).pvalue if first else 1
+        assert Shares(first, second, 3000).p() == pytest.approx(expected)
     assert Shares(40, 0, 40).interval(0.95).upper == 1
     generator = np.random.default_rng(5)
     draws = generator.multinomial(30, [0.2, 0.1, 0.7], size=1000)

@@ -9,6 +9,7 @@ from data_files import pictures
 from omegaconf import OmegaConf
 
 from headtohead.options import ConfigError, build_named
+from headtohead.training import data
 from headtohead.training.data import (
     Dataset,
     Examples,
@@ -363,6 +364,16 @@ def test_the_batches_of_a_seed_do_not_depend_on_the_other_seeds(name, options, b
         alone = taken(pool, [views[number]], dataset, [seed], batch_size, 200 // batch_size + 3)
         for one, all_of_them in zip(alone, together, strict=True):
             assert torch.equal(one[:, 0], all_of_them[:, number])
+
+
+@pytest.mark.parametrize(("name", "options"), [("digits", {"crop_padding": 2, "flip": True}), ("wine", {})])
+def test_batches_do_not_depend_on_how_many_are_prepared_at_once(monkeypatch, name, options):
+    dataset, pool, views = viewed(name, **options)
+    usual = taken(pool, views, dataset, SEEDS, 32, 120)
+    for numbers in (1, 3 * 32 * len(views) * pool.inputs[0].numel()):
+        monkeypatch.setattr(data, "AT_ONCE", numbers)
+        for expected, found in zip(usual, taken(pool, views, dataset, SEEDS, 32, 120), strict=True):
+            assert torch.equal(expected, found)
 
 
 def test_seeds_differ_in_order_and_batches_leave_the_pool_as_it_was():

@@ -193,8 +193,7 @@ class _Training:
 
         self.start = 0
         self.points: list[Point] = []
-        self.nan = torch.tensor(math.nan, dtype=dtype, device=device)
-        self.trace_S4R = self.nan.repeat(self.steps, 4, len(runs))
+        self.trace_S4R = torch.full((self.steps, 4, len(runs)), math.nan, dtype=dtype, device=device)
         # Each step writes its values to one place, from which they are copied at once.
         self.measured_4R = torch.empty_like(self.trace_S4R[0])
         self.measured = self.measured_4R.unbind()

@@ -87,29 +87,26 @@ class InOnePiece(Dataset):
 class Table(InOnePiece):
     """A table that is part of scikit-learn."""
 
-    loader: ClassVar[str]  # name of a function of sklearn.datasets
-
-    def _bunch(self) -> Any:
-        from sklearn import datasets  # a late import, since it takes a second
-
-        return getattr(datasets, self.loader)()
+    file: ClassVar[str]
 
     def read(self) -> Examples:
-        bunch = self._bunch()
-        inputs = torch.from_numpy(bunch.data).float()
-        return self._split(inputs, torch.from_numpy(bunch.target), tuple(map(str, bunch.target_names)))
+        with _of_sklearn(self.file).open() as lines:
+            classes = next(lines).strip().split(",")[2:]  # after the numbers of rows and columns
+            table = np.loadtxt(lines, delimiter=",")
+        inputs, labels = torch.from_numpy(table[:, :-1]).float(), torch.from_numpy(table[:, -1]).long()
+        return self._split(inputs, labels, tuple(classes))
 
 
 class Iris(Table):
-    loader = "load_iris"
+    file = "iris.csv"
 
 
 class Wine(Table):
-    loader = "load_wine"
+    file = "wine_data.csv"
 
 
 class BreastCancer(Table):
-    loader = "load_breast_cancer"
+    file = "breast_cancer.csv"
 
 
 class Digits(InOnePiece):
@@ -120,13 +117,17 @@ class Digits(InOnePiece):
         return 16
 
     def read(self) -> Examples:
-        # Only its file is read: the import of scikit-learn takes a second and 100 MB in each process.
-        spec = find_spec("sklearn")
-        assert spec is not None and spec.submodule_search_locations
-        file = Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-        table = np.loadtxt(file, dtype=np.uint8, delimiter=",")
+        table = np.loadtxt(_of_sklearn("digits.csv.gz"), dtype=np.uint8, delimiter=",")
         inputs = torch.from_numpy(table[:, :-1].reshape(-1, 1, 8, 8).copy())
         return self._split(inputs, torch.from_numpy(table[:, -1].astype(np.int64)), tuple("0123456789"))
+
+
+def _of_sklearn(file: str) -> Path:
+    """Return the path of a file of scikit-learn's datasets."""
+    # Only the file is read: the import of scikit-learn takes a second and 100 MB in each process.
+    spec = find_spec("sklearn")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0], "datasets", "data", file)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Values of a metric for arms that share their seeds, also of metrics derived from several runs.
 
-Shape suffixes: A arms, S seeds, G blocks of test examples.
+Shape suffixes: R runs, C cells of one run of each arm, A arms, S seeds, G blocks of test examples.
 """
 
 from __future__ import annotations
@@ -101,41 +101,78 @@ def pair_up(study: Study, metric: str, phase: Scope, arms: Sequence[str], select
     """
     if phase == "search" and study.record.protocol.search == "halving":
         raise Unjudged(HALVED)
-    runs = study.compared(phase, selected_by)
-    if runs.empty:
+    if study.compared(phase, selected_by).empty:
         raise Unjudged(f"the study has no runs of the phase {phase}")
-    runs = runs.loc[runs.arm.isin(arms)]
+    runs = study.compared(phase, selected_by, tuple(arms))
     if runs.empty:
         raise Unjudged(f"no arm has a run of the phase {phase}")
     if metric in DERIVED:
         values, note = DERIVED[metric](study, runs)
     else:
         values, note = statistics.no_better_diverged(_recorded(runs, metric), runs.status), None
-    runs = runs.assign(value=values.where(runs.status != "failed"))
+    value_R = values.where(runs.status != "failed").to_numpy(float)
     # In the other phases each arm has a trial of its own.
-    cell = ["seed", "lr", "trial"] if phase == "search" else ["seed", "fold"]
-    table = runs.groupby([*cell, "arm"]).value.mean().unstack("arm").reindex(columns=list(arms))
-    measured = table.dropna()
+    cells = ["seed", "lr", "trial"] if phase == "search" else ["seed", "fold"]
+    seed_C, value_CA = _pivot(
+        [runs[key].to_numpy() for key in cells], pd.Index(arms).get_indexer(runs.arm), value_R, len(arms)
+    )
+    measured_C = ~np.isnan(value_CA).any(axis=1)
     notes = [text for text in (note, _other_trials(study, phase, arms, selected_by)) if text]
-    if len(measured) < len(table):
-        lacking = runs.status[runs.value.isna() & (runs.status != "finished")].value_counts()
+    if not measured_C.all():
+        lacking = runs.status[np.isnan(value_R) & (runs.status != "finished")].value_counts()
         reasons = "".join(f", {count} {status}" for status, count in lacking.items())
-        notes.append(f"{len(table) - len(measured)} of {len(table)} pairs of runs lack {metric}{reasons}")
+        notes.append(f"{(~measured_C).sum()} of {measured_C.size} pairs of runs lack {metric}{reasons}")
     if phase != "search":
         # Without one of its folds a seed has not tested every example.
-        in_part = table.index[table.isna().any(axis=1)].unique("seed")
-        measured = measured.loc[~measured.index.isin(in_part, level="seed")]
-    by_seed = measured.groupby("seed").mean()
-    if by_seed.empty and metric in OF_BACKBONE and runs.loc[runs.status == "finished", "value"].isna().all():
+        measured_C &= ~np.isin(seed_C, seed_C[~measured_C])
+    value_CA, seed_C = value_CA[measured_C], seed_C[measured_C]
+    seeds, seed_of_C = np.unique(seed_C, return_inverse=True)
+    mean_SA = np.column_stack([_means(seed_of_C, value_C, len(seeds)) for value_C in value_CA.T])
+    by_seed = pd.DataFrame(mean_SA, pd.Index(seeds, name="seed"), list(arms))
+    if by_seed.empty and metric in OF_BACKBONE and np.isnan(value_R[runs.status == "finished"]).all():
         raise Unjudged(_without_gradient(study, runs, metric))
     if len(by_seed) < 2:
         raise Unjudged("; ".join([f"{len(by_seed)} pairs of seeds have {metric}, at least 2 are needed", *notes]))
     if metric in OF_RUNS:
-        return Pairs(by_seed, "; ".join(notes) or None, of_runs=measured)
-    blocks, size_G = _by_block(study, runs, metric, by_seed)
+        return Pairs(by_seed, "; ".join(notes) or None, of_runs=pd.DataFrame(value_CA, columns=list(arms)))
+    blocks, size_G = _by_block(study, runs, metric, value_R, by_seed)
     if blocks is None and metric.startswith(OF_TEST):
         notes.append("no values on blocks of test examples: the interval covers new seeds on these examples alone")
     return Pairs(by_seed, "; ".join(notes) or None, blocks, size_G, of_examples=metric in OF_EXAMPLES)
+
+
+def _pivot(
+    keys: Sequence[np.ndarray], arm_R: np.ndarray, value_R: np.ndarray, num_arms: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put values into a row for each cell, which is what runs of the same keys share, and a column for each arm.
+
+    Returns:
+        The first key of each cell, (C,), and the means, (C, A); NaN where an arm has no value. Rows ascend by their
+        keys.
+    """
+    order = np.lexsort(keys[::-1])
+    is_new_R = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    cell_R = np.concatenate([[0], np.cumsum(is_new_R)])
+    count = int(cell_R[-1]) + 1
+    value_CA = _means(cell_R * num_arms + arm_R[order], value_R[order], count * num_arms).reshape(count, num_arms)
+    first_C = np.searchsorted(cell_R, np.arange(count))
+    return keys[0][order][first_C], value_CA
+
+
+def _means(place: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Return the mean of the values at each of `count` places, without NaN; NaN where there is none."""
+    known = ~np.isnan(values)
+    numbers = np.bincount(place[known], minlength=count)
+    total = _sums(place[known], values[known], count)
+    return np.divide(total, numbers, out=np.full(count, math.nan), where=numbers > 0)
+
+
+def _sums(place: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Return the sum of the values at each of `count` places, (count,)."""
+    # With more digits than those of the result, the order of the runs does not matter.
+    total = np.zeros(count, np.longdouble)
+    np.add.at(total, place, values.astype(np.longdouble))
+    return total.astype(float)
 
 
 def _without_gradient(study: Study, runs: pd.DataFrame, metric: str) -> str:
@@ -147,7 +184,7 @@ def _without_gradient(study: Study, runs: pd.DataFrame, metric: str) -> str:
 
 
 def _by_block(
-    study: Study, runs: pd.DataFrame, metric: str, by_seed: pd.DataFrame
+    study: Study, runs: pd.DataFrame, metric: str, value_R: np.ndarray, by_seed: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
     """Return the values of each arm for each seed and block, (S, G), and the sizes of the blocks, (G,).
 
@@ -155,27 +192,32 @@ def _by_block(
     """
     if metric not in study.blocks:
         return None, None
-    used = runs.loc[runs.seed.isin(by_seed.index), ["run", "arm", "seed", "status", "value"]]
-    places = [study.places_of_blocks.get(run, ()) for run in used.run]
+    used_R = runs.seed.isin(by_seed.index).to_numpy()
+    places = [study.places_of_blocks.get(run, ()) for run in runs.run[used_R]]
     if not all(map(len, places)):
         return None, None
-    table = study.blocks.iloc[np.concatenate(places)]
-    rows = used.loc[used.index.repeat([*map(len, places)])]
-    guessed, size = (rows.status == "diverged").to_numpy(), table["size"].to_numpy(float)
-    total = np.where(guessed, rows.value.to_numpy(float), table[metric].to_numpy(float)) * size
+    rows, counts = np.concatenate(places), [*map(len, places)]
+    size, block = (study.blocks[name].to_numpy()[rows] for name in ("size", "block"))
+    diverged, value = (
+        np.repeat(of_run[used_R], counts) for of_run in ((runs.status == "diverged").to_numpy(), value_R)
+    )
+    total = np.where(diverged, value, study.blocks[metric].to_numpy(float)[rows]) * size
     total[size == 0] = 0.0  # a fold may have no example of a block
     if np.isnan(total).any():
         return None, None
-    arm, seed = by_seed.columns.get_indexer(rows.arm), by_seed.index.get_indexer(rows.seed)
-    block, blocks = pd.factorize(table.block, sort=True)
+    arm, seed = (
+        np.repeat(names.get_indexer(labels[used_R]), counts)
+        for names, labels in ((by_seed.columns, runs.arm), (by_seed.index, runs.seed))
+    )
+    blocks, block = np.unique(block, return_inverse=True)
     shape = (by_seed.shape[1], len(by_seed), len(blocks))
-    # The sums of pandas lose no digits, whatever their order.
-    cell = np.ravel_multi_index((arm, seed, block), shape)
-    sums = pd.DataFrame(pd.DataFrame({"cell": cell, "total": total, "size": size}).groupby("cell").sum())
-    if len(sums) < np.prod(shape) or len(blocks) < 2:
+    cell, count = np.ravel_multi_index((arm, seed, block), shape), math.prod(shape)
+    if len(blocks) < 2 or not np.bincount(cell, minlength=count).all():
         return None, None
-    values_ASG = (sums.total / sums["size"]).to_numpy().reshape(shape)
-    return dict(zip(map(str, by_seed), values_ASG, strict=True)), sums["size"].to_numpy().reshape(shape)[0, 0]
+    size_ASG = _sums(cell, size, count).reshape(shape)
+    total_ASG = _sums(cell, total, count).reshape(shape)
+    values_ASG = np.divide(total_ASG, size_ASG, out=np.full(shape, math.nan), where=size_ASG > 0)
+    return dict(zip(map(str, by_seed), values_ASG, strict=True)), size_ASG[0, 0]
 
 
 def _other_trials(study: Study, phase: Scope, arms: Sequence[str], selected_by: str | None) -> str | None:

@@ -188,25 +188,34 @@ class Study:
         rows = confirmed if len(confirmed) else at_best
         return rows.loc[rows.status != "failed"]
 
-    def compared(self, phase: Scope, selected_by: str | None = None) -> pd.DataFrame:
+    def compared(
+        self, phase: Scope, selected_by: str | None = None, arms: tuple[str, ...] | None = None
+    ) -> pd.DataFrame:
         """Return the runs of a phase, those of the phase confirm at the best trials by a criterion.
 
         In a study without a search all runs are of the phase run, and count as confirm. Infinities are NaN.
 
         Args:
             selected_by: Validation metric; None takes the primary criterion.
+            arms: Arms to take the runs of; None takes all.
         """
-        key = phase, selected_by
+        key = phase, selected_by, arms
         if key not in self._compared:
-            if phase == "final":
+            if arms is not None:
+                rows = self.compared(phase, selected_by)
+                rows = rows.loc[rows.arm.isin(arms)]
+            elif phase == "final":
                 rows = self.finite.loc[self.final.index]
+            elif phase == "search":
+                rows = self.finite.loc[self.finite.phase == "search"]
             else:
-                rows = self.finite.loc[self.finite.phase.isin(["confirm", "run"] if phase == "confirm" else ["search"])]
-            self._compared[key] = self.at_best(rows, selected_by) if phase == "confirm" and self.tuned else rows
+                rows = self.finite.loc[self.finite.phase.isin(["confirm", "run"])]
+                rows = self.at_best(rows, selected_by) if self.tuned else rows
+            self._compared[key] = rows
         return self._compared[key]
 
     @cached_property
-    def _compared(self) -> dict[tuple[Scope, str | None], pd.DataFrame]:
+    def _compared(self) -> dict[tuple[Scope, str | None, tuple[str, ...] | None], pd.DataFrame]:
         return {}
 
     @cached_property

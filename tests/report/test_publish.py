@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from specs import marks, panels
 
 from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
@@ -180,9 +181,9 @@ def test_the_matrix_is_one_small_figure_with_a_mark_per_verdict(experiments):
     assert len(drawing.svg.encode()) < 300_000
     words = " ".join(ElementTree.fromstring(drawing.svg).itertext())
     assert all(claim in words for claim in sentences) and "supported" in words
-    signs = [line for line in drawing.figure.axes[0].lines if line.get_marker() == "s" and line.get_zorder() == 2]
     marked = sum(len(column.proper) + len(column.naive) for column in columns)
-    assert sum(len(line.get_xdata()) for line in signs) == marked + 6  # those of the legend
+    squares = [rows for mark, rows in marks(drawing) if mark == "point"]
+    assert sum(map(len, squares)) == marked + 4  # those of the legend
 
 
 def test_a_claim_that_was_not_judged_has_no_mark(tmp_path):
@@ -196,9 +197,9 @@ def test_a_claim_that_was_not_judged_has_no_mark(tmp_path):
 def test_a_matrix_of_many_studies_goes_on_below(experiments):
     columns, sentences = read_columns(experiments)
     many = [replace(column, study=f"{column.study}{copy}") for copy in range(12) for column in columns]
-    figure = draw_matrix(many, list(sentences)).figure
-    assert figure.get_figwidth() <= PAGE_WIDTH + 0.1
-    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    drawing = draw_matrix(many, list(sentences))
+    assert panels(drawing)[0]["width"] <= PAGE_WIDTH + 10
+    texts = [row.get("text") for mark, rows in marks(drawing) if mark == "text" for row in rows]
     titles = {column.title for column in many}
     assert sorted(text for text in texts if text in titles) == sorted(column.title for column in many)
     lines = -(-len(many) * COLUMN_WIDTH // (PAGE_WIDTH - LEFT))

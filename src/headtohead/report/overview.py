@@ -8,17 +8,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.path import Path as Outline
-from matplotlib.textpath import TextPath
-
 from headtohead.analysis.text import short_override
 from headtohead.options import ConfigError, one_line
 from headtohead.record.files import read_json
-from headtohead.report.figures.style import Drawing, draw_figure
+from headtohead.report.figures.layers import pixels
+from headtohead.report.figures.style import LINE, Drawing, Figure, Row, View, draw_figure
 from headtohead.report.render import SYMBOLS
 
 # The heads that softmax is compared with: a proper sigmoid (the first of these that a study has), and the naive one.
@@ -30,14 +24,12 @@ VERDICT_COLOURS = {
     "equivalent": ("#005a92", "#005a92", "#ffffff"),
     "inconclusive": ("#ffffff", "#9a9a9a", "#4a4a4a"),
 }
-# In inches: the size of a cell, the room between studies, left of and above the table, and a letter of a title.
-COLUMN_WIDTH, ROW_HEIGHT, STUDY_GAP, LEFT, ABOVE, LETTER = 0.46, 0.25, 0.12, 1.85, 0.66, 0.07
+# In pixels: the size of a cell, the room between studies, left of and above the table, and a letter of a title.
+COLUMN_WIDTH, ROW_HEIGHT, STUDY_GAP, LEFT, ABOVE, LETTER = 44, 24, 12, 180, 60, 6.6
 TILT = 55  # of the titles, in degrees
-PAGE_WIDTH = 14  # inches: on a wider page the letters would be too small
-BIG, SMALL = 0.2, 0.14  # inches: the squares of a proper and of the naive sigmoid
-
-# Centres of squares by verdict and size.
-Marks = dict[tuple[str, float], list[tuple[float, float]]]
+PAGE_WIDTH = 1340  # pixels: on a wider page the letters would be too small
+BIG, SMALL = 19, 13  # pixels: the squares of a proper and of the naive sigmoid
+END = 10  # pixels below a table
 
 
 @dataclass(frozen=True)
@@ -110,39 +102,63 @@ def draw_matrix(columns: Sequence[Column], claims: Sequence[str]) -> Drawing | N
     return draw_figure("matrix", partial(_draw, columns, claims)) if columns and claims else None
 
 
-def _draw(columns: Sequence[Column], claims: Sequence[str]) -> tuple[Figure, str]:
+def _draw(columns: Sequence[Column], claims: Sequence[str]) -> Figure:
     rows = _rows(columns)
-    width = max(4.8, *(max(_reach(row)) for row in rows)) + 0.1
+    width = max(460, *(max(_reach(row)) for row in rows)) + 10
     tilted = math.sin(math.radians(TILT)) * LETTER
-    title_heights = [tilted * max(len(column.title) for column in row) + 0.2 for row in rows]
-    height = ABOVE + sum(title_heights) + len(rows) * (len(claims) * ROW_HEIGHT + 0.1)
-    figure = Figure((width, height))
-    FigureCanvasSVG(figure)
-    figure.suptitle("Common claims about softmax, by study", x=0.12 / width, y=1 - 0.08 / height, ha="left")
-    axis = figure.add_axes((0, 0, 1, 1))
-    # Inches from the upper left corner.
-    axis.set(xlim=(0, width), ylim=(height, 0))
-    axis.set_axis_off()
-    marks: Marks = {}
-    top = ABOVE
-    for row, title_height in zip(rows, title_heights, strict=True):
-        top += title_height
-        _table(axis, row, claims, top, marks)
-        top += len(claims) * ROW_HEIGHT + 0.1
-    _legend(axis, marks, any(column.rival == PROPER[1] for column in columns))
-    _draw_marks(axis, marks)
-    return figure, "Look at the rows that keep their symbol from study to study, and at those that change it."
+    top = float(ABOVE)
+    marks, texts, lines = _legend(any(column.rival == PROPER[1] for column in columns))
+    titles: list[Row] = []
+    for row in rows:
+        top += tilted * max(len(column.title) for column in row) + 20
+        for parts, of_row in zip((marks, texts, titles, lines), _table(row, claims, top), strict=True):
+            parts += of_row
+        top += len(claims) * ROW_HEIGHT + END
+    x, y = pixels("x"), pixels("y")
+    layers: list[View] = [
+        {"data": {"values": lines}, "mark": {"type": "rule", "color": LINE},
+         "encoding": {"x": x, "y": y, "x2": {"field": "end"}}},
+        *_squares(marks),
+        {"data": {"values": titles},
+         "mark": {"type": "text", "align": "left", "baseline": "middle", "angle": 360 - TILT},
+         "encoding": {"x": x, "y": y, "text": {"field": "text"}}},
+        *(
+            {"data": {"values": [row for row in texts if row["align"] == align]},
+             "mark": {"type": "text", "align": align, "baseline": "middle"},
+             "encoding": {"x": x, "y": y, "text": {"field": "text"}}}
+            for align in ("left", "right")
+        ),
+    ]  # fmt: skip
+    return Figure(
+        "Common claims about softmax, by study",
+        "Look at the rows that keep their symbol from study to study, and at those that change it.",
+        [{"width": width, "height": top, "layer": layers}],
+    )
 
 
-def _draw_marks(axis: Axes, marks: Marks) -> None:
-    """Draw a square with the symbol of its verdict at each place."""
-    for (verdict, size), places in marks.items():
-        fill, line, ink = VERDICT_COLOURS[verdict]
-        xs, ys = zip(*places, strict=True)
-        box = {"marker": "s", "markersize": 72 * size, "markerfacecolor": fill, "markeredgecolor": line}
-        axis.plot(xs, ys, linestyle="none", zorder=2, **box)
-        sign = {"marker": _outline(SYMBOLS[verdict]), "markersize": 46 * size, "color": ink, "markeredgewidth": 0}
-        axis.plot(xs, ys, linestyle="none", zorder=3, **sign)
+def _squares(marks: Sequence[Row]) -> list[View]:
+    """Return the layers of squares, each with the symbol of its verdict."""
+    x, y = pixels("x"), pixels("y")
+    layers: list[View] = []
+    for verdict, (fill, line, ink) in VERDICT_COLOURS.items():
+        for size in (BIG, SMALL):
+            values = [
+                {"x": row["x"], "y": row["y"]} for row in marks if (row["verdict"], row["size"]) == (verdict, size)
+            ]
+            box = {"type": "point", "shape": "square", "size": size**2, "fill": fill, "stroke": line, "strokeWidth": 1}
+            sign = {
+                "type": "text",
+                "baseline": "middle",
+                "fontSize": 0.68 * size,
+                "color": ink,
+                "text": SYMBOLS[verdict],
+            }
+            layers += [
+                {"data": {"values": values}, "mark": {**mark, "opacity": 1}, "encoding": {"x": x, "y": y}}
+                for mark in (box, sign)
+                if values
+            ]
+    return layers
 
 
 def _rows(columns: Sequence[Column]) -> list[list[Column]]:
@@ -157,8 +173,8 @@ def _rows(columns: Sequence[Column]) -> list[list[Column]]:
 
 
 def _starts(columns: Sequence[Column]) -> list[float]:
-    """Return where each column begins, in inches."""
-    starts, end = [], LEFT
+    """Return where each column begins, in pixels."""
+    starts, end = [], float(LEFT)
     for place, column in enumerate(columns):
         end += STUDY_GAP if place and columns[place - 1].study != column.study else 0
         starts.append(end)
@@ -167,45 +183,35 @@ def _starts(columns: Sequence[Column]) -> list[float]:
 
 
 def _reach(columns: Sequence[Column]) -> list[float]:
-    """Return where each column with its tilted title ends, in inches."""
+    """Return where each column with its tilted title ends, in pixels."""
     tilted = math.cos(math.radians(TILT)) * LETTER
     return [x + COLUMN_WIDTH + tilted * len(column.title) for x, column in zip(_starts(columns), columns, strict=True)]
 
 
-def _table(axis: Axes, columns: Sequence[Column], claims: Sequence[str], top: float, marks: Marks) -> None:
-    """Draw the titles and lines of columns side by side below `top`, and add their squares to `marks`."""
-    starts = _starts(columns)
-    for column, x in zip(columns, starts, strict=True):
-        look = {"rotation": TILT, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
-        axis.text(x + 0.2, top - 0.06, column.title, **look)
+def _table(
+    columns: Sequence[Column], claims: Sequence[str], top: float
+) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
+    """Return the squares, names, titles and lines of columns side by side below `top`."""
+    starts, marks, names, lines = _starts(columns), [], [], []
+    titles = [{"x": x + 19, "y": top - 6, "text": column.title} for column, x in zip(columns, starts, strict=True)]
     for row, claim in enumerate(claims):
         y = top + (row + 0.5) * ROW_HEIGHT
         if row and claim.split("_")[0] != claims[row - 1].split("_")[0]:
-            axis.plot(
-                [0.12, starts[-1] + COLUMN_WIDTH], [y - ROW_HEIGHT / 2] * 2, color="#dedede", linewidth=0.6, zorder=0
-            )
-        axis.text(LEFT - 0.08, y, claim, ha="right", va="center_baseline")
+            lines.append({"x": 12, "end": starts[-1] + COLUMN_WIDTH, "y": y - ROW_HEIGHT / 2})
+        names.append({"x": LEFT - 8, "y": y, "text": claim, "align": "right"})
         for column, x in zip(columns, starts, strict=True):
-            for verdicts, size, aside in ((column.proper, BIG, 0.14), (column.naive, SMALL, 0.335)):
+            for verdicts, size, aside in ((column.proper, BIG, 13), (column.naive, SMALL, 32)):
                 if claim in verdicts:
-                    marks.setdefault((verdicts[claim], size), []).append((x + aside, y))
+                    marks.append({"x": x + aside, "y": y, "verdict": verdicts[claim], "size": size})
+    return marks, names, titles, lines
 
 
-def _outline(symbol: str) -> Outline:
-    """Return a character around the origin as a marker, which SVG stores once however often it is placed."""
-    path = TextPath((0, 0), symbol)
-    return Outline(np.asarray(path.vertices) - path.get_extents().get_points().mean(axis=0), path.codes)
-
-
-def _legend(axis: Axes, marks: Marks, starred: bool) -> None:
-    """Draw the texts of the legend, and add its squares to `marks`."""
+def _legend(starred: bool) -> tuple[list[Row], list[Row], list[Row]]:
+    """Return the squares, texts and lines of the legend."""
+    marks, texts = [], []
     for place, verdict in enumerate(VERDICT_COLOURS):
-        x = 0.22 + 1.05 * place
-        marks.setdefault((verdict, BIG), []).append((x, 0.4))
-        axis.text(x + 0.16, 0.4, verdict, va="center_baseline")
-    for x, size, text in (
-        (0.22, BIG, f"against {PROPER[0]}{f' (*: {PROPER[1]})' if starred else ''}"),
-        (2.85, SMALL, f"against {NAIVE}"),
-    ):
-        axis.plot([x], [0.67], linestyle="none", marker="s", markersize=72 * size, color="#b5b5b5")
-        axis.text(x + 0.16, 0.67, text, va="center_baseline")
+        marks.append({"x": 22 + 104 * place, "y": 14, "verdict": verdict, "size": BIG})
+        texts.append({"x": 38 + 104 * place, "y": 14, "text": verdict, "align": "left"})
+    against = f"large: against {PROPER[0]}{f' (*: {PROPER[1]})' if starred else ''}; small: against {NAIVE}"
+    texts.append({"x": 12, "y": 40, "text": against, "align": "left"})
+    return marks, texts, []

@@ -80,7 +80,7 @@ def write_report(study: Path, to: Path | None = None, pictures: bool = False) ->
     drawn = start_drawing(read, pictures)
     summary = summarise(read)
     to = to or study
-    drawings, failures = drawn()
+    drawings, failures = drawn(summary)
     undrawn = [Check("warning", f"The figure {name} could not be drawn ({why}).") for name, why in failures.items()]
     summary = replace(summary, checks=sorted([*summary.checks, *undrawn], key=lambda check: check.kind == "remark"))
     write_figures(to / "figures", drawings)

@@ -1,10 +1,12 @@
 """The figure of a ladder, and its table in the report."""
 
 import json
+import math
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from specs import rows_of
 
 from headtohead.analysis.ladder import ladder_rows
 from headtohead.analysis.study import read_study
@@ -25,24 +27,26 @@ def study(tmp_path_factory):
 
 
 def test_a_panel_draws_each_step_and_the_total_in_the_unit_of_its_metric(study):
-    figure, caption = ladder(read_study(study))
+    figure = ladder(read_study(study))
     rows = ladder_rows(read_study(study))
-    assert [axis.get_title() for axis in figure.axes] == [row.claim for row in rows]
-    for axis, row in zip(figure.axes, rows, strict=True):
+    assert [panel["title"] for panel in figure.panels] == [row.claim for row in rows]
+    for panel, row in zip(figure.panels, rows, strict=True):
         factor = 100 if row.definition.metric.endswith("accuracy") else 1
-        dots = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "None"]
-        np.testing.assert_allclose(dots, [factor * step.mean for step in (*row.steps, row.total)])
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [
-        *(f"→ {arm}" for arm in RUNGS[1:]),
-        "total",
-    ]
-    assert caption.startswith("Look at ")
+        shown = rows_of(panel, "point")
+        intervals = [*row.steps, row.total]
+        for name, of in (("mean", "mean"), ("low", "lower"), ("high", "upper")):
+            expected = [factor * getattr(interval, of) for interval in intervals]
+            np.testing.assert_allclose([row.get(name, math.nan) for row in shown], expected, rtol=1e-4)
+        margin = factor * row.definition.margin
+        assert rows_of(panel, "rect") == [{"low": -margin, "high": margin}]
+    assert [row["label"] for row in rows_of(figure.panels[0], "point")] == [*(f"→ {arm}" for arm in RUNGS[1:]), "total"]
+    assert figure.caption.startswith("Look at ")
 
 
 def test_the_report_shows_the_ladder(study):
     _, drawings = write_report(study)
     drawing = next(drawing for drawing in drawings if drawing.name == "ladder")
-    assert len(drawing.svg.encode()) < 300_000 and (study / "figures" / "ladder.svg").is_file()
+    assert len(drawing.svg.encode()) < 100_000 and (study / "figures" / "ladder.svg").is_file()
     assert "sigmoid_mean" in " ".join(ElementTree.fromstring(drawing.svg).itertext())
     markdown, html = ((study / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html"))
     row = next(row for row in ladder_rows(read_study(study)) if row.claim == "accuracy")

@@ -1,18 +1,69 @@
 """Style that all figures share."""
 
+import colorsys
+import math
+import re
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tensorboard
 from scipy import stats
 
-from headtohead.report.figures.style import arm_style, band
+from headtohead.report.figures.layers import error_axis, round_numbers
+from headtohead.report.figures.style import COLOURS, DARK, INK, PAPER, SOFT, band, keys
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of WCAG 2."""
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, two: str) -> float:
+    dark, light = sorted((luminance(one), luminance(two)))
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_many_arms_differ_by_more_than_colour():
-    arms = [str(i) for i in range(60)]
-    looks = [arm_style(arms, arm) for arm in arms]
-    assert len({tuple(map(str, look.values())) for look in looks}) == len(arms)
-    first = looks[:4]
-    assert len({str(look["linestyle"]) for look in first}) == len({look["marker"] for look in first}) == 4
+    looks = keys([str(place) for place in range(140)])
+    assert len({(key.colour, str(key.dash), key.shape) for key in looks}) == 140
+    assert len({str(key.dash) for key in looks[:4]}) == len({key.shape for key in looks[:4]}) == 4
+
+
+def test_colours_stand_out_from_the_ground_in_the_light_and_in_the_dark():
+    for colour in COLOURS:
+        assert contrast(colour, PAPER) >= 3 and contrast(DARK[colour], DARK[PAPER]) >= 3
+    for colour in (INK, SOFT):
+        assert contrast(colour, PAPER) >= 4.5 and contrast(DARK[colour], DARK[PAPER]) >= 4.5
+    assert contrast("#ffffff", "#000000") == 21
+
+
+def test_the_palette_is_tensorboards(tmp_path):
+    """Its hues in its order, by the code of the installed TensorBoard."""
+    with zipfile.ZipFile(Path(tensorboard.__file__).parent / "webfiles.zip") as archive:
+        code = archive.read("index.js").decode()
+    start = code.index('colors:[{name:"Slate"')
+    theirs = re.findall(r'lightHex:"(#\w{6})",darkHex:"(#\w{6})"', code[start : code.index("inactive", start)])
+    assert len(theirs) == len(COLOURS)
+    for colour, (light, dark) in zip(COLOURS, theirs, strict=True):
+        for ours, their in ((colour, light), (DARK[colour], dark)):
+            hues = [colorsys.rgb_to_hsv(*(int(of[at : at + 2], 16) for at in (1, 3, 5)))[0] for of in (ours, their)]
+            assert hues[0] == pytest.approx(hues[1], abs=0.02)
+
+
+def test_round_numbers_are_those_of_their_decades():
+    assert round_numbers(0.02, 300).tolist() == [0.1, 1, 10, 100]
+    assert round_numbers(3, 200).tolist() == [5, 10, 20, 50, 100, 200]
+    assert round_numbers(2, 8).tolist() == [2, 3, 5, 7]
+
+
+def test_an_axis_of_errors_labels_zero_and_is_linear_below_the_least_error():
+    axis = error_axis("error", [0, 0.3, 25, math.nan])
+    assert axis["axis"]["values"] == [0, 0.5, 1, 2, 5, 10, 20]
+    assert axis["scale"]["constant"] == 0.3 and axis["scale"]["domain"][0] == 0
 
 
 def test_a_band_is_the_t_interval_of_the_mean():

@@ -6,13 +6,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from specs import axis_title, domain, encodings, rows_of
 
 from headtohead.analysis.study import read_study
 from headtohead.analysis.tuning import expected_best
 from headtohead.record.study import Range
-from headtohead.report.figures.style import arm_style
-from headtohead.report.figures.tuning import budget, tuned_settings
+from headtohead.report.figures.tuning import ACROSS, budget, tuned_settings
 from headtohead.testing import make_study
 
 SPACE = {
@@ -43,59 +42,56 @@ def trials_of(study, arm):
     return of_arm[["val_accuracy", "val_nll", *SPACE]].mean()
 
 
-def points(axis):
-    """Return the points of each colour, and the rings of each colour."""
-    found = {}
-    for line in axis.lines:
-        kind = "ring" if line.get_markerfacecolor() == "none" else "point"
-        found.setdefault((kind, to_hex(line.get_color() if kind == "point" else line.get_markeredgecolor())), line)
-    return found
-
-
 def test_the_budget_figure_shows_the_expected_best_of_each_arm(study):
-    figure, caption = budget(read_study(study))
-    assert len(figure.axes) == 2 and "80 %" in caption
-    for axis, metric, factor in zip(figure.axes, ("val_accuracy", "val_nll"), (100, 1 / math.log(10)), strict=True):
-        assert axis.get_xscale() == "log"
-        for arm, line in zip(("softmax", "sigmoid"), axis.lines, strict=False):
+    figure = budget(read_study(study))
+    assert len(figure.panels) == 2 and "80 %" in figure.caption
+    for panel, metric, factor in zip(figure.panels, ("val_accuracy", "val_nll"), (100, 1 / math.log(10)), strict=True):
+        assert {of["scale"]["type"] for of in encodings(panel, "x")} == {"log"}
+        for place, arm in enumerate(("softmax", "sigmoid")):
             curve = expected_best(trials_of(study, arm)[metric].to_numpy(), metric == "val_accuracy")
-            assert line.get_color() == arm_style(["softmax", "sigmoid"], arm)["color"]
-            np.testing.assert_allclose(line.get_xdata(), range(1, 21))
-            np.testing.assert_allclose(line.get_ydata(), factor * curve["mean"])
+            rows = [row for row in rows_of(panel, "line") if row["arm"] == place]
+            assert [row["x"] for row in rows] == [*range(1, 21)]
+            for name, of in (("y", "mean"), ("low", "lower"), ("high", "upper")):
+                np.testing.assert_allclose([row[name] for row in rows], factor * curve[of], rtol=1e-4)
             # The best of all trials is in sight.
-            low, high = axis.get_ylim()
-            assert low <= line.get_ydata()[-1] <= high
+            low, high = domain(panel, "y")
+            assert low <= rows[-1]["y"] <= high
 
 
 def test_each_setting_has_a_panel_of_either_metric_with_a_ring_at_the_chosen_trial(study):
     whole = read_study(study)
-    figure, _ = tuned_settings(whole)
-    assert [axis.get_xlabel() for axis in figure.axes[1::2]] == [*SPACE]
-    colours = {arm: arm_style(["softmax", "sigmoid"], arm)["color"].lower() for arm in ("softmax", "sigmoid")}
-    for place, axis in enumerate(figure.axes):
-        setting, metric = [*SPACE][place // 2], ("val_accuracy", "val_nll")[place % 2]
+    figure = tuned_settings(whole)
+    assert [panel["title"] for panel in figure.panels] == [*SPACE, *SPACE]
+    for position, panel in enumerate(figure.panels):
+        setting, metric = [*SPACE][position % 3], ("val_accuracy", "val_nll")[position // 3]
         factor = 100 if metric == "val_accuracy" else 1 / math.log(10)
-        assert axis.get_xscale() == ("log" if SPACE[setting].log else "linear")
-        low, high = axis.get_xlim()
+        kinds = {of["scale"].get("type", "linear") for of in encodings(panel, "x")}
+        assert kinds == {"log" if SPACE[setting].log else "linear"}
+        low, high = domain(panel, "x")
         assert low < SPACE[setting].low and SPACE[setting].high < high
-        drawn = points(axis)
-        for arm, colour in colours.items():
+        points = rows_of(panel, "point")
+        for place, arm in enumerate(("softmax", "sigmoid")):
+            rows = [row for row in points if row["arm"] == place]
             if (arm, setting) == ("sigmoid", "head.temperature"):
-                assert ("point", colour) not in drawn
+                assert not rows
                 continue
-            trials, line = trials_of(study, arm), drawn["point", colour]
+            trials = trials_of(study, arm)
             expected = sorted(zip(trials[setting], factor * trials[metric], strict=True))
-            np.testing.assert_allclose(sorted(zip(*line.get_data(), strict=True)), expected)
+            np.testing.assert_allclose(sorted((row["x"], row["y"]) for row in rows), expected, rtol=1e-4)
             best = trials.loc[whole.best_by(metric)[arm].number]
-            np.testing.assert_allclose(drawn["ring", colour].get_data(), [[best[setting]], [factor * best[metric]]])
+            (ring,) = [row for row in rows if row.get("ring")]
+            np.testing.assert_allclose((ring["x"], ring["y"]), (best[setting], factor * best[metric]), rtol=1e-4)
 
 
 def test_many_settings_take_further_rows(tmp_path):
     space = {f"optimizer.momentum{place}": Range(0, 1, False) for place in range(7)}
     many = make_study(tmp_path / "many", seeds=2, space=space, trials=8, claims={}, records=False)
-    figure, _ = tuned_settings(read_study(many))
-    lower = [axis.get_position() for axis in figure.axes[1::2]]
-    assert len({round(frame.y0, 6) for frame in lower}) == 2 and all(frame.y0 > 0 and frame.x1 <= 1 for frame in lower)
+    figure = tuned_settings(read_study(many))
+    assert figure.across == ACROSS and len(figure.panels) == 14
+    # A row of accuracies stands above the row of the same settings' losses.
+    names = [(panel["title"], axis_title(panel, "y").split()[1].rstrip(",")) for panel in figure.panels]
+    assert names[:ACROSS] == [(key, "accuracy") for key in [*space][:ACROSS]]
+    assert names[ACROSS : 2 * ACROSS] == [(key, "NLL") for key in [*space][:ACROSS]]
 
 
 def test_without_a_space_or_trials_there_is_no_figure(tmp_path, study):

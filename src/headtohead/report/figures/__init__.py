@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 from headtohead.analysis.study import Study
+from headtohead.analysis.summary import Summary
 from headtohead.options import one_line
-from headtohead.report.figures import examples, ladder, sweeps, training, tuning
+from headtohead.report.figures import examples, forest, ladder, sweeps, training, tuning
 from headtohead.report.figures.style import Drawing, Drawn, draw_figure
 
-# By name, in the order of the report.
-FIGURES: dict[str, Callable[[Study], Drawn]] = {
+# Figures of what a study recorded, by name, in the order of the report.
+OF_STUDY: dict[str, Callable[[Study], Drawn]] = {
     "learning_rates": sweeps.learning_rates,
     "shared_rate": sweeps.shared_rate,
     "budget": tuning.budget,
@@ -31,18 +33,29 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "time_to_target": training.time_to_target,
     "ladder": ladder.ladder,
 }
+# The figure of what was judged.
+FOREST = "forest"
+# The names of all figures, in the order of the report.
+FIGURES = (FOREST, *OF_STUDY)
 
+# An end of a pipe between processes.
+Pipe = Any
 
 # The figures that were drawn, and for each that failed the reason.
 Drawings = tuple[list[Drawing], dict[str, str]]
 
 
-def draw(study: Study, names: Iterable[str] = FIGURES) -> Drawings:
-    """Draw every figure that the study has the records for; name those that fail, each with the reason."""
+def draw(study: Study, names: Iterable[str] = FIGURES, plots: Sequence[forest.Plot] = ()) -> Drawings:
+    """Draw every figure that the study has the records for; name those that fail, each with the reason.
+
+    Args:
+        plots: Panels of the forest figure, as `forest.plots` gives them for a summary.
+    """
     drawings, failures = [], {}
     for name in names:
+        make = partial(forest.forest, plots, study.arms) if name == FOREST else partial(OF_STUDY[name], study)
         try:
-            drawing = draw_figure(name, partial(FIGURES[name], study))
+            drawing = draw_figure(name, make)
         except Exception as error:  # whatever it is, it never costs the rest of the report
             failures[name] = one_line(error)
             continue
@@ -51,58 +64,72 @@ def draw(study: Study, names: Iterable[str] = FIGURES) -> Drawings:
     return drawings, failures
 
 
-def start_drawing(study: Study, pictures: bool = False) -> Callable[[], Drawings]:
+def start_drawing(study: Study, pictures: bool = False) -> Callable[[Summary], Drawings]:
     """Begin to draw every figure in processes beside this one, and return a function that waits for them.
 
-    A process for each core is forked, since the study is in memory. Where there is one core, or no safe fork, the
-    figures are drawn when they are waited for.
+    A process for each core is forked, since the study is in memory. The function takes the study's summary, which the
+    first process waits for to draw the forest figure. Where there is one core, or no safe fork, the figures are drawn
+    when they are waited for: a process that has drawn before has threads that a fork would lack.
 
     Args:
         pictures: Whether the drawings bring their PNG images.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    if cores == 1:
-        return partial(draw, study)
+    if cores == 1 or "vl_convert" in sys.modules:
+        return lambda summary: draw(study, FIGURES, _plots(summary))
     _ = study.history, study.predictions, study.blocks  # read once, for all processes
-    parts = [[*FIGURES][place::cores] for place in range(min(cores, len(FIGURES)))]
-    receive = [_start_process(study, names, pictures) for names in parts]
+    parts = [[*OF_STUDY][place::cores] for place in range(min(cores, len(OF_STUDY)))]
+    pipes = [_start_process(study, names, pictures, place == 0) for place, names in enumerate(parts)]
 
-    def wait() -> Drawings:
+    def wait(summary: Summary) -> Drawings:
+        plots = _plots(summary)
+        with suppress(BrokenPipeError):  # the process was killed
+            pipes[0].send(plots)
         drawings, failures = [], {}
-        for names, received in zip(parts, receive, strict=True):
+        for place, (names, pipe) in enumerate(zip(parts, pipes, strict=True)):
             try:
-                drawn, failed = received()
-            except EOFError:  # the process was killed
-                drawn, failed = draw(study, names)
+                drawn, failed = pipe.recv()
+            except (EOFError, ConnectionResetError):  # the process was killed
+                drawn, failed = draw(study, [*([FOREST] if place == 0 else []), *names], plots)
             drawings += drawn
             failures |= failed
-        order = [*FIGURES]
-        return sorted(drawings, key=lambda drawing: order.index(drawing.name)), failures
+        return sorted(drawings, key=lambda drawing: FIGURES.index(drawing.name)), failures
 
     return wait
 
 
-def _start_process(study: Study, names: Sequence[str], pictures: bool) -> Callable[[], Drawings]:
-    """Fork a process that draws some figures, and return a function that waits for them; an EOFError says it ended."""
+def _plots(summary: Summary) -> Sequence[forest.Plot]:
+    """Return the panels of the forest figure; none where what was judged cannot be shown."""
+    with suppress(Exception):  # whatever it is, it never costs the rest of the report
+        return forest.plots(summary)
+    return ()
+
+
+def _start_process(study: Study, names: Sequence[str], pictures: bool, judged: bool) -> Pipe:
+    """Fork a process that draws some figures, and return its pipe; an EOFError from it says that the process ended.
+
+    Args:
+        judged: Whether it draws the forest figure too, from the panels that it is sent.
+    """
     context = get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = study, names, pictures, receiver.close, sender.send
-    process = context.Process(target=_draw_and_send, args=arguments, daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_draw_and_send, args=(study, names, pictures, judged, ours, theirs), daemon=True)
     with warnings.catch_warnings():
         # Other threads hold no lock that drawing takes.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
-    sender.close()
-    return receiver.recv
+    theirs.close()
+    return ours
 
 
-def _draw_and_send(
-    study: Study, names: Sequence[str], pictures: bool, close: Callable[[], None], send: Callable[[Drawings], None]
-) -> None:
+def _draw_and_send(study: Study, names: Sequence[str], pictures: bool, judged: bool, ours: Pipe, pipe: Pipe) -> None:
     """Draw some figures and send them; a process whose parent has ended ends as well."""
-    close()  # otherwise this process would wait for itself to read
+    ours.close()  # otherwise this process would wait for itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells of it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     drawings, failures = draw(study, names)
-    with suppress(BrokenPipeError):
-        send(([drawing.to_send(pictures) for drawing in drawings], failures))
+    with suppress(BrokenPipeError, EOFError, ConnectionResetError):
+        if judged:
+            drawn, failed = draw(study, [FOREST], pipe.recv())
+            drawings, failures = [*drawn, *drawings], failed | failures
+        pipe.send(([drawing.with_picture() if pictures else drawing for drawing in drawings], failures))

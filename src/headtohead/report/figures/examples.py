@@ -3,23 +3,24 @@
 N examples, K classes.
 """
 
+import base64
+import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from headtohead.analysis.predictions import Predictions, confusion_counts, same_examples
 from headtohead.analysis.study import Study
-from headtohead.report.figures.style import DOTTED, MUTED, PANEL, WIDTH, Drawn, arm_style, lay_out, short
+from headtohead.report.figures.layers import arm_look, at, axis, digits, line_at, named_axis, near, panel, told
+from headtohead.report.figures.style import INK, PAPER, SOFT, Drawn, Figure, Row, View, keys, short
 
-EXAMPLE_HEIGHT = 2.75  # inches, of an example with its activations
-EXAMPLES_ACROSS = 4
+EXAMPLE, IMAGE = 230, 84  # pixels: the heights of an example with its activations, and of its image
 # Features of an example with a bar each, and those of a line.
-MOST_BARS, MOST_POINTS = 100, 1000
+MOST_BARS, MOST_POINTS = 100, 400
 MOST_CLASSES = 30  # of a confusion matrix: more cannot be read
+CELLS_WITH_TEXT = 12  # classes of a confusion matrix whose cells have room for numbers
 
 
 def confusion(study: Study) -> Drawn:
@@ -29,40 +30,60 @@ def confusion(study: Study) -> Drawn:
     if not predictions or classes > MOST_CLASSES:
         return None
     names = [short(_class_name(study, index), 9) for index in range(classes)]
-    across = min(len(predictions), 2)
-    side = (WIDTH - 0.3) / 2
-    height = 0.5 + -(-len(predictions) // across) * side
-    figure = Figure((WIDTH, height))
-    FigureCanvasSVG(figure)
-    figure.suptitle("Confusion of classes (test set)", x=0.12 / WIDTH, y=1 - 0.08 / height, ha="left")
-    size = side - 1.0
-    for place, (arm, runs) in enumerate(predictions.items()):
-        left, top = (place % across) * side + 0.75, 0.5 + (place // across) * side
-        frame = (left / WIDTH, 1 - (top + 0.2 + size) / height, size / WIDTH, size / height)
-        axis = figure.add_axes(frame)
-        _draw_confusion(axis, confusion_counts(runs), names)
-        axis.set_title(short(arm, 36), color=arm_style(study.arms, arm)["color"], fontweight="bold")
-    return figure, (
+    panels = [
+        panel(short(arm, 36), _confusion(confusion_counts(runs), names), 270) for arm, runs in predictions.items()
+    ]
+    return Figure(
+        "Confusion of classes (test set)",
         "Look at the cells off the diagonal: the share of a label's examples, in percent, that went to another class, "
-        "over all seeds. They show which classes are hard, and whether these are hard for every arm."
+        "over all seeds. They show which classes are hard, and whether these are hard for every arm.",
+        panels,
+        across=2,
+        names=study.arms,
+        left=88,
     )
 
 
-def _draw_confusion(axis: Axes, count_KK: np.ndarray, names: Sequence[str]) -> None:
-    classes = len(count_KK)
+def _confusion(count_KK: np.ndarray, names: Sequence[str]) -> list[View]:
     share_KK = 100 * count_KK / count_KK.sum(1, keepdims=True).clip(1)
-    # Errors are a few percent: a square root makes them visible beside the diagonal.
-    axis.imshow(np.sqrt(share_KK), cmap="Greys", vmin=0, vmax=10)
-    if classes <= 12:
-        for label, predicted in np.argwhere(count_KK > 0):
-            share = share_KK[label, predicted]
-            shade = {"color": "white" if share > 30 else "#111111", "ha": "center", "va": "center", "fontsize": 6}
-            axis.text(predicted, label, f"{share:.0f}" if share >= 1 else f"{share:.1f}"[1:], **shade)
-    axis.set_xticks(range(classes), names, rotation=90, fontsize=6)
-    axis.set_yticks(range(classes), names, fontsize=6)
-    axis.grid(False)
-    axis.set_xlabel("predicted", fontsize=7, labelpad=1)
-    axis.set_ylabel("label", fontsize=7, labelpad=1)
+    cells = [
+        {
+            "label": label,
+            "predicted": predicted,
+            "share": digits(share_KK[label, predicted]),
+            # Errors are a few percent: a square root makes them visible beside the diagonal.
+            "shade": digits(math.sqrt(share_KK[label, predicted])),
+            "text": _percent(share_KK[label, predicted]),
+            "class": f"{names[label]} taken for {names[predicted]}",
+        }
+        for label, predicted in np.argwhere(count_KK > 0).tolist()
+    ]
+    look = {"labelFontSize": 10}
+    encoding = {
+        "x": at(named_axis("predicted", names, **look | {"labelAngle": -90}), "predicted"),
+        "y": at(named_axis("label", names, **look), "label"),
+    }
+    shade = {
+        "field": "shade",
+        "type": "quantitative",
+        "legend": None,
+        "scale": {"domain": [0, 10], "range": [PAPER, INK]},
+    }
+    of = {"label taken for class": "class", "share of the label, %": "share"}
+    layers: list[View] = [
+        {"mark": {"type": "rect"}, "encoding": {**encoding, "color": shade, "tooltip": told(of, arm=False)}}
+    ]
+    if len(names) <= CELLS_WITH_TEXT:
+        ink = {"condition": {"test": "datum.share > 30", "value": PAPER}, "value": INK}
+        layers.append({
+            "mark": {"type": "text", "fontSize": 9.5, "baseline": "middle"},
+            "encoding": {**encoding, "text": {"field": "text"}, "color": ink},
+        })  # fmt: skip
+    return [{"data": {"values": cells}, "layer": layers}]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0f}" if share >= 1 else f"{share:.1f}"[1:]
 
 
 def ambiguous_examples(study: Study) -> Drawn:
@@ -80,23 +101,21 @@ def ambiguous_examples(study: Study) -> Drawn:
         for run in runs
         for number, label in zip(run.example.tolist(), run.label.tolist(), strict=True)
     }
-    figure, axes = lay_out(1, "The most ambiguous test examples", study.arms, below=2 * EXAMPLE_HEIGHT - PANEL)
-    axes[0].remove()
-    height = figure.get_figheight()
-    for order, place in enumerate(shown):
-        down, across = divmod(order, EXAMPLES_ACROSS)
-        left, bottom = 0.5 + across * (WIDTH - 0.4) / EXAMPLES_ACROSS, (1 - down) * EXAMPLE_HEIGHT
-        label = labels[int(examples.example[place])]
-        image = figure.add_axes((left / WIDTH, (bottom + 1.5) / height, 1.3 / WIDTH, 0.95 / height))
-        _draw_input(image, examples.inputs[place])
-        image.set_title(f"label {_class_name(study, label)}", loc="center", fontsize=8)
-        axis = figure.add_axes((left / WIDTH, (bottom + 0.42) / height, 1.3 / WIDTH, 0.95 / height))
-        means = {arm: of_arm[place].mean(axis=0) for arm, of_arm in activations.items()}
-        _draw_activations(axis, study, means, label)
-        axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"] if across == 0 else [], fontsize=7)
-    return figure, (
+    panels = [
+        _example(study, examples.inputs[place], labels[int(examples.example[place])],
+                 {arm: of_arm[place].mean(axis=0) for arm, of_arm in activations.items()})
+        for place in shown
+    ]  # fmt: skip
+    return Figure(
+        "The most ambiguous test examples",
         "Look at how many classes an arm puts above the dotted line: none or several with sigmoid, at most one with "
-        "softmax. The two largest activations of these examples are the closest, on average over arms and seeds."
+        "softmax. The two largest activations of these examples are the closest, on average over arms and seeds.",
+        panels,
+        keys(study.arms),
+        across=4,
+        names=study.arms,
+        left=40,
+        least=165,
     )
 
 
@@ -105,40 +124,102 @@ def _activations(runs: Sequence[Predictions], examples: np.ndarray) -> list[np.n
     return [np.concatenate([run.activations[run.example == number] for run in runs]) for number in examples.tolist()]
 
 
-def _draw_activations(axis: Axes, study: Study, means: Mapping[str, np.ndarray], label: int) -> None:
-    """Draw each arm's mean activations, (K,), of the likely classes and the label."""
+def _example(study: Study, inputs: np.ndarray, label: int, means: Mapping[str, np.ndarray]) -> View:
+    """Return the panel of an example: its input, and below it each arm's mean activations, (K,), of likely classes."""
     likely = np.max(list(means.values()), axis=0).argsort()[::-1][:4].tolist()
     classes = sorted({*likely, label})
+    names = [short(_class_name(study, index), 9) for index in classes]
+    rows: list[Row] = []
     for position, (arm, mean_K) in enumerate(means.items()):
         aside = 0.5 * (position - (len(means) - 1) / 2) / max(len(means), 2)
-        look = {**arm_style(study.arms, arm), "linestyle": "none"}
-        axis.plot(np.arange(len(classes)) + aside, mean_K[classes], **look)
-    axis.axhline(0.5, **DOTTED)
-    axis.set(ylim=(-0.04, 1.04), xlim=(-0.5, len(classes) - 0.5))
-    names = [_class_name(study, index) for index in classes]
-    axis.set_xticks(range(len(classes)), [short(name, 9) for name in names], fontsize=7)
-    axis.grid(False, axis="x")
+        rows += [
+            {
+                "arm": study.arms.index(arm),
+                "x": place + aside,
+                "place": place,
+                "y": digits(mean_K[index]),
+                "class": names[place],
+            }
+            for place, index in enumerate(classes)
+            if math.isfinite(mean_K[index])
+        ]
+    # The input has the room above 1.
+    top = 1.04 + 1.08 * (IMAGE + 8) / (EXAMPLE - IMAGE - 8)
+    y = axis("activation", (-0.04, top), (0, 0.5, 1), titleAnchor="start", gridOpacity=0.6)
+    x = axis(None, (-0.5, len(classes) - 0.5), range(len(classes)), grid=False, labelFontSize=10.5)
+    x["axis"] |= {"labelExpr": named_axis(None, names)["axis"]["labelExpr"]}
     if max(map(len, names)) > 3:
-        axis.tick_params(axis="x", rotation=30)
+        x["axis"] |= {"labelAngle": -30}
+    encoding = {"x": at(x, "x"), "y": at(y, "y")}
+    layers: list[View] = [
+        line_at("y", 0.5, y),
+        {"data": {"values": rows}, "mark": {"type": "point", "filled": True, "size": 30, "opacity": 1},
+         "encoding": {**encoding, **arm_look(len(study.arms), shapes=True)}},
+        {"data": {"values": rows}, **near(encoding, {"class": "class", "mean activation": "y"})},
+    ]  # fmt: skip
+    given = _picture(inputs) if inputs.ndim == 3 else _features(inputs)
+    return panel(
+        f"label {short(_class_name(study, label), 18)}", [{"layer": layers}, given], EXAMPLE,
+        resolve={"scale": {"x": "independent", "y": "independent"}},
+    )  # fmt: skip
 
 
-def _draw_input(axis: Axes, example: np.ndarray) -> None:
-    """Draw an image, or the features of a table's row as bars."""
-    if example.ndim == 3:
-        pixels: Any = np.moveaxis(example, 0, -1).astype(float)
-        # Some images have few grey levels.
-        pixels = pixels / max(pixels.max(), 1)
-        axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray_r", vmin=0, vmax=1)
-        axis.set_axis_off()
-    else:
-        # Thousands of bars would take minutes, and none could be seen.
-        if len(example) <= MOST_BARS:
-            axis.bar(range(len(example)), example, color=MUTED)
-        else:
-            kept = np.linspace(0, len(example) - 1, min(len(example), MOST_POINTS)).round().astype(int)
-            axis.plot(kept, example[kept], color=MUTED, linewidth=0.6)
-        axis.set_xticks([])
-        axis.tick_params(labelsize=6)
+def _picture(pixels_CHW: np.ndarray) -> View:
+    """Return the layer of an image."""
+    pixels = np.moveaxis(pixels_CHW, 0, -1).astype(float)
+    # Some images have few grey levels.
+    shades = (255 * (pixels / max(pixels.max(), 1)).clip(0, 1)).astype(np.uint8)
+    shades = shades if shades.shape[-1] == 3 else 255 - shades[..., :1]
+    # Each pixel is shown as a square.
+    times = max(1, IMAGE // max(shades.shape[:2]))
+    shades = shades.repeat(times, axis=0).repeat(times, axis=1)
+    width = IMAGE * shades.shape[1] / shades.shape[0]
+    return {
+        "data": {"values": [{"url": f"data:image/png;base64,{base64.b64encode(_png(shades)).decode()}"}]},
+        "mark": {
+            "type": "image",
+            "width": min(width, 1.4 * IMAGE),
+            "height": IMAGE,
+            "align": "left",
+            "baseline": "top",
+        },
+        "encoding": {"url": {"field": "url"}, "x": {"value": 8}, "y": {"value": 2}},
+    }
+
+
+def _png(shades_HWC: np.ndarray) -> bytes:
+    """Return an image of bytes, grey or coloured, as a PNG file."""
+    height, width, channels = shades_HWC.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), shades_HWC.reshape(height, -1)], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _features(example_D: np.ndarray) -> View:
+    """Return the layer of the features of a table's row: bars, or a line where they are many."""
+    # Thousands of bars would take minutes, and none could be seen.
+    kept = np.linspace(0, len(example_D) - 1, min(len(example_D), MOST_POINTS)).round().astype(int)
+    rows = [
+        {"x": int(place), "y": digits(float(example_D[place])), "zero": 0}
+        for place in kept
+        if math.isfinite(example_D[place])
+    ]
+    values = [row["y"] for row in rows] + [0.0]
+    span = (max(values) - min(values)) or 1.0
+    # They fill the upper part of the panel.
+    low = min(values) - span * (EXAMPLE - IMAGE) / IMAGE
+    scales = {"axis": None, "type": "quantitative"}
+    x = {**scales, "scale": {"domain": [-0.5, len(example_D) - 0.5], "nice": False}}
+    y = {**scales, "scale": {"domain": [low, max(values)], "nice": False}}
+    encoding = {"x": at(x, "x"), "y": at(y, "y")}
+    if len(example_D) <= MOST_BARS:
+        wide = {"type": "rule", "color": SOFT, "strokeWidth": max(100 / len(example_D), 1)}
+        return {"data": {"values": rows}, "mark": wide, "encoding": {**encoding, "y2": {"field": "zero"}}}
+    return {"data": {"values": rows}, "mark": {"type": "line", "color": SOFT, "strokeWidth": 0.7}, "encoding": encoding}
 
 
 def _class_name(study: Study, index: int) -> str:

@@ -1,69 +1,150 @@
-"""Style, panels, bands and axes that the figures of a report share, and their SVG.
+"""What the figures of a report share: their style, and how a figure becomes a Vega-Lite chart, an SVG and a picture.
 
-An arm has the same colour, line and marker in every figure, so that colour is not needed to tell arms apart. A band
-is the 95 % t interval of the mean over seeds. On a logarithmic axis mean and band are those of the logarithms.
+A figure is a list of panels, each a layered Vega-Lite view with its data, under a title and a legend. One chart serves
+all media: the static SVG and the picture show it as it is, the page lets it be hovered and zoomed.
+
+An arm has the same colour, line and marker in every figure, so that colour is not needed to tell arms apart. Charts
+know an arm by its place: what a name holds is text in data, never part of a field or an expression.
 
 S points of a line, such as steps, R runs (one per seed).
 """
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from scipy import special
 
+from headtohead.analysis.text import listed
 from headtohead.options import printable
+from headtohead.report.figures.svg import to_png, to_svg
 
-# The palette of Okabe and Ito (2008) without its yellow, which is too pale for lines on white. The numbers of colours,
-# lines and markers have no common divisor, so that 140 arms differ.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D")
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#767676",
-    "axes.grid": True,
-    "axes.labelcolor": "#333333",
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "figure.titlesize": 10.5,
-    "figure.titleweight": "bold",
-    "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"],
-    "font.size": 9,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "svg.fonttype": "none",  # text stays text: small, searchable, in the reader's font
-    "text.parse_math": False,  # a name may hold a dollar sign
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
+# The default palette of TensorBoard in the order of its runs; cyan, yellow and green are darker, since lines need a
+# contrast of 3 on white. The numbers of colours, lines and markers have no common divisor, so that 140 arms differ.
+COLOURS = ("#425066", "#10a2b6", "#e52592", "#c58700", "#9334e6", "#70a13b", "#e8710a")
+LINES = ([1, 0], [6, 3], [8, 3, 2, 3], [2, 2], [8, 2, 2, 2, 2, 2])
+MARKERS = ("circle", "square", "triangle-up", "diamond")
+# Text, less of it, lines of a grid, and the ground. The page shows these in its own colours, dark ones where asked for.
+INK, SOFT, LINE, PAPER = "#1c1c1c", "#5a5a5a", "#dedede", "#ffffff"
+# What colours become on a dark ground: TensorBoard's palette for it.
+DARK = {
+    **dict(zip(COLOURS, ("#8e98a3", "#12b5cb", "#e52592", "#f9ab00", "#a55bf0", "#7cb342", "#e8710a"), strict=True)),
+    INK: "#e8e8e6",
+    SOFT: "#a9a9a6",
+    LINE: "#34373b",
+    PAPER: "#15171a",
 }
-MUTED = "#767676"
-# A line of reference.
-DOTTED: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (2, 2))}
-# In inches: the width of a figure, and the heights of its panels.
-WIDTH, PANEL, SMALL_PANEL = 7.6, 2.2, 1.6
+# In pixels: the width of a figure, that of the room left of a panel, the heights of panels and of a legend's line.
+WIDTH, LEFT, PANEL, SMALL_PANEL, KEY_HEIGHT = 760, 62, 210, 150, 20
+LETTER = 6.6  # pixels, of a key's text
+FONT = "DejaVu Sans, Arial, sans-serif"
+CONFIG: dict[str, Any] = {
+    "aria": False,
+    "background": PAPER,
+    "font": FONT,
+    "axis": {
+        "domainColor": SOFT,
+        "gridColor": LINE,
+        "gridWidth": 0.7,
+        "labelColor": SOFT,
+        "labelFontSize": 11.5,
+        "labelOverlap": "greedy",
+        "tickColor": SOFT,
+        "tickSize": 4,
+        "titleColor": INK,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+    "concat": {"spacing": 18},
+    "range": {"category": [*COLOURS], "symbol": [*MARKERS]},
+    "text": {"color": INK, "fontSize": 11.5},
+    "title": {"anchor": "start", "color": INK, "fontSize": 12.5, "fontWeight": "normal", "frame": "group"},
+    "view": {"stroke": None},
+}
+
+Row = dict[str, Any]
+# A view or layer of Vega-Lite.
+View = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend.
+
+    Attributes:
+        label: What it says.
+        arm: Place of the arm that it stands for; -1 for none.
+        colour: Colour of its mark.
+        dash: Pattern of its line; None for no line.
+        shape: Shape of its symbol; None for no symbol.
+        hollow: Whether the symbol is a ring.
+        thick: Width of the line: that of a band is the height of letters.
+    """
+
+    label: str
+    arm: int = -1
+    colour: str = SOFT
+    dash: Sequence[int] | None = None
+    shape: str | None = None
+    hollow: bool = False
+    thick: float = 1.8
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as it is defined.
+
+    Attributes:
+        title: Title of the figure.
+        caption: A sentence on what to look at.
+        panels: Layered views with their data, without a width.
+        legend: Its keys, in order.
+        across: Number of panels side by side, where there is room.
+        names: Names of the arms, which charts know by their place.
+        left: Room left of each panel, in pixels.
+        least: Least width of a panel in a page, in pixels.
+        zoom: Whether a reader can zoom its panels.
+    """
+
+    title: str
+    caption: str
+    panels: Sequence[View]
+    legend: Sequence[Key] = ()
+    across: int = 3
+    names: Sequence[str] = ()
+    left: int = LEFT
+    least: int = 250
+    zoom: bool = False
+
+    def spec(self) -> View:
+        """Return the figure as one chart of Vega-Lite."""
+        across = max(1, min(self.across, len(self.panels)))
+        width = round((WIDTH - across * self.left - (across - 1) * CONFIG["concat"]["spacing"]) / across)
+        panels = [_numbered({"width": width, **panel}, place) for place, panel in enumerate(self.panels)]
+        views: list[View] = [{"concat": panels, "columns": across, "align": "all", "bounds": "full"}]
+        return {
+            "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+            "title": {"text": self.title, "fontSize": 14, "fontWeight": "bold", "offset": 8, "frame": "bounds"},
+            "config": CONFIG,
+            # The arm that a reader has chosen; -1 for none.
+            "params": [
+                {"name": "chosen", "value": -1},
+                {"name": "names", "value": [short(name, 60) for name in self.names]},
+            ],
+            "vconcat": [*([_legend(self.legend)] if self.legend else []), *views],
+            "spacing": 10,
+            "usermeta": {
+                "legend": [asdict(key) for key in self.legend],
+                "across": across,
+                "least": self.least,
+                "zoom": self.zoom,
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -74,8 +155,8 @@ class Drawing:
         name: Name of the figure and of its file.
         title: Title of the figure.
         caption: A sentence on what to look at.
-        svg: The figure as an SVG element.
-        figure: The figure as matplotlib holds it; None where another process has drawn it.
+        svg: The figure as an SVG element, in light colours.
+        spec: The figure as a chart of Vega-Lite, with its data.
         pixels: The figure as a PNG image, where another process has drawn one.
     """
 
@@ -83,63 +164,55 @@ class Drawing:
     title: str
     caption: str
     svg: str
-    figure: Figure | None
+    spec: View
     pixels: bytes = b""
 
     @property
     def png(self) -> bytes:
         """The figure as a PNG image, 1,000 pixels wide; a ValueError says that there is none."""
-        if self.figure is None:
-            if not self.pixels:
-                raise ValueError("no picture was drawn")
-            return self.pixels
-        with mpl.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
-            _set_style()
-            FigureCanvasAgg(self.figure)
-            sink = io.BytesIO()
-            self.figure.savefig(sink, format="png", dpi=1000 / WIDTH, metadata={"Software": None})
-            return sink.getvalue()
+        return self.pixels or to_png(self.svg, 1000)
 
-    def to_send(self, picture: bool) -> "Drawing":
-        """Return the drawing as another process takes it: without matplotlib's figure, with a picture if asked for."""
-        pixels = b""
-        if picture:
-            with suppress(Exception):  # whatever it is, a picture never costs the figure
-                pixels = self.png
-        return replace(self, figure=None, pixels=pixels)
+    def with_picture(self) -> "Drawing":
+        """Return the drawing with its picture, or as it is where none can be drawn."""
+        with suppress(Exception):  # whatever it is, a picture never costs the figure
+            return replace(self, pixels=self.png)
+        return self
 
 
-# A figure and its caption; None where the study lacks the records for it.
-Drawn = tuple[Figure, str] | None
+# None where the study lacks the records for a figure.
+Drawn = Figure | None
 
 
 def draw_figure(name: str, make: Callable[[], Drawn]) -> Drawing | None:
-    """Call `make` in the style of all figures, and return what it draws."""
-    # Numbers near the largest overflow, and a letter that the font lacks is a box: no reason to speak of either.
-    with mpl.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
-        _set_style()
-        drawn = make()
-        if drawn is None:
-            return None
-        figure, caption = drawn
-        return Drawing(name, figure.get_suptitle(), caption, _svg(figure, name), figure)
+    """Call `make`, and return what it defines as a drawing."""
+    import vl_convert  # it takes as long to start as some figures to draw
+
+    with np.errstate(all="ignore"):  # numbers near the largest overflow: no reason to speak of it
+        figure = make()
+    if figure is None:
+        return None
+    spec = figure.spec()
+    svg = vl_convert.vegalite_to_svg(_without_interaction(spec), show_warnings=False)
+    return Drawing(name, figure.title, figure.caption + alike(figure), to_svg(svg, name, figure.title, FONT), spec)
 
 
-def _set_style() -> None:
-    mpl.rcdefaults()
-    mpl.rcParams.update(STYLE)
+def keys(arms: Sequence[str], labels: Sequence[str] | None = None) -> list[Key]:
+    """Return the keys of arms, under other labels where given."""
+    return [
+        Key(
+            short(label, 36),
+            place,
+            COLOURS[place % len(COLOURS)],
+            LINES[place % len(LINES)],
+            MARKERS[place % len(MARKERS)],
+        )
+        for place, label in enumerate(labels or arms)
+    ]
 
 
-def arm_style(arms: Sequence[str], arm: str) -> dict[str, Any]:
-    """Return the colour, line and marker of an arm."""
-    index = list(arms).index(arm)
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": LINES[index % len(LINES)],
-        "marker": MARKERS[index % len(MARKERS)],
-    }
+def colour_of(arms: Sequence[str], arm: str) -> str:
+    """Return the colour of an arm."""
+    return COLOURS[list(arms).index(arm) % len(COLOURS)]
 
 
 def loss_scale(num_classes: int | None) -> tuple[float, str]:
@@ -166,133 +239,95 @@ def band(values_SR: ArrayLike, log: bool = False) -> tuple[np.ndarray, np.ndarra
     return (np.exp(mean), np.exp(lower), np.exp(upper)) if log else (mean, lower, upper)
 
 
-def lay_out(
-    count: int, title: str, arms: Sequence[str], right: float = 0.1, below: float = 0.46
-) -> tuple[Figure, list[Axes]]:
-    """Place panels side by side under a title and the legend of the arms.
-
-    Args:
-        count: Number of panels.
-        right: Free room at the right, in inches.
-        below: Free room below the panels, in inches.
-    """
-    legend = [Line2D([], [], label=short(arm, 36), **arm_style(arms, arm)) for arm in arms]
-    figure = titled(title, legend, below + PANEL)
-    height = figure.get_figheight()
-    left, gap = 0.68, 0.76
-    width = (WIDTH - left - right - (count - 1) * gap) / count
-    frames = [(left + i * (width + gap), width) for i in range(count)]
-    return figure, [figure.add_axes((x / WIDTH, below / height, w / WIDTH, PANEL / height)) for x, w in frames]
-
-
-def small_multiples(count: int, title: str, legend: Sequence[Artist]) -> tuple[Figure, list[Axes]]:
-    """Place panels that share their axes in rows of up to three, under a title and a legend of labelled artists."""
-    across = min(count, 3)
-    rows, left, gap, apart = -(-count // across), 0.68, 0.16, 0.5
-    figure = titled(title, legend, rows * (SMALL_PANEL + apart))
-    height, width = figure.get_figheight(), (WIDTH - left - 0.1 - (across - 1) * gap) / across
-    axes: list[Axes] = []
-    for place in range(count):
-        row, column = divmod(place, across)
-        x, y = left + column * (width + gap), (rows - 1 - row) * (SMALL_PANEL + apart) + 0.46
-        frame = (x / WIDTH, y / height, width / WIDTH, SMALL_PANEL / height)
-        axis = figure.add_axes(frame, sharex=axes[0] if axes else None, sharey=axes[0] if axes else None)
-        axis.tick_params(labelleft=column == 0)
-        axes.append(axis)
-    return figure, axes
-
-
-def titled(title: str, legend: Sequence[Artist], tall: float) -> Figure:
-    """Return a figure with a title, a legend of labelled artists, and `tall` inches of room below them."""
-    longest = max((len(str(artist.get_label())) for artist in legend), default=0)
-    columns = max(1, min(len(legend), 110 // (9 + longest)))
-    above = 0.64 + 0.19 * -(-len(legend) // columns)
-    height = tall + above
-    figure = Figure((WIDTH, height))
-    FigureCanvasSVG(figure)
-    figure.suptitle(title, x=0.12 / WIDTH, y=1 - 0.08 / height, ha="left", va="top")
-    place = {"loc": "upper left", "bbox_to_anchor": (0.04 / WIDTH, 1 - 0.24 / height)}
-    figure.legend(handles=legend, **place, ncols=columns, frameon=False, handlelength=3.2)
-    return figure
-
-
-def line(axis: Axes, x: ArrayLike, values_SR: ArrayLike, look: Mapping[str, Any], log: bool = False) -> np.ndarray:
-    """Draw a mean over runs with its band, and return the mean, (S,)."""
-    x, (mean, lower, upper) = np.asarray(x, dtype=float), band(values_SR, log)
-    shown = ~np.isnan(mean)
-    axis.plot(x[shown], mean[shown], **look)
-    axis.fill_between(x[shown], lower[shown], upper[shown], color=look["color"], alpha=0.18, linewidth=0)
-    return mean
-
-
-def log_axis(axis: Any, ticks: ArrayLike | None = None, least: float = 0, most: float = math.inf) -> None:
-    """Make an axis logarithmic; without a positive value to show it stays linear.
-
-    Args:
-        axis: The x axis or y axis of some panel.
-        ticks: Values to label; None labels round numbers, denser over few decades.
-        least: Lowest value to show.
-        most: Highest value to show.
-    """
-    if not np.isfinite(axis.get_minpos()):
-        return
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_minor_locator(NullLocator())
-    low, high = axis.get_view_interval()
-    if max(low, least) < min(high, most):
-        low, high = max(low, least), min(high, most)
-        axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})  # also of panels that share the axis
-    if ticks is not None:
-        values = np.unique(np.asarray(ticks, dtype=float))
-        axis.set_ticks(values[:: -(-len(values) // 8)])
-    else:
-        subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
-        axis.set_major_locator(LogLocator(subs=subs, numticks=7))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def about_zero(axis: Axes, most: float) -> None:
-    """Make the y axis one of differences up to `most`: linear up to one, logarithmic beyond.
-
-    At either end a decade stays free for text.
-    """
-    axis.set_yscale("symlog", linthresh=1)
-    axis.set_ylim(-10 * max(most, 1), 10 * max(most, 1))
-    powers = 10.0 ** np.arange(math.ceil(math.log10(max(most, 1))) + 1)
-    axis.yaxis.set_major_locator(FixedLocator([*-powers, 0, *powers]))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-
-
-def count_axis(axis: Axes) -> None:
-    """Label the x axis at integers."""
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-
 def short(text: str, most: int) -> str:
     """Shorten a text to `most` characters that can be shown, with an ellipsis."""
     text = printable(text)
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
-def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an SVG element that can share a page with others."""
-    mpl.rcParams["svg.hashsalt"] = name
-    sink = io.StringIO()
-    # Without metadata the same study gives the same bytes.
-    figure.savefig(sink, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = sink.getvalue()
-    # Names from elsewhere may hold characters that XML does not have.
-    svg = "\n".join(map(printable, svg[svg.index("<svg") :].split("\n")))
-    # A hundredth of a point cannot be seen.
-    svg = re.sub(r' d="[^"]*"|<use [^>]*', lambda part: re.sub(r"(\.\d\d)\d+", r"\1", part[0]), svg)
-    # Markers that look alike share one style, which is most of the room that they take.
-    alike = re.compile(r'<g( clip-path="[^"]*")>\s*(<use [^>]*?( style="[^"]*")/>\s*(?:<use [^>]*?\3/>\s*)+)</g>')
-    svg = alike.sub(lambda group: f"<g{group[1]}{group[3]}>\n{group[2].replace(group[3], '')}</g>", svg)
-    # Ids must be unique in the page, which holds every figure.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return re.sub(r"^<svg ", f'<svg role="img" aria-label="{_attribute(figure.get_suptitle())}" ', svg)
+def alike(figure: Figure) -> str:
+    """Return a sentence on the arms whose marks are the same in all panels, so that one hides another."""
+    marks: dict[int, list[str]] = {}
+    for panel in figure.panels:
+        for row in _rows(panel):
+            if "arm" in row and "y" in row:
+                # A point that stands aside, so that none hides another, has its place under another name.
+                same = [
+                    f"{row.get('place', row.get('x'))}",
+                    *(f"{row[key]}" for key in ("y", "low", "high") if key in row),
+                ]
+                marks.setdefault(row["arm"], []).append(" ".join(same))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for arm, shown in marks.items():
+        groups.setdefault(tuple(shown), []).append(figure.names[arm] if arm < len(figure.names) else str(arm))
+    hidden = [listed(short(name, 36) for name in arms) for arms in groups.values() if len(arms) > 1]
+    return f" Exactly the same in every point: {'; '.join(hidden)}." if hidden else ""
 
 
-def _attribute(text: str) -> str:
-    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+def _rows(view: View) -> Iterator[Row]:
+    yield from view.get("data", {}).get("values", ())
+    for layer in view.get("layer", ()):
+        yield from _rows(layer)
+
+
+def _numbered(view: View, place: int) -> View:
+    """Return a view whose parameters have the number of the panel in their names: they are unique in a chart."""
+    view = {**view, **({"layer": [_numbered(layer, place) for layer in view["layer"]]} if "layer" in view else {})}
+    if "params" in view:
+        view["params"] = [{**param, "name": f"{param['name']}{place}"} for param in view["params"]]
+    return view
+
+
+def _without_interaction(spec: View) -> View:
+    """Return a chart without what answers to a reader: the layers that do nothing else, and selections."""
+    views = [
+        {**view, "concat": [_still(panel) for panel in view["concat"]]} if "concat" in view else view
+        for view in spec["vconcat"]
+    ]
+    return {**spec, "vconcat": views}
+
+
+def _still(view: View) -> View:
+    kept = {key: value for key, value in view.items() if key != "params"}
+    if "layer" in view:
+        kept["layer"] = [_still(layer) for layer in view["layer"] if "params" not in layer]
+    return kept
+
+
+def _legend(legend: Sequence[Key]) -> View:
+    """Return the view of a legend, whose keys fill as many lines as they need."""
+    room = 52 + LETTER * max(len(key.label) for key in legend)
+    columns = max(1, min(len(legend), int((WIDTH - 10) // room)))
+    rows = [
+        {
+            **{name: value for name, value in asdict(key).items() if value is not None},
+            "x": room * (place % columns),
+            "y": KEY_HEIGHT * (place // columns + 0.5),
+            "opacity": 0.3 if key.thick > 5 else 1,
+            "size": 110 if key.hollow else 45,
+            "fill": "transparent" if key.hollow else key.colour,
+        }
+        for place, key in enumerate(legend)
+    ]
+
+    def encoding(**fields: str) -> View:
+        kinds = {"x": "quantitative", "y": "quantitative"}
+        plain = {
+            name: {"field": field, "type": kinds.get(name, "nominal"), "scale": None} for name, field in fields.items()
+        }
+        return {**plain, **{name: {**plain[name], "axis": None} for name in ("x", "y")}}
+
+    lines = [{**row, "end": row["x"] + 36} for row in rows if "dash" in row]
+    symbols = [{**row, "x": row["x"] + 18} for row in rows if "shape" in row]
+    texts = [{name: row[name] for name in ("x", "y", "label")} for row in rows]
+    of_line = encoding(x="x", y="y", color="colour", strokeDash="dash", strokeWidth="thick", opacity="opacity")
+    of_symbol = encoding(x="x", y="y", stroke="colour", fill="fill", shape="shape", size="size")
+    layers = [
+        {"data": {"values": lines}, "mark": "rule", "encoding": {**of_line, "x2": {"field": "end"}}},
+        {"data": {"values": symbols}, "mark": {"type": "point", "opacity": 1}, "encoding": of_symbol},
+        {"data": {"values": texts},
+         "mark": {"type": "text", "align": "left", "baseline": "middle", "fontSize": 12, "dx": 44},
+         "encoding": {**encoding(x="x", y="y"), "text": {"field": "label"}}},
+    ]  # fmt: skip
+    layers = [layer for layer in layers if layer["data"]["values"]]
+    return {"width": WIDTH - LEFT, "height": KEY_HEIGHT * -(-len(legend) // columns), "layer": layers}

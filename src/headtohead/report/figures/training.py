@@ -4,28 +4,31 @@ S steps, R runs (one per seed), A arms.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from headtohead.analysis.study import Study
-from headtohead.report.figures.style import (
-    DOTTED,
-    Drawn,
-    arm_style,
-    band,
-    count_axis,
-    lay_out,
-    line,
+from headtohead.report.figures.layers import (
+    MEAN,
+    SATURATED,
+    arm_look,
+    at,
+    axis,
+    curve,
+    curves,
+    digits,
+    error_axis,
+    line_at,
     log_axis,
-    loss_scale,
-    short,
+    named_axis,
+    near,
+    note,
+    panel,
 )
+from headtohead.report.figures.style import INK, LINE, SOFT, Drawn, Figure, Row, View, band, keys, loss_scale, short
 
 MOST_POINTS = 1000  # per panel: more cannot be seen
 
@@ -61,12 +64,13 @@ def training(study: Study) -> Drawn:
         Panel("val_accuracy", "Validation accuracy", "accuracy, %", 100, chance),
         Panel("val_nll", "Validation loss", loss, scale, chance_nll, log=True),
     ]
-    figure = _over_steps(study, f"Training and validation at each arm's own {study.choice}", panels)
-    if figure is None:
-        return None
-    return figure, (
-        "Look at how early the curves rise and where they end. A training accuracy that keeps rising while the "
-        "validation loss rises too is overfitting. A diverged run counts at chance level from there on."
+    return _over_steps(
+        study,
+        f"Training and validation at each arm's own {study.choice}",
+        panels,
+        "Look at how early the curves fall or rise and where they end. A training accuracy that keeps rising while the "
+        "validation loss rises too is overfitting. A diverged run counts at chance level from there on. Accuracies "
+        f"that end above {SATURATED} % are shown as errors, so that their differences can be seen.",
     )
 
 
@@ -76,12 +80,12 @@ def gradients(study: Study) -> Drawn:
         Panel("grad_norm_logits", "At the logits", "gradient norm", log=True),
         Panel("grad_norm_backbone", "Backbone", "gradient norm", log=True),
     ]
-    figure = _over_steps(study, "Gradient norms during training", panels)
-    if figure is None:
-        return None
-    return figure, (
+    return _over_steps(
+        study,
+        "Gradient norms during training",
+        panels,
         "Look at the ratio between arms at the first step, which the scale of the loss and the initial bias set. Look "
-        "also for a gradient that vanishes before its arm's accuracy has risen."
+        "also for a gradient that vanishes before its arm's accuracy has risen.",
     )
 
 
@@ -95,83 +99,129 @@ def seeds(study: Study) -> Drawn:
     panels = [panel for panel in panels if study.is_measured(panel.metric)]
     if not panels:
         return None
-    figure, axes = lay_out(len(panels), "Each seed under every arm, on the test set", study.arms, below=0.75)
-    for axis, panel in zip(axes, panels, strict=True):
-        _draw_seeds(axis, study, panel)
-    return figure, (
+    return Figure(
+        "Each seed under every arm, on the test set",
         "Look at the slopes: lines that nearly all rise or fall show a difference in every seed, lines that cross show "
-        "chance. Bars are means over seeds. A diverged run counts at chance level."
+        "chance. Bars are means over seeds. A diverged run counts at chance level.",
+        [_seeds(study, panel) for panel in panels],
+        keys(study.arms),
+        names=study.arms,
     )
 
 
-def _draw_seeds(axis: Axes, study: Study, panel: Panel) -> None:
+def _seeds(study: Study, of: Panel) -> View:
     final = study.final
-    table = final.pivot_table(index="seed", columns="arm", values=panel.metric)
+    table = of.factor * final.pivot_table(index="seed", columns="arm", values=of.metric)
     arms = [arm for arm in study.arms if arm in table]
-    values_RA = panel.factor * table[arms].to_numpy()
-    mean_A, places = np.nanmean(values_RA, axis=0), np.arange(len(arms))
-    axis.plot(places, values_RA.T, color="#b5b5b5", linewidth=0.7, zorder=1)
-    for place, arm in enumerate(arms):
-        look = {**arm_style(study.arms, arm), "linestyle": "none"}
-        axis.plot(np.full(len(values_RA), place), values_RA[:, place], alpha=0.75, markeredgewidth=0, **look)
-        axis.hlines(mean_A[place], place - 0.25, place + 0.25, color="#111111", linewidth=1.8, zorder=3)
-        diverged = int(((final.arm == arm) & (final.status == "diverged")).sum())
-        if diverged:
-            at = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": "#111111"}
-            axis.annotate(f"{diverged} diverged", (place, 0.03), **at)
+    places = {arm: study.arms.index(arm) for arm in arms}
+    rows: list[Row] = [
+        {"arm": places[arm], "x": place, "y": digits(value), "seed": seed, "place": seed}
+        for place, arm in enumerate(arms)
+        for seed, value in zip(table.index.tolist(), table[arm].to_numpy(float).tolist(), strict=True)
+        if math.isfinite(value)
+    ]
+    means = [
+        {"arm": places[arm], "x": place, "mean": digits(float(table[arm].to_numpy(float).mean()))}
+        for place, arm in enumerate(arms)
+    ]
+    means = [row for row in means if math.isfinite(row["mean"])]
     # Runs that learned set the scale: one at chance level would flatten every other difference.
-    learned = panel.factor * final.loc[final.status == "finished", panel.metric].dropna().to_numpy()
+    finished = final.loc[final.status == "finished"].pivot_table(index="seed", columns="arm", values=of.metric)
+    learned = of.factor * finished.to_numpy().ravel()
+    learned = learned[np.isfinite(learned)]
+    domain = None
     if len(learned):
         room = 0.15 * (float(np.ptp(learned)) or abs(float(learned[0])) or 1)
-        axis.set_ylim(learned.min() - room, learned.max() + room)
+        domain = (float(learned.min() - room), float(learned.max() + room))
     # With many arms the legend alone names them.
-    names = [short(arm, 24) if len(places) <= 6 else "" for arm in arms]
-    narrow = max(map(len, names)) * len(places) > 34
-    angle = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if narrow else {}
-    axis.set_xticks(places, names, **angle)
-    axis.grid(False, axis="x")
-    axis.set(title=panel.title, ylabel=panel.label, xlim=(-0.5, len(places) - 0.5))
+    names = [short(arm, 24) if len(arms) <= 6 else "" for arm in arms]
+    narrow = max(map(len, names)) * len(arms) > 40
+    x = named_axis(None, names, **({"labelAngle": -20, "labelAlign": "right"} if narrow else {}))
+    y, size = axis(of.label, domain), {"size": 160 // max(len(arms), 2), "thickness": 2.2}
+    lost = final.loc[final.status == "diverged", "arm"].value_counts()
+    notes = [
+        note(f"{lost[arm]} diverged", at(x, "v"), "height", v=place, dy=-5, align="center", baseline="bottom")
+        for place, arm in enumerate(arms)
+        if arm in lost
+    ]
+    values = {"data": {"values": rows}}
+    layers: list[View] = [
+        {**values, "mark": {"type": "line", "color": LINE, "strokeWidth": 0.9, "clip": True},
+         "encoding": {"x": at(x, "x"), "y": at(y, "y"), "detail": {"field": "seed"}}},
+        {**values, "mark": {"type": "point", "filled": True, "size": 26, "clip": True},
+         "encoding": {"x": at(x, "x"), "y": at(y, "y"), **arm_look(len(study.arms), shapes=True, opacity=0.8)}},
+        {"data": {"values": means}, "mark": {"type": "tick", "color": INK, "clip": True, "opacity": 1, **size},
+         "encoding": {"x": at(x, "x"), "y": at(y, "mean")}},
+        {**values, **near({"x": at(x, "x"), "y": at(y, "y")}, {"value": "y", "seed": "seed"})},
+        *notes,
+    ]  # fmt: skip
+    return panel(of.title, layers)
 
 
 def reliability(study: Study) -> Drawn:
     """Draw accuracy over confidence, and their gap per bin."""
-    split, curves = _curves_by_arm(study, "reliability", "confidence", "accuracy")
-    if not curves:
+    split, by_arm = _curves_by_arm(study, "reliability", "confidence", "accuracy")
+    if not by_arm:
         return None
-    figure, axes = lay_out(2, f"Reliability of the probabilities ({split} set)", study.arms)
-    axes[0].plot([0, 1], [0, 1], **DOTTED)
-    axes[1].axhline(0, **DOTTED)
-    for arm, (confidence_SR, accuracy_SR) in curves.items():
-        look = arm_style(study.arms, arm)
-        axes[0].plot(band(confidence_SR)[0], band(accuracy_SR)[0], **look)
-        line(axes[1], np.arange(1, len(confidence_SR) + 1), 100 * (accuracy_SR - confidence_SR), look)
-    axes[0].set(title="Accuracy over confidence", xlabel="confidence", ylabel="accuracy")
-    axes[1].set(title="Gap per bin", xlabel="bin, least to most confident", ylabel="accuracy - confidence, points")
-    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, (
+    over: list[Row] = []
+    gaps: list[Row] = []
+    for arm, (confidence_SR, accuracy_SR) in by_arm.items():
+        place = study.arms.index(arm)
+        over += curve(place, band(confidence_SR)[0], np.nanmean(accuracy_SR, axis=1, keepdims=True))
+        gaps += curve(place, np.arange(1, len(confidence_SR) + 1), 100 * (accuracy_SR - confidence_SR))
+    over = [row for row in over if math.isfinite(row["x"])]
+    bins = axis("bin, least to most confident", tickMinStep=1)
+    gap = axis("accuracy − confidence, points")
+    confidence, accuracy = axis("confidence"), axis("accuracy")
+    count = len(study.arms)
+    ends = [row[name] for row in over for name in ("x", "y")] or [0.0, 1.0]
+    diagonal = [{"x": end, "y": end} for end in (min(ends), max(ends))]
+    dotted = {"type": "line", "color": SOFT, "strokeDash": [2, 2], "strokeWidth": 1}
+    panels = [
+        panel(
+            "Accuracy over confidence",
+            [
+                {
+                    "data": {"values": diagonal},
+                    "mark": dotted,
+                    "encoding": {"x": at(confidence, "x"), "y": at(accuracy, "y")},
+                },
+                *curves(over, count, confidence, accuracy, {"confidence": "x", "accuracy": "y"}),
+            ],
+        ),
+        panel("Gap per bin", [line_at("y", 0, gap), *curves(gaps, count, bins, gap, {"bin": "x", **MEAN})]),
+    ]
+    return Figure(
+        f"Reliability of the probabilities ({split} set)",
         "Look at the distance from the dotted line: below it an arm is overconfident, above it underconfident. Every "
-        "bin holds the same number of examples, and probabilities sum to one."
+        "bin holds the same number of examples, and probabilities sum to one.",
+        panels,
+        keys(study.arms),
+        names=study.arms,
     )
 
 
 def ambiguity(study: Study) -> Drawn:
     """Draw the shares of examples with no active class, and with several, over the threshold."""
-    split, curves = _curves_by_arm(study, "ambiguity", "threshold", "none", "several")
-    if not curves:
+    split, by_arm = _curves_by_arm(study, "ambiguity", "threshold", "none", "several")
+    if not by_arm:
         return None
-    figure, axes = lay_out(2, f"Ambiguous outputs over the threshold ({split} set)", study.arms)
-    for arm, (threshold_SR, *shares) in curves.items():
-        for axis, share_SR in zip(axes, shares, strict=True):
-            line(axis, band(threshold_SR)[0], 100 * share_SR, arm_style(study.arms, arm))
-    axes[0].set(title="No class active", ylabel="share of examples, %")
-    axes[1].set(title="Several classes active", ylabel="share of examples, %")
-    for axis in axes:
-        axis.set(xlabel="threshold of an active class", xlim=(0, 1))
-        axis.set_ylim(bottom=0)
-        axis.axvline(0.5, **DOTTED)
-    return figure, (
+    panels = []
+    for measure, title in enumerate(("No class active", "Several classes active")):
+        rows: list[Row] = []
+        for arm, (threshold_SR, *shares) in by_arm.items():
+            rows += curve(study.arms.index(arm), band(threshold_SR)[0], 100 * shares[measure], marked=range(0, 999, 5))
+        x = axis("threshold of an active class", (0, 1))
+        y = axis("share of examples, %", scale={"domainMin": 0})
+        of = {"threshold": "x", **MEAN}
+        panels.append(panel(title, [line_at("x", 0.5, x), *curves(rows, len(study.arms), x, y, of)]))
+    return Figure(
+        f"Ambiguous outputs over the threshold ({split} set)",
         "Look at the height at the dotted line, the usual threshold of 0.5, and whether any threshold keeps both "
-        "shares low. Softmax cannot have several classes above 0.5."
+        "shares low. Softmax cannot have several classes above 0.5.",
+        panels,
+        keys(study.arms),
+        names=study.arms,
     )
 
 
@@ -183,49 +233,76 @@ def time_to_target(study: Study) -> Drawn:
     last = max(int(table.index.to_numpy().max()) for table in tables.values())
     if last <= 0:
         return None
-    title = f"Steps to a validation accuracy of {100 * target:.1f} %"
-    figure, (axis,) = lay_out(1, title, study.arms, right=2.3)
-    for place, (arm, table) in enumerate(tables.items()):
+    rows: list[Row] = []
+    labels = dict.fromkeys(study.arms, "")
+    for arm, table in tables.items():
         reached_SR = (table >= target).to_numpy()
         # A run that never reaches the target stays in the denominator: censored, not dropped.
         first = np.sort(table.index.to_numpy()[reached_SR.argmax(axis=0)][reached_SR.any(axis=0)])
-        share = 100 * np.arange(1, len(first) + 1) / table.shape[1]
-        look = arm_style(study.arms, arm)
-        shares = np.r_[0, share, share[-1:] if len(share) else 0]
-        axis.step(np.r_[0, first, last], shares, where="post", markevery=[len(shares) - 1], clip_on=False, **look)
-        text = f"{short(arm, 20)}: {len(first)} of {table.shape[1]}"
-        axis.annotate(text, (1.04, 0.95 - place * min(0.1, 1 / len(tables))), xycoords="axes fraction")
-    axis.set(xlabel="step", ylabel="seeds that have reached it, %", ylim=(-3, 103), xlim=(0, last))
-    count_axis(axis)
-    return figure, (
-        "Look at which curve rises first and which stay below 100 %. Seeds that never reach the target are censored, "
-        "not dropped."
+        runs = table.shape[1]
+        steps = [0, *first.tolist(), last]
+        counts = [0, *range(1, len(first) + 1), len(first)]
+        rows += [
+            {"arm": study.arms.index(arm), "x": step, "y": digits(100 * count / runs), "of": f"{count} of {runs}"}
+            for step, count in zip(steps, counts, strict=True)
+        ]
+        labels[arm] = f": {len(first)} of {runs}"
+    x, y, count = (
+        axis("step", (0, last), tickMinStep=1),
+        axis("seeds that have reached it, %", (0, 103)),
+        len(study.arms),
+    )
+    encoding = {"x": at(x, "x"), "y": at(y, "y")}
+    values = {"data": {"values": rows}}
+    layers = [
+        {**values, "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.7},
+         "encoding": {**encoding, **arm_look(count, dashes=True)}},
+        {**values, **near(encoding, {"step": "x", "seeds that have reached it": "of"})},
+    ]  # fmt: skip
+    return Figure(
+        f"Steps to a validation accuracy of {100 * target:.1f} %",
+        "Look at which curve rises first and which stay below 100 %. The legend counts the seeds that reach the "
+        "target. Seeds that never do are censored, not dropped.",
+        [panel("", layers)],
+        keys(study.arms, [f"{short(arm, 28)}{text}" for arm, text in labels.items()]),
+        names=study.arms,
     )
 
 
-def _over_steps(study: Study, title: str, panels: Sequence[Panel]) -> Figure | None:
+def _over_steps(study: Study, title: str, panels: Sequence[Panel], caption: str) -> Drawn:
     """Draw panels over the steps of the final runs; those without a measured value are left out."""
-    tables = [(panel, study.over_steps(panel.metric, panel.diverged)) for panel in panels]
-    drawn = [(panel, by_arm) for panel, by_arm in tables if by_arm]
-    if not drawn:
-        return None
-    figure, axes = lay_out(len(drawn), title, study.arms)
-    for axis, (panel, by_arm) in zip(axes, drawn, strict=True):
-        for arm, values_SR in by_arm.items():
-            points = min(len(values_SR), max(MOST_POINTS // len(by_arm), 20))
-            keep = np.linspace(0, len(values_SR) - 1, points).round().astype(int)
-            values_SR = values_SR.iloc[keep]
-            # Markers begin at different places, so that no arm hides another.
-            start = 0.12 * study.arms.index(arm) / len(study.arms)
-            look = {**arm_style(study.arms, arm), "markevery": (start, 0.12)}
-            line(axis, values_SR.index, panel.factor * values_SR, look, panel.log)
-        axis.set(title=panel.title, xlabel="step", ylabel=panel.label)
-        count_axis(axis)
-        if panel.log:
-            log_axis(axis.yaxis)
-        elif panel.factor == 100:
-            axis.set_ylim(top=min(axis.get_ylim()[1], 101))
-    return figure
+    tables = [(of, study.over_steps(of.metric, of.diverged)) for of in panels]
+    drawn = [_curves_over_steps(study, of, by_arm) for of, by_arm in tables if by_arm]
+    return Figure(title, caption, drawn, keys(study.arms), names=study.arms, zoom=True) if drawn else None
+
+
+def _curves_over_steps(study: Study, of: Panel, by_arm: Mapping[str, pd.DataFrame]) -> View:
+    """Return a panel over the steps; accuracies that end near 100 % are drawn as errors."""
+    last = [of.factor * float(np.nanmean(table.to_numpy()[-1])) for table in by_arm.values()]
+    as_errors = of.factor == 100 and max(last) > SATURATED
+    rows: list[Row] = []
+    for arm, values_SR in by_arm.items():
+        points = min(len(values_SR), max(MOST_POINTS // len(by_arm), 20))
+        values_SR = of.factor * values_SR.iloc[np.linspace(0, len(values_SR) - 1, points).round().astype(int)]
+        # Markers begin at different places, so that no arm hides another.
+        apart, place = max(points // 8, 1), study.arms.index(arm)
+        marked = range(place * apart // len(study.arms) % apart, points, apart)
+        values_SR = 100 - values_SR if as_errors else values_SR
+        rows += curve(place, values_SR.index, values_SR, of.log, marked)
+    x, label, title = axis("step", tickMinStep=1), of.label, of.title
+    bounds = [row[name] for row in rows for name in ("y", "low", "high") if name in row]
+    if as_errors:
+        label, title = label.replace("accuracy", "error"), title.replace("accuracy", "error")
+        rows = [
+            {**row, **({"low": max(row["low"], 0), "high": min(row["high"], 100)} if "low" in row else {})}
+            for row in rows
+        ]
+        y = error_axis(label, [row["y"] for row in rows])
+    elif of.log:
+        y = log_axis(label, bounds)
+    else:
+        y = axis(label, (min(bounds), min(max(bounds), 101)) if bounds and of.factor == 100 else None)
+    return panel(title, curves(rows, len(study.arms), x, y, {"step": "x", **MEAN}, zoom=True))
 
 
 def _curves_by_arm(study: Study, kind: str, *names: str) -> tuple[str, dict[str, list[np.ndarray]]]:

@@ -4,40 +4,26 @@ N sizes of a budget.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from headtohead.analysis.statistics import is_higher_better
 from headtohead.analysis.study import Study
 from headtohead.analysis.tuning import METRICS, expected_best, settings_of, trials_of
 from headtohead.record.study import Range
-from headtohead.report.figures.style import (
-    DOTTED,
-    MUTED,
-    SMALL_PANEL,
-    WIDTH,
-    Drawn,
-    arm_style,
-    lay_out,
-    log_axis,
-    loss_scale,
-    short,
-    titled,
-)
+from headtohead.report.figures.layers import arm_look, at, axis, chance_level, curves, digits, log_axis, near, panel
+from headtohead.report.figures.style import SMALL_PANEL, Drawn, Figure, Key, Row, View, keys, loss_scale, short
 
-ACROSS = 5  # panels side by side
+ACROSS = 3  # settings side by side
 MOST_TRIALS = 200  # with a point each
 
 
 def budget(study: Study) -> Drawn:
     """Draw the expected best validation metrics of n trials."""
-    curves = {
+    curves_by = {
         metric: {
             arm: expected_best(trials.value.to_numpy(float), is_higher_better(metric))
             for arm in study.arms
@@ -45,36 +31,48 @@ def budget(study: Study) -> Drawn:
         }
         for metric in METRICS
     }
-    if not study.record.space or not all(curves.values()):
+    if not study.record.space or not all(curves_by.values()):
         return None
-    figure, axes = lay_out(2, "Expected best of n trials", study.arms)
     scale, loss = loss_scale(study.common_num_classes)
-    for axis, (metric, factor) in zip(axes, (("val_accuracy", 100), ("val_nll", scale)), strict=True):
-        for arm, curve_N in curves[metric].items():
-            look = arm_style(study.arms, arm)
-            sizes = curve_N.index.to_numpy(float)
-            marked = [place for place, size in enumerate(curve_N.index) if size & (size - 1) == 0]
-            axis.plot(sizes, factor * curve_N["mean"], markevery=marked, **look)
-            lower, upper = (factor * curve_N[name].to_numpy() for name in ("lower", "upper"))
-            axis.fill_between(sizes, lower, upper, color=look["color"], alpha=0.18, linewidth=0)
-        most = max(int(curve_N.index[-1]) for curve_N in curves[metric].values())
-        log_axis(axis.xaxis, [2**power for power in range(most.bit_length())])
-        axis.set_xlabel("trials, n")
+    most = max(int(curve_N.index[-1]) for of_metric in curves_by.values() for curve_N in of_metric.values())
+    sizes = [2**power for power in range(most.bit_length())]
+    x = log_axis("trials, n", [1, most], sizes)
+    accuracy = _best_rows(study, curves_by["val_accuracy"], 100)
+    losses = _best_rows(study, curves_by["val_nll"], scale)
     # Single trials reach down to chance level: a scale for them would hide how the best ones differ.
-    means = [100 * curve_N["mean"].iloc[min(3, len(curve_N) // 4) :] for curve_N in curves["val_accuracy"].values()]
+    means = [100 * curve_N["mean"].iloc[min(3, len(curve_N) // 4) :] for curve_N in curves_by["val_accuracy"].values()]
     lowest, highest = (float(pick([pick(mean) for mean in means])) for pick in (min, max))
-    axes[0].set(title="Accuracy", ylabel="best validation accuracy, %")
     room = 0.08 * (highest - lowest) or 1
-    axes[0].set_ylim(lowest - room, highest + room)
-    axes[1].set(title="Negative log-likelihood", ylabel=f"best validation {loss}")
-    if study.common_num_classes:
-        axes[1].axhline(1, **DOTTED)
-    _loss_axis(axes[1], study, np.concatenate([scale * curve_N["mean"] for curve_N in curves["val_nll"].values()]))
-    return figure, (
+    y = axis("best validation accuracy, %", (lowest - room, highest + room))
+    of_losses = _loss_axis(study, f"best validation {loss}", np.array([row["y"] for row in losses]))
+    of, count = {"trials": "x", "mean": "y", "from": "low", "to": "high"}, len(study.arms)
+    return Figure(
+        "Expected best of n trials",
         "Look at which arm is ahead at the number of trials that you can afford, and at where the lines level off. A "
         "line is the mean of the best of n trials, drawn at random from those of the study, and may begin below its "
-        "panel. This band holds 80 % of the draws, which are the same where n is all trials."
+        "panel. This band holds 80 % of the draws, which are the same where n is all trials.",
+        [
+            panel("Accuracy", curves(accuracy, count, x, y, of)),
+            panel("Negative log-likelihood", [*_chance(study, of_losses), *curves(losses, count, x, of_losses, of)]),
+        ],
+        keys(study.arms),
+        names=study.arms,
     )
+
+
+def _best_rows(study: Study, by_arm: Mapping[str, pd.DataFrame], factor: float) -> list[Row]:
+    """Return the rows of the expected best of each number of trials, marked at the powers of two."""
+    return [
+        {
+            "arm": study.arms.index(arm),
+            "x": int(size),
+            **{name: digits(factor * value) for name, value in (("y", mean), ("low", low), ("high", high))},
+            **({} if size & (size - 1) == 0 else {"bare": True}),
+        }
+        for arm, curve_N in by_arm.items()
+        for size, mean, low, high in curve_N[["mean", "lower", "upper"]].itertuples()
+        if all(map(math.isfinite, (mean, low, high)))
+    ]
 
 
 def tuned_settings(study: Study) -> Drawn:
@@ -84,97 +82,113 @@ def tuned_settings(study: Study) -> Drawn:
     if not space or all(table.empty for table in trials.values()):
         return None
     scale, loss = loss_scale(study.common_num_classes)
-    figure, panels = _panels(study, list(space))
-    rows = (("val_accuracy", 100, "validation accuracy, %"), ("val_nll", scale, f"validation {loss}"))
-    for key, of_metrics in panels.items():
-        for axis, (metric, factor, _) in zip(of_metrics, rows, strict=True):
-            for arm in study.arms:
-                if key in settings_of(study, arm):
-                    _draw_trials(axis, study, arm, metric, trials[arm, metric], key, factor)
-            _range_axis(axis, space[key])
-        of_metrics[1].set_xlabel(key, fontsize=7.5)
-        if study.common_num_classes:
-            of_metrics[1].axhline(1, **DOTTED)
-        of_metrics[0].tick_params(labelbottom=False)
-    firsts = list(panels.values())[::ACROSS]
-    for of_metrics in firsts:
-        for axis, (_, _, name) in zip(of_metrics, rows, strict=True):
-            axis.set_ylabel(name, fontsize=8)
-    # All panels of a row share their axis.
-    firsts[0][0].set_ylim(top=min(firsts[0][0].get_ylim()[1], 104))
-    losses = [scale * trials[arm, "val_nll"].value.to_numpy(float) for arm in study.arms]
-    _loss_axis(firsts[0][1], study, np.concatenate(losses))
+    losses = np.concatenate([scale * trials[arm, "val_nll"].value.to_numpy(float) for arm in study.arms])
+    accuracies = np.concatenate([100 * trials[arm, "val_accuracy"].value.to_numpy(float) for arm in study.arms])
+    accuracies = accuracies[np.isfinite(accuracies)]
+    ends = (float(accuracies.min()) - 3, min(float(accuracies.max()) + 3, 104)) if len(accuracies) else None
+    y = {
+        "val_accuracy": axis("validation accuracy, %", ends),
+        "val_nll": _loss_axis(study, f"validation {loss}", losses),
+    }
+    factors = {"val_accuracy": 100, "val_nll": scale}
+    panels = [
+        panel(
+            short(key, 40),
+            [
+                *(_chance(study, y[metric]) if metric == "val_nll" else []),
+                *_trials_panel(
+                    study,
+                    key,
+                    _trial_rows(study, trials, key, metric, factors[metric]),
+                    _range_axis(key, of),
+                    y[metric],
+                ),
+            ],
+            SMALL_PANEL,
+        )
+        for keys_of_row in _in_rows([*space])
+        for metric in METRICS
+        for key, of in ((key, space[key]) for key in keys_of_row)
+    ]
     most = max(len(table) for table in trials.values())
     rest = f" Of {most:,} trials of an arm the first {MOST_TRIALS} are shown." if most > MOST_TRIALS else ""
-    return figure, (
+    points = [replace(key, dash=None) for key in keys(study.arms)]
+    return Figure(
+        "Validation against each tuned setting",
         "Look for slopes and bends: a setting that matters shows one, and a ring, the trial chosen on validation, at "
         "an end of its range says that a better value may lie outside. A point is a trial, its "
-        f"mean over seeds.{rest}"
+        f"mean over seeds.{rest}",
+        panels,
+        [*points, Key("chosen", shape="circle", hollow=True)],
+        across=min(len(space), ACROSS),
+        names=study.arms,
     )
 
 
-def _draw_trials(
-    axis: Axes, study: Study, arm: str, metric: str, trials: pd.DataFrame, key: str, factor: float
-) -> None:
-    look = arm_style(study.arms, arm)
-    shown = trials.loc[trials.trial <= MOST_TRIALS]
-    axis.plot(
-        shown[key], factor * shown.value, linestyle="none", marker=look["marker"], color=look["color"],
-        markersize=2.4, markeredgewidth=0,
-    )  # fmt: skip
+def _in_rows(keys: Sequence[str]) -> list[Sequence[str]]:
+    """Return settings in rows of ACROSS, of which the last may be shorter."""
+    return [keys[start : start + ACROSS] for start in range(0, len(keys), ACROSS)]
+
+
+def _trial_rows(
+    study: Study, trials: Mapping[tuple[str, str], pd.DataFrame], key: str, metric: str, factor: float
+) -> list[Row]:
+    """Return the rows of the first trials of the arms that have a setting; the chosen ones have a ring."""
+    rows: list[Row] = []
     criterion = metric if metric in study.record.criteria else study.record.protocol.selected_by
-    best = study.best_by(criterion).get(arm)
-    if best is not None:
-        chosen = trials.loc[(trials.trial == best.number) & np.isclose(trials.lr, best.lr, rtol=1e-6, atol=0)]
-        ring = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "markeredgecolor": look["color"]}
-        axis.plot(chosen[key], factor * chosen.value, linestyle="none", markeredgewidth=1.4, **ring)
+    for place, arm in enumerate(study.arms):
+        if key not in settings_of(study, arm):
+            continue
+        table, best = trials[arm, metric], study.best_by(criterion).get(arm)
+        chosen = best is not None and (table.trial == best.number) & np.isclose(table.lr, best.lr, rtol=1e-6, atol=0)
+        rows += [
+            {
+                "arm": place,
+                "x": digits(x),
+                "y": digits(factor * value),
+                "trial": int(trial),
+                **({"ring": True} if ring else {}),
+            }
+            for x, value, trial, ring in zip(
+                table[key], table.value, table.trial, np.broadcast_to(chosen, len(table)), strict=True
+            )
+            if (trial <= MOST_TRIALS or ring) and math.isfinite(x) and math.isfinite(value)
+        ]
+    return rows
 
 
-def _panels(study: Study, keys: Sequence[str]) -> tuple[Figure, dict[str, tuple[Axes, Axes]]]:
-    """Place two panels for each setting, accuracy above loss, in rows of up to ACROSS settings."""
-    across = min(len(keys), ACROSS)
-    blocks, left, gap, below, apart = -(-len(keys) // across), 0.68, 0.28, 0.62, 0.12
-    points: dict[str, Any] = {"linestyle": "none"}
-    legend = [Line2D([], [], label=short(arm, 36), **arm_style(study.arms, arm) | points) for arm in study.arms]
-    tall = 2 * SMALL_PANEL + apart + below
-    figure = titled("Validation against each tuned setting", legend, blocks * tall)
-    height, width = figure.get_figheight(), (WIDTH - left - 0.1 - (across - 1) * gap) / across
-    panels: dict[str, tuple[Axes, Axes]] = {}
-    shared: list[Axes] = []
-    for place, key in enumerate(keys):
-        block, column = divmod(place, across)
-        y = (blocks - 1 - block) * tall + below
-        pair = []
-        for row, bottom in enumerate((y + SMALL_PANEL + apart, y)):
-            frame = ((left + column * (width + gap)) / WIDTH, bottom / height, width / WIDTH, SMALL_PANEL / height)
-            axis = figure.add_axes(frame, sharey=shared[row] if len(shared) > 1 else None)
-            axis.tick_params(labelleft=column == 0, labelsize=7.5)
-            pair.append(axis)
-        shared = shared or pair
-        panels[key] = (pair[0], pair[1])
-    return figure, panels
+def _trials_panel(study: Study, key: str, rows: list[Row], x: View, y: View) -> list[View]:
+    encoding, count = {"x": at(x, "x"), "y": at(y, "y")}, len(study.arms)
+    ring = {"type": "point", "shape": "circle", "size": 110, "strokeWidth": 1.6, "clip": True}
+    few = [row for row in rows if row["trial"] <= MOST_TRIALS]
+    return [
+        {"data": {"values": few}, "mark": {"type": "point", "filled": True, "size": 14, "clip": True},
+         "encoding": {**encoding, **arm_look(count, shapes=True)}},
+        {"data": {"values": [row for row in rows if "ring" in row]}, "mark": ring,
+         "encoding": {**encoding, **arm_look(count)}},
+        {"data": {"values": rows}, **near(encoding, {"trial": "trial", "setting": "x", "value": "y"})},
+    ]  # fmt: skip
 
 
-def _range_axis(axis: Axes, of: Range) -> None:
-    """Show a whole range on the x axis."""
-    room = 0.04
+def _range_axis(key: str, of: Range) -> View:
+    """Return the axis of a whole range."""
     if of.log:
-        wider = (of.high / of.low) ** room
-        axis.set_xlim(of.low / wider, of.high * wider)
         powers = range(math.ceil(math.log10(of.low) - 1e-9), math.floor(math.log10(of.high) + 1e-9) + 1)
         ticks = [10.0**power for power in powers]
-        log_axis(axis.xaxis, ticks[:: -(-len(ticks) // 4)] if len(ticks) > 1 else [of.low, of.high])
-    else:
-        wider = room * (of.high - of.low)
-        axis.set_xlim(of.low - wider, of.high + wider)
-        axis.locator_params(axis="x", nbins=4)
-
-
-def _loss_axis(axis: Axes, study: Study, losses: np.ndarray) -> None:
-    """Make the y axis logarithmic, and name chance level where the number of classes is the same for all arms."""
-    finite = losses[np.isfinite(losses)]
-    log_axis(axis.yaxis, least=min(finite, default=0) / 1.3, most=2 if study.common_num_classes else math.inf)
-    if study.common_num_classes:
-        axis.annotate(
-            "chance level", (0.01, 1), xycoords=("axes fraction", "data"), color=MUTED, va="bottom", fontsize=8
+        return log_axis(
+            short(key, 30), [of.low, of.high], ticks[:: -(-len(ticks) // 4)] if len(ticks) > 1 else [of.low, of.high]
         )
+    room = 0.04 * (of.high - of.low)
+    return axis(short(key, 30), (of.low - room, of.high + room), tickCount=4)
+
+
+def _loss_axis(study: Study, title: str, losses: np.ndarray) -> View:
+    """Return the logarithmic axis of losses; where chance level is known, those far above it are out of sight."""
+    finite = losses[np.isfinite(losses)]
+    room = [1.3] if study.common_num_classes and max(finite, default=0) > 0.9 else []
+    most = 2 if study.common_num_classes else math.inf
+    return log_axis(title, [*losses, *room], least=min(finite, default=0) / 1.3, most=most)
+
+
+def _chance(study: Study, of: View) -> list[View]:
+    return chance_level(of) if study.common_num_classes else []

@@ -113,7 +113,9 @@ def test_losses_are_not_normalised_where_arms_differ_in_their_classes(shown):
 
 def history(study, shown, arm, metric):
     runs = shown.final[(shown.final.arm == arm) & (shown.final.status == "finished")].run
-    return pd.concat([pd.read_csv(study / "runs" / run / "history.csv").set_index("step")[metric] for run in runs], axis=1)
+    return pd.concat(
+        [pd.read_csv(study / "runs" / run / "history.csv").set_index("step")[metric] for run in runs], axis=1
+    )
 
 
 def test_curves_are_means_with_their_interval_and_saturated_accuracies_are_errors(study, shown):
@@ -137,7 +139,9 @@ def test_each_seed_is_a_point_of_its_arm(study, shown):
     figure = figures.seeds(shown)
     results = pd.read_csv(study / "results.csv")
     confirm = results[(results.phase == "confirm") & (results.arm == "sigmoid_prior")].set_index("seed")
-    for panel, metric, factor in zip(figure.panels, ("test_accuracy", "test_nll"), (100, 1 / math.log(10)), strict=True):
+    for panel, metric, factor in zip(
+        figure.panels, ("test_accuracy", "test_nll"), (100, 1 / math.log(10)), strict=True
+    ):
         seen = {row["seed"]: row["y"] for row in rows_of(panel, "point") if row["arm"] == 2}
         assert seen == pytest.approx((factor * confirm[metric]).to_dict(), rel=1e-4)
         mean = next(row["mean"] for row in rows_of(panel, "tick") if row["arm"] == 2)
@@ -155,6 +159,7 @@ def test_arms_that_are_the_same_run_by_run_are_said_to_be(shown):
         assert "Exactly" not in draw_figure(name, lambda make=make: make(shown)).caption
         caption = draw_figure(name, lambda make=make: make(same)).caption
         assert caption.endswith("Exactly the same in every point: softmax and sigmoid_mean.")
+
 
 def test_a_diverged_run_counts_as_a_guess_in_the_curves(study, shown):
     tables = shown.over_steps("val_nll", math.log(10))

@@ -14,6 +14,7 @@ from headtohead.analysis.study import Study
 from headtohead.analysis.summary import Summary
 from headtohead.options import one_line
 from headtohead.report.figures import examples, forest, ladder, sweeps, training, tuning
+from headtohead.report.figures.scripts import interactive as interactive
 from headtohead.report.figures.style import Drawing, Drawn, draw_figure
 
 # Figures of what a study recorded, by name, in the order of the report.

@@ -70,7 +70,10 @@ def interval_panel(
     colour = {"color": {"field": "colour", "type": "nominal", "scale": None}, **faded}
     middle = {"y": pixels("y")}
     writing = {"y": pixels("text_y")}
-    symbol = {name: {"field": name, "type": "nominal", "scale": None} for name in ("shape", "size")}
+    symbol = {
+        "shape": {"field": "shape", "type": "nominal", "scale": None},
+        "size": {"field": "size", "type": "quantitative", "scale": None},
+    }
     dotted = {"type": "rule", "strokeDash": [3, 3], "strokeWidth": 1.2}
     layers: list[View] = [
         *band,

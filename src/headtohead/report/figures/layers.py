@@ -204,10 +204,10 @@ def near(encoding: View, of: Mapping[str, str], zoom: bool = False, arm: bool = 
 def told(of: Mapping[str, str], arm: bool = True) -> list[View]:
     """Return the encoding of what a reader is told of a mark: fields by their titles."""
     titles = {**({"arm": "name"} if arm else {}), **of}
-    return [
-        {"field": field, "title": title, **({} if field in TEXTS else {"type": "quantitative", "format": ".4~g"})}
-        for title, field in titles.items()
-    ]
+    number: View = {"type": "quantitative", "format": ".4~g"}
+    # Without a function of its own a text is looked for in the wrong place where the pointer is beside a mark.
+    text: View = {"type": "nominal", "format": "", "formatType": "toString"}
+    return [{"field": field, "title": title, **(text if field in TEXTS else number)} for title, field in titles.items()]
 
 
 # Fields that hold text.

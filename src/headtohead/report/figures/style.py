@@ -311,11 +311,12 @@ def _legend(legend: Sequence[Key]) -> View:
     ]
 
     def encoding(**fields: str) -> View:
-        kinds = {"x": "quantitative", "y": "quantitative"}
-        plain = {
-            name: {"field": field, "type": kinds.get(name, "nominal"), "scale": None} for name, field in fields.items()
+        numbers = ("x", "y", "size", "strokeWidth", "opacity")
+        plain: View = {
+            channel: {"field": field, "type": "quantitative" if channel in numbers else "nominal", "scale": None}
+            for channel, field in fields.items()
         }
-        return {**plain, **{name: {**plain[name], "axis": None} for name in ("x", "y")}}
+        return {**plain, "x": {**plain["x"], "axis": None}, "y": {**plain["y"], "axis": None}}
 
     lines = [{**row, "end": row["x"] + 36} for row in rows if "dash" in row]
     symbols = [{**row, "x": row["x"] + 18} for row in rows if "shape" in row]

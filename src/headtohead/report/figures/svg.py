@@ -75,4 +75,4 @@ def to_png(svg: str, width: int) -> bytes:
     found = re.match(r'<svg[^>]* width="([\d.]+)"', svg)
     if found is None:
         raise ValueError("no figure was drawn")
-    return vl_convert.svg_to_png(svg, scale=width / float(found[1]))
+    return vl_convert.svg_to_png(svg, scale=(width + 0.5) / float(found[1]))  # it rounds down

@@ -64,7 +64,8 @@ def libraries() -> str:
         code = kept.read_text(encoding="utf-8")
         if code.endswith(END):
             return code
-    code = f"{vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")}\n{END}"
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
+    code = f"{bundle}\n{END}"
     with suppress(OSError):  # a cache that cannot be written costs time alone
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, code)

@@ -27,7 +27,8 @@ from headtohead.report.render import SYMBOLS, print_study, write_report
 from headtohead.testing import ACCURACY, make_study
 
 FIGURES = [
-    "ambiguity", "gradients", "learning_rates", "reliability", "seeds", "shared_rate", "time_to_target", "training",
+    "ambiguity", "forest", "gradients", "learning_rates", "reliability", "seeds", "shared_rate", "time_to_target",
+    "training",
 ]  # fmt: skip
 VOID = {"meta", "br", "hr", "img", "input", "link", "col", "wbr"}
 

@@ -168,7 +168,6 @@ def refusals(lines: Sequence[str]) -> dict[str, list[float]]:
 def child() -> None:
     """Print the seconds of the default study and those inside its loop."""
     import hydra._internal.hydra  # noqa: F401
-    import matplotlib.backends.backend_svg  # noqa: F401
     import scipy.stats  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import statsmodels.stats.multitest  # noqa: F401

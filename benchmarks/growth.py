@@ -77,8 +77,6 @@ def of_pack(axis: str, value: int) -> Callable[[], list[float]]:
 
 def of_study(axis: str, value: int) -> Callable[[], list[float]]:
     """Import what a study needs, and return a function that runs one and returns its milliseconds per run."""
-    import matplotlib.backends.backend_svg  # noqa: F401
-
     from headtohead import cli
     from headtohead.report import render  # noqa: F401
     from headtohead.runner import sweep, worker  # noqa: F401
@@ -136,44 +134,36 @@ def measure(figure: Path) -> str:
     return "\n".join(lines)
 
 
-def short(value: float) -> str:
-    return f"{value / 1000:,.3g}k" if value >= 10_000 else f"{value:,.4g}"
-
-
 def draw(found: dict[str, np.ndarray], path: Path) -> None:
     """Draw time and memory against each axis.
 
     Args:
         found: by axis the quartiles of the time and the memory, a row for each point.
     """
-    import matplotlib
+    from headtohead.report.figures.layers import arm_look, at, log_axis, note, panel
+    from headtohead.report.figures.style import Figure, draw_figure
 
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 9})
-    from matplotlib import pyplot as plt
+    def panels(below: bool) -> list[dict]:
+        made = []
+        for axis, rows in found.items():
+            values = np.array(POINTS[axis], float)
+            costs, label = (rows[:, 3], MEMORY) if below else (rows[:, 1], STUDY_TIME if axis in OPTIONS else TIME)
+            x, y = log_axis(axis, values, values), log_axis(label, [costs.min() / 2, costs.max() * 2])
+            data = [
+                {"arm": 0, "x": value, "y": cost, "low": low, "high": high}
+                for value, cost, (low, high) in zip(values, costs, rows[:, [0, 2]], strict=True)
+            ]
+            encoding, look = {"x": at(x, "x"), "y": at(y, "y")}, arm_look(1)
+            band = {"mark": {"type": "area", "opacity": 0.2},
+                    "encoding": {"x": at(x, "x"), "y": at(y, "low"), "y2": {"field": "high"}}}  # fmt: skip
+            line = {"mark": {"type": "line", "point": True}, "encoding": {**encoding, "color": look["color"]}}
+            text = note(f"slope {slope(values, costs):.2f}", "width", 2, align="right")
+            made.append(panel(axis, [{"data": {"values": data}, "layer": [line] if below else [band, line]}, text]))
+        return made
 
-    figure, grid = plt.subplots(2, len(found), figsize=(14, 5), sharex="col", layout="constrained")
-    for (axis, rows), (above, below) in zip(found.items(), grid.T, strict=True):
-        values = np.array(POINTS[axis], float)
-        above.set_title(axis)
-        above.fill_between(values, rows[:, 0], rows[:, 2], alpha=0.25, linewidth=0)
-        unit = STUDY_TIME if axis in OPTIONS else TIME
-        for panel, costs, label in ((above, rows[:, 1], unit), (below, rows[:, 3], MEMORY)):
-            panel.loglog(values, costs, marker="o")
-            panel.minorticks_off()
-            panel.set_xticks(values, [short(value) for value in values])
-            ends = costs.min() / 3, costs.max() * 3
-            panel.set_ylim(*ends)
-            ticks = sorted({float(f"{tick:.0e}") for tick in np.geomspace(*ends, 6)[1:-1]})
-            panel.set_yticks(ticks, [short(tick) for tick in ticks])
-            panel.set_ylabel(label)
-            panel.annotate(f"slope {slope(values, costs):.2f}", (values[-1], costs[-1]), (0, 10),
-                           textcoords="offset points", ha="right")  # fmt: skip
-            panel.spines[["top", "right"]].set_visible(False)
-            panel.grid(alpha=0.3)
-        below.set_xlabel(axis)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    figure = Figure("How cost grows", "", [*panels(False), *panels(True)], across=len(found), names=["headtohead"], left=54)
+    drawing = draw_figure("growth", lambda: figure)
+    path.write_text(drawing.svg)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ ROOMS = {
 FORBIDDEN = {
     "late": {"hydra"},
     "options": {"torch", "hydra"},
-    "training": {"hydra", "tensorboard", "matplotlib"},
+    "training": {"hydra", "tensorboard", "vl_convert"},
     "record": {"torch", "hydra"},
-    "analysis": {"torch", "hydra", "tensorboard", "matplotlib"},
+    "analysis": {"torch", "hydra", "tensorboard", "vl_convert"},
     "report": {"torch", "hydra"},
 }
 

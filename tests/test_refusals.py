@@ -8,7 +8,7 @@ import sys
 import pytest
 
 # Each takes between a third of a second and two seconds.
-HEAVY = {"torch", "torchvision", "pandas", "scipy", "sklearn", "matplotlib", "tensorboard", "joblib"}
+HEAVY = {"torch", "torchvision", "pandas", "scipy", "sklearn", "vl_convert", "tensorboard", "joblib"}
 # Commands, each with what its refusal says first.
 REFUSED = {
     "head=sofmax": "head=sofmax: no such head",

@@ -24,21 +24,16 @@ from headtohead.analysis.text import listed
 from headtohead.options import printable
 from headtohead.report.figures.svg import to_png, to_svg
 
-# The default palette of TensorBoard in the order of its runs; cyan, yellow and green are darker, since lines need a
-# contrast of 3 on white. The numbers of colours, lines and markers have no common divisor, so that 140 arms differ.
-COLOURS = ("#425066", "#10a2b6", "#e52592", "#c58700", "#9334e6", "#70a13b", "#e8710a")
+# The palette of Okabe and Ito (2008), which the colour-blind can tell apart, without its yellow and black; orange and
+# sky blue are darker, and there is a purple. Each has a contrast of 3 on light and on dark ground. The pages of
+# TensorBoard have these too. The numbers of colours, lines and markers have no common divisor: 140 arms differ.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#bf8400", "#2f96d0", "#7d62b5")
 LINES = ([1, 0], [6, 3], [8, 3, 2, 3], [2, 2], [8, 2, 2, 2, 2, 2])
 MARKERS = ("circle", "square", "triangle-up", "diamond")
 # Text, less of it, lines of a grid, and the ground. The page shows these in its own colours, dark ones where asked for.
 INK, SOFT, LINE, PAPER = "#1c1c1c", "#5a5a5a", "#dedede", "#ffffff"
-# What colours become on a dark ground: TensorBoard's palette for it.
-DARK = {
-    **dict(zip(COLOURS, ("#8e98a3", "#12b5cb", "#e52592", "#f9ab00", "#a55bf0", "#7cb342", "#e8710a"), strict=True)),
-    INK: "#e8e8e6",
-    SOFT: "#a9a9a6",
-    LINE: "#34373b",
-    PAPER: "#15171a",
-}
+# What these become on a dark ground.
+DARK = {INK: "#e8e8e6", SOFT: "#a9a9a6", LINE: "#34373b", PAPER: "#15171a"}
 # In pixels: the width of a figure, that of the room left of a panel, the heights of panels and of a legend's line.
 WIDTH, LEFT, PANEL, SMALL_PANEL, KEY_HEIGHT = 760, 62, 210, 150, 20
 LETTER = 6.6  # pixels, of a key's text

@@ -109,6 +109,17 @@ def test_a_wide_example_is_a_line_and_a_narrow_one_has_bars(tmp_path):
         assert len(bars) == (2 if width == 5 else 0)
 
 
+def test_names_of_classes_are_text_whatever_they_hold(tmp_path):
+    study = make(tmp_path / "study")
+    with_predictions(study, np.zeros((2, 5)))
+    names = ["it's", '"a"', "a\\", "[0]", "<b>", "$x$", "a, b", "datum.x", "😀", "é"]
+    read = read_study(study)
+    drawings, failures = draw(replace(read, record=replace(read.record, classes=names)), ["confusion"])
+    assert not failures
+    words = [*ElementTree.fromstring(drawings[0].svg).itertext()]
+    assert all(words.count(name) == 4 for name in names), "at both axes of both arms"
+
+
 def test_a_figure_that_cannot_be_drawn_fails_alone_and_is_named(tmp_path, monkeypatch):
     study = make(tmp_path / "study")
     every = {drawing.name for drawing in draw(read_study(study))[0]}

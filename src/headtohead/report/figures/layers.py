@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from headtohead.report.figures.style import LINES, PANEL, SOFT, Row, View, band
 
+MANY = 30  # arms
 SATURATED = 90  # percent: from here on accuracies are drawn as errors
 # An arm that a reader has not chosen while another one is.
 SHOWN = "chosen < 0 || datum.arm == chosen"
@@ -166,14 +167,20 @@ def curves(rows: Sequence[Row], count: int, x: View, y: View, of: Mapping[str, s
     """
     data = {"data": {"values": [*rows]}}
     ends = {"y": at(y, "low"), "y2": {"field": "high"}}
-    has_band = {"transform": [{"filter": "isValid(datum.low)"}]}
-    has_marker = {"transform": [{"filter": "!datum.bare"}]}
+    band_of: View = {
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "mark": {"type": "area", "clip": True},
+        "encoding": {"x": at(x, "x"), **ends, **arm_look(count, opacity=0.18)},
+    }
+    # Among many arms bands hide each other, and one marker an arm is enough.
+    many = count > MANY
+    last = {row["arm"]: row for row in rows}.values()
+    marked = {"data": {"values": [*last]}} if many else {"transform": [{"filter": "!datum.bare"}]}
     layers: list[View] = [
-        {**has_band, "mark": {"type": "area", "clip": True},
-         "encoding": {"x": at(x, "x"), **ends, **arm_look(count, opacity=0.18)}},
+        *([] if many else [band_of]),
         {"mark": {"type": "line", "strokeWidth": 1.7, "clip": True},
          "encoding": {"x": at(x, "x"), "y": at(y, "y"), **arm_look(count, dashes=True)}},
-        {**has_marker, "mark": {"type": "point", "filled": True, "size": 34, "clip": True},
+        {**marked, "mark": {"type": "point", "filled": True, "size": 34, "clip": True},
          "encoding": {"x": at(x, "x"), "y": at(y, "y"), **arm_look(count, shapes=True)}},
         near({"x": at(x, "x"), "y": at(y, "y")}, of, zoom),
     ]  # fmt: skip

@@ -56,14 +56,14 @@ def _script(code: str) -> str:
 
 def libraries() -> str:
     """Return the code of Vega, Vega-Lite and Vega-Embed. The user's cache keeps it: bundling takes a second."""
-    import vl_convert
-
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     kept = Path(home, "headtohead", f"vega-{version('vl-convert-python')}.js")
     with suppress(OSError, UnicodeDecodeError):
         code = kept.read_text(encoding="utf-8")
         if code.endswith(END):
             return code
+    import vl_convert  # it takes as long to start as some figures to draw
+
     bundle = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
     code = f"{bundle}\n{END}"
     with suppress(OSError):  # a cache that cannot be written costs time alone

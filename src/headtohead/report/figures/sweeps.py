@@ -44,6 +44,8 @@ from headtohead.report.figures.style import (
     short,
 )
 
+# A tick with its sign; zero has none.
+SIGNED = "datum.value ? format(datum.value, '+.6~g') : '0'"
 MOST_PAIRS = 12  # of arms, each with a panel
 
 
@@ -157,7 +159,7 @@ def _about_zero(title: str, most: float) -> View:
     most = max(most, 1)
     powers = [10.0**power for power in range(math.ceil(math.log10(most)) + 1)]
     ticks = [*(-power for power in powers[::-1]), 0, *powers]
-    return axis(title, (-10 * most, 10 * most), ticks, {"type": "symlog", "constant": 1}, format="+.6~g")
+    return axis(title, (-10 * most, 10 * most), ticks, {"type": "symlog", "constant": 1}, labelExpr=SIGNED)
 
 
 def _pair(study: Study, x: View, y: View, first: str, other: str, shared_SR: pd.DataFrame, own: pd.Series) -> View:

@@ -193,8 +193,8 @@ def _pair(study: Study, x: View, y: View, first: str, other: str, shared_SR: pd.
          "mark": {"type": "line", "color": colour, "strokeDash": dash, "strokeWidth": 1.7}},
         {"data": {"values": means}, "encoding": encoding,
          "mark": {"type": "point", "shape": shape, "filled": True, "opacity": 1, "size": 34, "color": colour}},
-        note(ahead[0], 4, 3, color=colour_of(study.arms, first)),
-        note(ahead[1], 4, "height", dy=-3, baseline="bottom", color=colour),
+        note(ahead[0], 4, 3),
+        note(ahead[1], 4, "height", dy=-3, baseline="bottom"),
         {"data": {"values": means}, **near(encoding, {"learning rate": "x", **MEAN}, arm=False)},
     ]  # fmt: skip
     return panel(short(other, 32), layers, SMALL_PANEL)

@@ -26,7 +26,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from headtohead.options import BREAKDOWNS, ConfigError, nearest, one_line, unresolved
+from headtohead.options import BREAKDOWNS, ConfigError, nearest, one_line, require, unresolved
 from headtohead.runner import config_files
 from headtohead.runner.asked import missing_option, prepare_overrides
 from headtohead.runner.signals import INTERRUPTED, handled, interrupt
@@ -69,18 +69,24 @@ def data_command(arguments: Sequence[str]) -> None:
 def report_command(arguments: Sequence[str]) -> None:
     """Rebuild a study's report from its records and print its short form.
 
-    With --to, also publish the report, and the overview of all studies in the folder above.
+    With --to, also publish the report, and the overview of all studies in the folder above. With --format, print a
+    table of the verdicts for a paper, and write nothing.
     """
     parser = argparse.ArgumentParser(prog="headtohead report", description=report_command.__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
     parser.add_argument("--out", type=Path, help="write the report to this folder, and leave that of the study alone")
+    parser.add_argument("--format", help="print the verdicts as a table instead: latex (with booktabs) or csv")
     options = parser.parse_args(arguments)
 
     record = _read_study(options.folder)
+    if options.format is not None:
+        _print_table(options)
+        return
     print(f"study: {options.folder}, {sum(map(len, record.runs.values()))} runs", flush=True)
     from headtohead.report.publish import publish, refuse_target
-    from headtohead.report.render import print_study, write_report
+    from headtohead.report.render import write_report
+    from headtohead.report.terminal import print_study
 
     # statsmodels collects garbage at every correction, and would look through all that was imported.
     gc.freeze()
@@ -98,6 +104,17 @@ def report_command(arguments: Sequence[str]) -> None:
     print_study(summary, to=options.out)
     if options.to:
         print(f"published:   {options.to / 'README.md'}, {options.to.parent / 'matrix.md'}")
+
+
+def _print_table(options: argparse.Namespace) -> None:
+    """Print the verdicts of a study in the format that was asked for."""
+    from headtohead.analysis.summary import summarise
+    from headtohead.report.paper import FORMATS
+
+    require(options.format in FORMATS, "--format", options.format, nearest(options.format, FORMATS))
+    other = "--to" if options.to else "--out" if options.out else ""
+    require(not other, other, getattr(options, other[2:], ""), "with --format nothing is written; accepted: one of the two")
+    print(FORMATS[options.format](summarise(options.folder)), end="")
 
 
 def board_command(arguments: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import headtohead.configs
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
+import headtohead.configs
 from headtohead.analysis import claims as claims_module
 from headtohead.analysis.claims import KEYS, Verdict
 from headtohead.analysis.pairing import DERIVED, OF_GRID, OF_SPACE
@@ -453,3 +453,19 @@ def test_the_loss_of_a_guess_is_that_of_the_arms_own_classes(tmp_path):
         capped = nll.clip(upper=math.log(count))
         expected = (capped[0.01] + 2 * capped[0.1] + capped[1.0]) / 4 - capped.min(axis=1)
         assert measured == pytest.approx(expected.mean())
+
+
+def test_means_and_difference_of_a_share_of_runs_are_those_of_the_same_pairs(tmp_path):
+    """A failed run costs its pair, so that seeds have different numbers of pairs."""
+    folder = make_study(
+        tmp_path / "study", diverged=[("sigmoid", 1.0, None), ("sigmoid", 0.1, 2)], failed=[("softmax", 0.01, 2)],
+        claims=claims("diverged_share"),
+    )  # fmt: skip
+    (verdict,) = judge(folder)
+    table = pd.read_csv(folder / "results.csv")
+    runs = table[(table.phase == "search") & (table.status != "failed")]
+    pairs = (
+        runs.assign(gone=runs.status == "diverged").pivot(index=["seed", "lr"], columns="arm", values="gone").dropna()
+    )
+    assert verdict.mean_arm == 0 and verdict.mean_versus == pytest.approx(pairs.sigmoid.astype(float).mean())
+    assert verdict.mean_arm - verdict.mean_versus == pytest.approx(verdict.difference)

@@ -197,9 +197,9 @@ def test_a_study_of_several_settings_has_one_answer_above_those_of_its_settings(
     answer = summary.answer
     assert answer.headline == 'Across 4 settings, "Softmax reaches better accuracy" is supported (against sigmoid).'
     accuracy, nll, first, *_ = answer.sentences
-    assert accuracy.startswith("softmax − sigmoid, across 4 settings: test accuracy +")
-    assert accuracy.endswith(": supported.") and "in a new setting [" in accuracy
-    assert nll.startswith("softmax − sigmoid, across 4 settings: test nll ")
+    assert accuracy.startswith("Over 4 settings: softmax has the higher test accuracy by ")
+    assert "In a new setting softmax − sigmoid may lie in [" in accuracy and accuracy.endswith("] points.")
+    assert nll.startswith("Over 4 settings: ") and "test loss" in nll
     assert first.startswith("dataset=iris: Use softmax")
     written = json.loads(verdicts_json(summary))
     assert [line["claim"] for line in written["settings"]] == ["accuracy", "nll", "brier"]

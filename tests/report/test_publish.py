@@ -13,10 +13,11 @@ from headtohead.analysis.study import read_study
 from headtohead.options import ConfigError
 from headtohead.record.files import without_home
 from headtohead.record.study import Range
+from headtohead.report.content import SYMBOLS
 from headtohead.report.figures import FIGURES
 from headtohead.report.overview import COLUMN_WIDTH, LEFT, PAGE_WIDTH, draw_matrix, read_columns
 from headtohead.report.publish import PUBLISHED, publish, question, without_folders
-from headtohead.report.render import SYMBOLS, write_report
+from headtohead.report.render import write_report
 from headtohead.testing import ACCURACY, make_study
 
 CONTEXTS = {

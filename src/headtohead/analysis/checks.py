@@ -4,8 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from headtohead.analysis.claims import Verdict
@@ -22,6 +24,9 @@ from headtohead.record.run import RunRecord
 FEW_SEEDS, MODEST_SEEDS = 10, 20
 # Fewer blocks of test examples say little about other examples.
 FEW_BLOCKS = 5
+# Two arms are the same where in so large a share of their pairs the accuracy is equal and the NLL differs by less than
+# this share of it: the same mathematics, computed in another order.
+SAME_PAIRS, SAME_NLL = 0.9, 1e-3
 # Numbers of examples of a class, and of a validation split, up to which there is a warning.
 FEW_EXAMPLES, FEW_VALIDATED = 2, 10
 
@@ -43,7 +48,7 @@ def run_checks(study: Study, verdicts: Sequence[Verdict]) -> list[Check]:
     """Return what could be wrong with a study, warnings first."""
     checks = [*_completeness(study), *_mixtures(study)]
     if len(study.arms) > 1:
-        checks = [*_tuning(study), *checks, *_seeds(study), *_test_examples(study)]
+        checks = [*_tuning(study), *checks, *_seeds(study), *_test_examples(study), *_same_arms(study)]
     if not study.record.claims:
         checks.append(Check("remark", "study.json names no claims, so there are no verdicts."))
     checks += [*_unjudged(study, verdicts), *_guesses(study), *_small_data(study)]
@@ -162,6 +167,29 @@ def _test_examples(study: Study) -> Iterable[Check]:
             f"Few test examples: {examples:.0f} make {plural(count, 'block')}, too few to tell how much a difference "
             "depends on their choice.",
         )
+
+
+def _same_arms(study: Study) -> Iterable[Check]:
+    """Remark on arms that are the same run by run, such as two ways to write one loss."""
+    metrics = [name for name in ("test_accuracy", "test_nll") if study.is_measured(name)]
+    runs = study.final.loc[study.final.status == "finished"]
+    if len(metrics) < 2:
+        return
+    tables = [runs.pivot_table(index=["seed", "fold"], columns="arm", values=name) for name in metrics]
+    arms = [arm for arm in study.arms if all(arm in table for table in tables)]
+    accuracy, nll = ({arm: table[arm].to_numpy(float) for arm in arms} for table in tables)
+    told: set[str] = set()
+    for arm, other in combinations(arms, 2):
+        paired = np.isfinite(nll[arm]) & np.isfinite(nll[other])
+        apart = np.abs(nll[arm] - nll[other])[paired]
+        same = (accuracy[arm] == accuracy[other])[paired] & (apart <= SAME_NLL * np.abs(nll[arm][paired]))
+        pairs, alike = len(same), int(same.sum())
+        if other in told or pairs < 2 or alike < SAME_PAIRS * pairs:
+            continue
+        told.add(other)
+        what = "the same test results but for rounding" if apart.any() else "identical test results"
+        share = f"all {pairs}" if alike == pairs else f"{alike} of {pairs}"
+        yield Check("remark", f"{arm} and {other} are the same run by run: {what} in {share} pairs. Count them as one.")
 
 
 def _unjudged(study: Study, verdicts: Sequence[Verdict]) -> Iterable[Check]:

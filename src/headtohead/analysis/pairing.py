@@ -66,6 +66,10 @@ class Pairs:
     of_runs: pd.DataFrame | None = None
     of_examples: bool = False
 
+    def mean(self, arm: str) -> float:
+        """Return the mean of an arm over what the estimate rests on: pairs of runs for a share of runs, else seeds."""
+        return float((self.values if self.of_runs is None else self.of_runs)[arm].to_numpy().mean())
+
     def differences(self, arm: str, versus: str) -> np.ndarray:
         """Return the differences of an arm from another one for each seed and block, (S, G); G = 1 without blocks."""
         if self.blocks is None:

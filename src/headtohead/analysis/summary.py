@@ -28,6 +28,7 @@ from headtohead.analysis.text import (
 )
 from headtohead.analysis.tuning import ChosenTrial, Importance, chosen_trials, importances, is_at_end, unequal_spaces
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
+from headtohead.analysis.words import sentence, unit_of
 from headtohead.record.files import to_json
 from headtohead.record.study import Trial
 
@@ -73,12 +74,14 @@ class Answer:
         sentences: What this rests on.
         comparisons: The arm that validation favours against each other one.
         is_vain: Whether no arm is shown to beat a guess, so that none is recommended.
+        by_setting: Name and headline of each setting, where there are several; `sentences` ends with them.
     """
 
     headline: str
     sentences: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     is_vain: bool = False
+    by_setting: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def answer(study: Study, verdicts: Sequence[Verdict], settings: Sequence[AcrossS
         # Within its context an arm goes by what tells it from the others there.
         names = dict(zip(arms, split_shared(arms)[1], strict=True))
         part = _answer(study.part(names), _renamed(verdicts, names))
-        headlines.append(f"{', '.join(context) or 'otherwise'}: {part.headline}")
+        headlines.append((", ".join(context) or "otherwise", part.headline))
         vain += part.is_vain
         comparisons += _renamed(part.comparisons, {name: arm for arm, name in names.items()})
     primary = [row for row in settings if row.weight]
@@ -182,8 +185,8 @@ def answer(study: Study, verdicts: Sequence[Verdict], settings: Sequence[AcrossS
         headline = f"Use none of the arms: no arm is shown to beat a guess in any of {vain} settings"
     elif vain:
         headline += f"; in {vain} of them no arm is shown to beat a guess"
-    sentences = (*map(_across, primary), *headlines)
-    return Answer(f"{headline}.", sentences, tuple(comparisons), vain == len(contexts))
+    sentences = (*map(_across, primary), *(f"{name}: {text}" for name, text in headlines))
+    return Answer(f"{headline}.", sentences, tuple(comparisons), vain == len(contexts), tuple(headlines))
 
 
 def _headline_across(rows: Sequence[AcrossSettings]) -> str:
@@ -198,14 +201,14 @@ def _headline_across(rows: Sequence[AcrossSettings]) -> str:
 
 
 def _across(row: AcrossSettings) -> str:
-    """Return a sentence on a claim across settings."""
+    """Return what to say of a claim across settings."""
+    if math.isnan(row.predicted_lower):
+        return sentence(row)
     interval = Interval(row.difference, row.lower, row.upper)
-    unit = " points" if in_percent(row.metric) else ""
-    text = f"{row.arm} {MINUS} {row.versus}, across {row.settings} settings: {row.metric.replace('_', ' ')} "
-    text += difference(row.metric, interval) + unit
-    if math.isfinite(row.predicted_lower):
-        text += f", in a new setting {predicted(row.metric, interval, row.predicted_lower, row.predicted_upper)}"
-    return f"{text}: {row.verdict}."
+    bounds = predicted(row.metric, interval, row.predicted_lower, row.predicted_upper)
+    unit = unit_of(row.metric)
+    where = f"In a new setting {row.arm} {MINUS} {row.versus} may lie in {bounds}{unit and f' {unit}'}."
+    return f"{sentence(row)} {where}"
 
 
 def compare(

@@ -6,11 +6,21 @@ from collections.abc import Iterable, Sequence
 from headtohead.analysis.statistics import Interval
 
 MINUS = "\N{MINUS SIGN}"
+# Metrics that are shares but no accuracies.
+SHARES = (
+    "ambiguity_none",
+    "ambiguity_several",
+    "exact_match",
+    "diverged_share",
+    "stalled",
+    "near_best_share",
+    "seed_spread",
+)
 
 
 def in_percent(metric: str) -> bool:
     """Return whether a metric is shown in percent, and its differences in points."""
-    return metric.endswith("accuracy")
+    return metric.endswith(("accuracy", *SHARES))
 
 
 def decimal(value: float | None, digits: int, signed: bool = False) -> str:

@@ -15,9 +15,10 @@ from headtohead.analysis.summary import Summary, verdicts_json
 from headtohead.analysis.text import rivals
 from headtohead.options import require
 from headtohead.record.files import read_bytes, without_home, write_atomically
+from headtohead.report.content import SYMBOLS, WORDS, content
 from headtohead.report.figures.style import Drawing
 from headtohead.report.overview import NAIVE, PROPER, draw_matrix, read_columns
-from headtohead.report.render import SYMBOLS, WORDS, content, markdown, refuse_foreign_folder, write_figures
+from headtohead.report.render import markdown, refuse_foreign_folder, write_figures
 
 # The figures that answer a study's question, in the order of its page.
 PUBLISHED = ("seeds", "settings", "ladder", "learning_rates", "shared_rate", "budget", "tuned_settings")

@@ -46,7 +46,8 @@ class PackSweeper(Sweeper):
             print(f"data: {line}", flush=True)
 
         from headtohead.report.dashboard import Live, write_dashboard
-        from headtohead.report.render import print_study, write_report
+        from headtohead.report.render import write_report
+        from headtohead.report.terminal import print_study
         from headtohead.runner.sweep import run_study
 
         failures = run_study(plan, Live)

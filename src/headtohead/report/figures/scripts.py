@@ -43,7 +43,8 @@ def _figure(drawing: Drawing) -> dict[str, object]:
 
 def _json(content: object) -> str:
     """Return JSON that can stand in a script of a page, whatever its texts hold."""
-    text = json.dumps(content, separators=(",", ":"))
+    # Letters stay as they are, so that the name of the home folder is found in them.
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text

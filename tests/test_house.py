@@ -20,7 +20,8 @@ ROOMS = {
     "runner": {"training", "analysis", "record", "options", "late"},
     "report": {"analysis", "record", "options", "late"},
     "testing": {"analysis", "record", "options"},
-    "cli": {"runner", "report", "training", "analysis", "record", "options", "late"},
+    "notebook": {"report", "analysis", "record", "options"},
+    "cli": {"runner", "report", "notebook", "training", "analysis", "record", "options", "late"},
 }
 # Packages that a room leaves to others.
 FORBIDDEN = {
@@ -30,6 +31,7 @@ FORBIDDEN = {
     "record": {"torch", "hydra"},
     "analysis": {"torch", "hydra", "tensorboard", "vl_convert"},
     "report": {"torch", "hydra"},
+    "notebook": {"torch", "hydra"},
 }
 
 

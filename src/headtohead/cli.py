@@ -113,8 +113,42 @@ def _print_table(options: argparse.Namespace) -> None:
 
     require(options.format in FORMATS, "--format", options.format, nearest(options.format, FORMATS))
     other = "--to" if options.to else "--out" if options.out else ""
-    require(not other, other, getattr(options, other[2:], ""), "with --format nothing is written; accepted: one of the two")
+    require(
+        not other, other, getattr(options, other[2:], ""), "with --format nothing is written; accepted: one of the two"
+    )
     print(FORMATS[options.format](summarise(options.folder)), end="")
+
+
+def judge_command(arguments: Sequence[str]) -> None:
+    """Judge runs that another program trained: a table of runs, or a folder of TensorBoard's event files.
+
+    One arm is compared with each other one, by pairs of runs that share a seed. docs/notebook.md has examples.
+    """
+    parser = argparse.ArgumentParser(prog="headtohead judge", description=judge_command.__doc__)
+    parser.add_argument("runs", type=Path, help="a table of runs, a folder, or a pattern: 'logs/{head}/seed_{seed}'")
+    parser.add_argument("--arm", required=True, metavar="COLUMN", help="the column of the arms")
+    parser.add_argument("--pair", required=True, metavar="COLUMN", help="the column that pairs runs, such as the seed")
+    margin = "and the size below which a difference does not matter; the first metric is the primary one"
+    metric = "NAME:MARGIN[:higher|lower]"
+    parser.add_argument("--metric", required=True, action="append", metavar=metric, help=f"a metric, {margin}")
+    shared = "a column of what the arms of a comparison share, such as the dataset"
+    parser.add_argument("--setting", action="append", default=[], metavar="COLUMN", help=shared)
+    parser.add_argument("--against", metavar="ARM", help="the arm to compare others with; else the first of the table")
+    scores = "a table of scores per test example, with the columns of arm and pair, `example` and `score`"
+    parser.add_argument("--examples", type=Path, metavar="TABLE", help=scores)
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="judge these runs alone")
+    parser.add_argument("--look", type=int, default=1, help="1, and one more for each time that runs were added")
+    parser.add_argument("--out", type=Path, help="write the report to this folder; judged/NAME unless given")
+    options = parser.parse_args(arguments)
+
+    from headtohead.analysis.runs import Asked, Metric
+
+    metrics = tuple(map(Metric.parse, options.metric))
+    asked = Asked(options.arm, options.pair, metrics, tuple(options.setting), options.against, options.look)
+    from headtohead.report.judging import judge_files
+
+    command = ["headtohead", "judge", *arguments]
+    judge_files(options.runs, asked, options.where, options.examples, options.out, command)
 
 
 def board_command(arguments: Sequence[str]) -> None:
@@ -163,6 +197,7 @@ def version_command(arguments: Sequence[str]) -> None:
 COMMANDS = {
     "data": data_command,
     "report": report_command,
+    "judge": judge_command,
     "board": board_command,
     "reproduce": reproduce_command,
     "--version": version_command,

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -29,11 +30,20 @@ from headtohead.analysis.text import (
 from headtohead.analysis.tuning import ChosenTrial, Importance, chosen_trials, importances, is_at_end, unequal_spaces
 from headtohead.analysis.verdicts import REVERSED, AComparison, Comparison, Decision, decide
 from headtohead.analysis.words import sentence, unit_of
-from headtohead.record.files import to_json
+from headtohead.record.files import to_json, without_home
 from headtohead.record.study import Trial
 
+# The layout of verdicts.json, which record/verdicts.schema.json describes.
+VERDICTS_VERSION = 1
 # Outcomes in the order in which the answer tells them.
 DECISIONS: tuple[Decision, ...] = ("better", "worse", "equivalent", "undecided")
+# The keys of a comparison of the answer in verdicts.json, in order.
+ANSWER_KEYS = (
+    *("metric", "direction", "margin", "arm", "versus", "seeds", "examples", "mean_arm", "mean_versus", "difference"),
+    *("lower", "upper", "confidence", "p", "p_corrected", "p_equivalence", "decision", "note"),
+)
+# What an answer decides: an arm is better than every other one, or equivalent to the best of them, or neither is shown.
+Outcome = Literal["winner", "equivalent", "undecided", "none"]
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,28 @@ class Answer:
         sentences: What this rests on.
         comparisons: The arm that validation favours against each other one.
         is_vain: Whether no arm is shown to beat a guess, so that none is recommended.
-        by_setting: Name and headline of each setting, where there are several; `sentences` ends with them.
+        decision: What the comparisons decide; "none" where there is nothing to decide by.
+        winner: The arm that is better than every other one; None without one.
+        is_provisional: Whether it rests on validation, as the test set has not been read.
+        settings: The answer of each setting, by its name; empty with one setting.
     """
 
     headline: str
     sentences: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     is_vain: bool = False
-    by_setting: tuple[tuple[str, str], ...] = ()
+    decision: Outcome = "none"
+    winner: str | None = None
+    is_provisional: bool = False
+    settings: Mapping[str, "Answer"] = field(default_factory=dict)
+
+    @property
+    def by_setting(self) -> tuple[tuple[str, str], ...]:
+        """Name and headline of each setting, where there are several; `sentences` ends with them."""
+        return tuple((name, part.headline) for name, part in self.settings.items())
+
+    def __str__(self) -> str:
+        return "\n".join((self.headline, *self.sentences))
 
 
 @dataclass(frozen=True)
@@ -156,8 +180,33 @@ def verdicts_json(summary: Summary) -> str:
     """Return the text of verdicts.json: the answer, and rows of verdicts: across settings, and per pair of arms."""
     rows = [{key: getattr(verdict, key) for key in KEYS} for verdict in summary.verdicts]
     settings = [{key: getattr(verdict, key) for key in SETTINGS_KEYS} for verdict in summary.settings]
-    answer = {"headline": summary.answer.headline, "sentences": summary.answer.sentences}
-    return to_json({"answer": answer, "settings": settings, "claims": rows})
+    answer = answer_fields(summary.answer)
+    return to_json({"version": VERDICTS_VERSION, "answer": answer, "settings": settings, "claims": rows})
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """Return an answer as verdicts.json holds it."""
+    return {
+        "headline": answer.headline,
+        "sentences": answer.sentences,
+        "decision": answer.decision,
+        "winner": answer.winner,
+        "is_provisional": answer.is_provisional,
+        "comparisons": [{key: getattr(row, key) for key in ANSWER_KEYS} for row in answer.comparisons],
+        "settings": {without_home(name): answer_fields(part) for name, part in answer.settings.items()},
+    }
+
+
+def outcome(comparisons: Sequence[Comparison]) -> tuple[Outcome, str | None]:
+    """Return what the comparisons of one arm with others decide together, and the winner, if there is one."""
+    decisions = {row.decision for row in comparisons}
+    if decisions == {"better"}:
+        return "winner", comparisons[0].arm
+    if decisions == {"worse"} and len(comparisons) == 1:
+        return "winner", comparisons[0].versus
+    if not decisions:
+        return "none", None
+    return ("equivalent" if decisions <= {"better", "equivalent"} else "undecided"), None
 
 
 def answer(study: Study, verdicts: Sequence[Verdict], settings: Sequence[AcrossSettings]) -> Answer:
@@ -171,22 +220,33 @@ def answer(study: Study, verdicts: Sequence[Verdict], settings: Sequence[AcrossS
         contexts.setdefault(study.context(arm), []).append(arm)
     if len(contexts) == 1 or max(map(len, contexts.values())) == 1:
         return _answer(study, verdicts)
-    headlines, comparisons, vain = [], [], 0
+    parts: dict[str, Answer] = {}
+    comparisons: list[Comparison] = []
     for context, arms in contexts.items():
         # Within its context an arm goes by what tells it from the others there.
         names = dict(zip(arms, split_shared(arms)[1], strict=True))
         part = _answer(study.part(names), _renamed(verdicts, names))
-        headlines.append((", ".join(context) or "otherwise", part.headline))
-        vain += part.is_vain
+        parts[", ".join(context) or "otherwise"] = part
         comparisons += _renamed(part.comparisons, {name: arm for arm, name in names.items()})
     primary = [row for row in settings if row.weight]
     headline = _headline_across(primary) or f"An answer for each of {len(contexts)} settings"
+    decision, winner = outcome([row for row in primary if row.claim == primary[0].claim])
+    vain = sum(part.is_vain for part in parts.values())
     if vain == len(contexts):
         headline = f"Use none of the arms: no arm is shown to beat a guess in any of {vain} settings"
+        decision, winner = "none", None
     elif vain:
         headline += f"; in {vain} of them no arm is shown to beat a guess"
-    sentences = (*map(_across, primary), *(f"{name}: {text}" for name, text in headlines))
-    return Answer(f"{headline}.", sentences, tuple(comparisons), vain == len(contexts), tuple(headlines))
+    return Answer(
+        headline=f"{headline}.",
+        sentences=(*map(_across, primary), *(f"{name}: {part.headline}" for name, part in parts.items())),
+        comparisons=tuple(comparisons),
+        is_vain=vain == len(contexts),
+        decision=decision,
+        winner=winner,
+        is_provisional=any(part.is_provisional for part in parts.values()),
+        settings=parts,
+    )
 
 
 def _headline_across(rows: Sequence[AcrossSettings]) -> str:
@@ -307,7 +367,9 @@ def _answer(study: Study, verdicts: Sequence[Verdict]) -> Answer:
     headline = vain or _headline(study, verdicts, ranked, comparisons)
     if not tested and not vain:
         headline = f"Provisional: {headline}"
-    return Answer(headline, tuple(sentences), tuple(comparisons), vain is not None)
+    decided = not vain and study.tuned
+    decision, winner = outcome(comparisons) if decided else ("none", None)
+    return Answer(headline, tuple(sentences), tuple(comparisons), vain is not None, decision, winner, not tested)
 
 
 def _is_confirmed(study: Study) -> bool:

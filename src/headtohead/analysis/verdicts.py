@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from headtohead.analysis.estimates import Crossed, Estimate, weighted_holm
-from headtohead.analysis.pairing import Direction, Scope, Unjudged, pair_up
+from headtohead.analysis.pairing import Direction, Pairs, Scope, Unjudged, pair_up
 from headtohead.analysis.study import Study
 
 # The share of studies of equal arms that may have a false verdict about a pair, over all looks.
@@ -138,9 +138,17 @@ def decide(study: Study, family: Sequence[AComparison]) -> list[AComparison]:
     They are one family of tests: the correction counts those of them that the study has the runs for and whose weight
     is not 0.
     """
-    look = look_of(study)
+    return decide_pairs([(comparison, _pairs_of(study, comparison)) for comparison in family], look_of(study))
+
+
+def decide_pairs(family: Sequence[tuple[AComparison, Pairs | Unjudged]], look: int) -> list[AComparison]:
+    """Complete comparisons, one family of tests, each from the pairs of its arms or the reason why there are none.
+
+    Args:
+        look: number of the look, from 1 on.
+    """
     level = level_of_look(look)
-    measured = [_measure(study, comparison, level) for comparison in family]
+    measured = [_measure(comparison, pairs, level) for comparison, pairs in family]
     decided = decide_measured([comparison for comparison, _ in measured], level)
     weights = _weights(decided)
     # Holm holds a test against this share of the level before any other has passed.
@@ -177,13 +185,19 @@ def _weights(family: Sequence[Comparison]) -> np.ndarray:
     return weights / total if total else weights
 
 
-def _measure(study: Study, comparison: AComparison, level: float) -> tuple[AComparison, Estimate | None]:
-    """Return a comparison with all that its own runs say, and the estimate behind it."""
-    arm, versus = comparison.arm, comparison.versus
+def _pairs_of(study: Study, comparison: Comparison) -> Pairs | Unjudged:
+    arms = [comparison.arm, comparison.versus]
     try:
-        pairs = pair_up(study, comparison.metric, comparison.phase, [arm, versus], comparison.selected_by)
+        return pair_up(study, comparison.metric, comparison.phase, arms, comparison.selected_by)
     except Unjudged as reason:
-        return replace(comparison, note=f"not judged: {reason}"), None
+        return reason
+
+
+def _measure(comparison: AComparison, pairs: Pairs | Unjudged, level: float) -> tuple[AComparison, Estimate | None]:
+    """Return a comparison with all that its own runs say, and the estimate behind it."""
+    if isinstance(pairs, Unjudged):
+        return replace(comparison, note=f"not judged: {pairs}"), None
+    arm, versus = comparison.arm, comparison.versus
     estimate = pairs.estimate(arm, versus)
     difference, lower, upper = estimate.interval(1 - level)
     margin = comparison.margin

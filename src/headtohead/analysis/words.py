@@ -236,14 +236,15 @@ def _size(row: Comparison) -> str:
     size = decimal(scale * abs(row.difference), digits)
     if float(size) == 0 != row.difference:
         size = f"less than {10**-digits:.{digits}f}"
-    return _with_unit(size, row.metric)
+    return with_unit(size, row.metric)
 
 
 def _margin(row: Comparison) -> str:
     scale = 100 if in_percent(row.metric) else 1
-    return _with_unit(f"{scale * (row.margin or math.nan):g}", row.metric)
+    return with_unit(f"{scale * (row.margin or math.nan):g}", row.metric)
 
 
-def _with_unit(number: str, metric: str) -> str:
+def with_unit(number: str, metric: str) -> str:
+    """Return a formatted number of a metric with its unit: `0.03 nats`, `1 point`."""
     unit = unit_of(metric)
     return f"{number} {unit.removesuffix('s') if number == '1' else unit}".rstrip()

@@ -292,8 +292,8 @@ def _row(row: Comparison) -> dict[str, Any]:
         "difference": interval,
         "change": interval.partition(" ")[0],
         "interval": interval.partition(" ")[2] or "-",
-        "p": _p_value(row.p),
-        "p_corrected": _p_value(row.p_corrected),
+        "p": p_value(row.p),
+        "p_corrected": p_value(row.p_corrected),
         "pairs": row.seeds,
     }
 
@@ -331,7 +331,8 @@ def _ladder_row(row: LadderRow) -> dict[str, Any]:
     }
 
 
-def _p_value(value: float) -> str:
+def p_value(value: float) -> str:
+    """Format a p-value: `< 0.001`, `0.042`; `-` where it is unknown."""
     if not math.isfinite(value):
         return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

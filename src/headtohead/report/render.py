@@ -1,9 +1,10 @@
 """Write what a person reads about a study: report.html, report.md, verdicts.json and figures."""
 
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,8 +16,11 @@ from headtohead.analysis.summary import Summary, summarise, verdicts_json
 from headtohead.options import ConfigError, one_line, printable, require
 from headtohead.record.files import without_home, write_atomically
 from headtohead.report.content import content
-from headtohead.report.figures import FIGURES, interactive, start_drawing
+from headtohead.report.figures import FIGURES, FOREST, draw_judged, interactive, start_drawing
 from headtohead.report.figures.style import DARK, Drawing
+
+# The files by which a folder with a report is known.
+REPORT = {"report.html", "report.md", "verdicts.json"}
 
 
 def write_report(study: Path, to: Path | None = None, pictures: bool = False) -> tuple[Summary, list[Drawing]]:
@@ -37,25 +41,47 @@ def write_report(study: Path, to: Path | None = None, pictures: bool = False) ->
         OSError: the report cannot be written.
     """
     if to is not None and to.resolve() != study.resolve():
-        refuse_foreign_folder("--out", to, {"report.html", "report.md", "verdicts.json"}, "a report")
+        refuse_foreign_folder("--out", to, REPORT, "a report")
     read = read_study(study)
     drawn = start_drawing(read, pictures)
     summary = summarise(read)
     to = to or study
     drawings, failures = drawn(summary)
     undrawn = [Check("warning", f"The figure {name} could not be drawn ({why}).") for name, why in failures.items()]
+    summary = _with(summary, undrawn)
+    return write_files(summary, drawings, to), drawings
+
+
+def write_files(
+    summary: Summary, drawings: Sequence[Drawing], to: Path, others: Mapping[str, Any] = MappingProxyType({})
+) -> Summary:
+    """Write verdicts.json, figures/ and the pages to a folder, made if missing, and return what the pages say.
+
+    Args:
+        others: What the pages show in place of what `content` returns.
+    """
     scripts = ""
     try:
         scripts = interactive(drawings)
     except Exception as error:  # whatever it is, it never costs the rest of the report
-        undrawn.append(Check("remark", f"The figures of report.html stand still ({one_line(error)})."))
-    summary = replace(summary, checks=sorted([*summary.checks, *undrawn], key=lambda check: check.kind == "remark"))
+        summary = _with(summary, [Check("remark", f"The figures of report.html stand still ({one_line(error)}).")])
     write_figures(to / "figures", drawings)
     write_atomically(to / "verdicts.json", verdicts_json(summary))
-    shown = content(summary, drawings) | {"scripts": scripts, "dark": DARK}
+    shown = content(summary, drawings) | {"scripts": scripts, "dark": DARK} | dict(others)
     for name, environment in (("report.html", _html()), ("report.md", markdown())):
         write_atomically(to / name, without_home(environment.get_template(f"{name}.j2").render(shown)))
-    return summary, drawings
+    return summary
+
+
+def _with(summary: Summary, checks: Sequence[Check]) -> Summary:
+    """Return the summary with more checks, warnings first."""
+    return replace(summary, checks=sorted([*summary.checks, *checks], key=lambda check: check.kind == "remark"))
+
+
+def first_screen(summary: Summary) -> str:
+    """Return the answer and its verdicts as HTML for a notebook."""
+    drawings, _ = draw_judged(summary, [FOREST])
+    return _html().get_template("first_screen.html.j2").render(content(summary, drawings))
 
 
 def refuse_foreign_folder(key: str, folder: Path, ours: Set[str], what: str) -> None:

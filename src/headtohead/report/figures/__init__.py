@@ -65,6 +65,11 @@ def draw(study: Study, names: Iterable[str] = FIGURES, plots: Sequence[forest.Pl
     return drawings, failures
 
 
+def draw_judged(summary: Summary, names: Iterable[str]) -> Drawings:
+    """Draw figures of what was judged, as `draw` does."""
+    return draw(summary.study, names, _plots(summary))
+
+
 def start_drawing(study: Study, pictures: bool = False) -> Callable[[Summary], Drawings]:
     """Begin to draw every figure in processes beside this one, and return a function that waits for them.
 
@@ -77,7 +82,7 @@ def start_drawing(study: Study, pictures: bool = False) -> Callable[[Summary], D
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     if cores == 1 or "vl_convert" in sys.modules:
-        return lambda summary: draw(study, FIGURES, _plots(summary))
+        return partial(draw_judged, names=FIGURES)
     _ = study.history, study.predictions, study.blocks  # read once, for all processes
     parts = [[*OF_STUDY][place::cores] for place in range(min(cores, len(OF_STUDY)))]
     pipes = [_start_process(study, names, pictures, place == 0) for place, names in enumerate(parts)]

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from headtohead.analysis.claims import Verdict
 from headtohead.analysis.settings import AcrossSettings
-from headtohead.analysis.statistics import Interval, is_higher_better
+from headtohead.analysis.statistics import Interval
 from headtohead.analysis.summary import Summary
 from headtohead.analysis.text import short_override, split_shared
 from headtohead.analysis.verdicts import Comparison
@@ -74,7 +74,7 @@ def _of_arms(summary: Summary, first: str, rows: Sequence[Comparison]) -> Plot:
     other = short(split_shared([rows[0].arm, rows[0].versus])[1][1], 24) if len(others) == 1 else "the other"
     metric = rows[0].metric
     sides = (f"← favours {other}", f"favours {short(first, 24)} →")
-    title, descending = _title(metric), not is_higher_better(metric)
+    title, descending = _title(rows[0]), rows[0].direction == "lower"
     return Plot(title, metric, rows[0].margin, sides, descending, differences, None, rows[0].confidence)
 
 
@@ -93,8 +93,8 @@ def _of_settings(summary: Summary, across: AcrossSettings, first: str) -> Plot:
         (across.versus_head, across.head) if across.versus_head == first else (across.head, across.versus_head)
     )
     sides = (f"← favours {short(left, 24)}", f"favours {short(right, 24)} →")
-    descending = is_higher_better(across.metric) != (right == across.head)
-    title = f"{_title(across.metric)}: {short(across.head, 20)} against {short(across.versus_head, 20)}"
+    descending = (across.direction == "higher") != (right == across.head)
+    title = f"{_title(across)}: {short(across.head, 20)} against {short(across.versus_head, 20)}"
     return Plot(title, across.metric, across.margin, sides, descending, rows, total, across.confidence)
 
 
@@ -107,9 +107,9 @@ def _against(row: Comparison) -> str:
     return f"{shared}: against {other}" if shared else f"against {other}"
 
 
-def _title(metric: str) -> str:
-    text = metric.replace("_", " ").replace("nll", "NLL")
-    return f"{text[:1].upper()}{text[1:]}{'' if is_higher_better(metric) else ' (lower is better)'}"
+def _title(row: Comparison) -> str:
+    text = row.metric.replace("_", " ").replace("nll", "NLL")
+    return f"{text[:1].upper()}{text[1:]}{'' if row.direction == 'higher' else ' (lower is better)'}"
 
 
 def forest(plots: Sequence[Plot], arms: Sequence[str]) -> Drawn:

@@ -168,6 +168,10 @@ class Drawing:
         """The figure as a PNG image, 1,000 pixels wide; a ValueError says that there is none."""
         return self.pixels or to_png(self.svg, 1000)
 
+    def _repr_svg_(self) -> str:
+        """Return what a notebook displays."""
+        return self.svg
+
     def with_picture(self) -> "Drawing":
         """Return the drawing with its picture, or as it is where none can be drawn."""
         with suppress(Exception):  # whatever it is, a picture never costs the figure

@@ -1,0 +1,125 @@
+"""The report on runs that another program trained, in files and in the terminal."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from headtohead.analysis.columns import kept, short_name
+from headtohead.analysis.judging import judge_runs
+from headtohead.analysis.runs import Asked
+from headtohead.analysis.statistics import Interval
+from headtohead.analysis.summary import Summary
+from headtohead.analysis.text import against, difference, in_percent, listed
+from headtohead.analysis.words import with_unit
+from headtohead.options import printable, require
+from headtohead.record.logged import read_logged
+from headtohead.record.tables import read_frame
+from headtohead.report.content import SYMBOLS, p_value
+from headtohead.report.figures import FOREST, draw_judged
+from headtohead.report.figures.style import Drawing
+from headtohead.report.render import REPORT, refuse_foreign_folder, write_files
+
+
+def refuse_folder(to: Path) -> None:
+    """Refuse to write a report to a folder that holds something else.
+
+    Raises:
+        ConfigError: naming --out.
+    """
+    require(not (to / "study.json").exists(), "--out", to, "holds a study; accepted: a folder for this report alone")
+    refuse_foreign_folder("--out", to, REPORT, "a report")
+
+
+def judge_files(
+    place: Path, asked: Asked, where: Sequence[str], examples: Path | None, out: Path | None, command: Sequence[str]
+) -> None:
+    """Judge runs in files, write verdicts.json, report.html, report.md and figures/, and print the short form.
+
+    The same runs give the same bytes.
+
+    Args:
+        place: Table of runs, folder of event files, or pattern of such folders.
+        where: Conditions `column=value` on the runs.
+        examples: Table of scores per example.
+        out: Folder to write to, made if missing; None takes one in judged/.
+        command: Command line, as it was typed.
+
+    Raises:
+        ConfigError: what was asked for is wrong; the message names the column, and the rows.
+    """
+    is_table = not place.is_dir() and "{" not in str(place)
+    name = place.name if is_table else next(part for part in reversed(place.absolute().parts) if "{" not in part)
+    to = out or Path("judged") / (place.stem if is_table else name)
+    refuse_folder(to)
+    frame = kept(read_frame(place) if is_table else read_logged(place), where, name)
+    scores = None if examples is None else read_frame(examples, "examples")
+    summary = judge_runs(frame, asked, name, scores, examples.name if examples else "")
+    drawings = draw_judgement(summary)
+    own = {"command": shlex.join(command), "facts": _facts(summary, asked), "versions": {}, "source": ""}
+    summary = write_files(summary, drawings, to, own)
+    print_judgement(summary, to)
+
+
+def draw_judgement(summary: Summary) -> list[Drawing]:
+    """Return the figures that the runs have: those that need their metrics alone."""
+    return draw_judged(summary, [FOREST])[0]
+
+
+def print_judgement(summary: Summary, to: Path, console: Console | None = None) -> None:
+    """Print the answer, the verdicts, the warnings and where the report is."""
+    console = console or Console()
+    console.print()
+    console.print(f"[bold]{_shown(summary.answer.headline)}[/bold]", highlight=False)
+    for sentence in summary.answer.sentences:
+        console.print(_shown(sentence), highlight=False)
+    console.print()
+    console.print(_verdicts_table(summary))
+    console.print()
+    warnings = [check.text for check in summary.checks if check.kind == "warning"]
+    for warning in warnings:
+        console.print(f"[bold]! [/bold]{_shown(warning)}", highlight=False)
+    if warnings:
+        console.print()
+    console.print(f"report:      {_shown(to / 'report.html')}", soft_wrap=True, highlight=False)
+
+
+def _verdicts_table(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for header in ("metric", "arms", "difference", "p, corrected", "pairs", "result"):
+        table.add_column(header, overflow="fold", justify="right" if header in ("p, corrected", "pairs") else "left")
+    for row in [*summary.settings, *summary.verdicts]:
+        interval = Interval(row.difference, row.lower, row.upper)
+        cells = [row.metric, against(row.arm, row.versus), with_unit(difference(row.metric, interval), row.metric)]
+        cells += [p_value(row.p_corrected), str(row.seeds), f"{SYMBOLS[row.decision]} {row.decision}"]
+        table.add_row(*map(_shown, cells))
+    return table
+
+
+def _shown(text: object) -> str:
+    return escape(printable(text))
+
+
+def _facts(summary: Summary, asked: Asked) -> dict[str, str]:
+    """Return what there is to know about how the runs were judged, by name."""
+    claims = summary.study.record.claims.values()
+    metrics = [
+        f"{claim.metric} ({claim.direction} is better, margin "
+        f"{with_unit(f'{claim.margin * (100 if in_percent(claim.metric) else 1):g}', claim.metric)})"
+        for claim in claims
+    ]
+    lines = {
+        "runs": f"{len(summary.study.results)}, of {summary.study.record.name}",
+        "arms": f"{listed(dict.fromkeys(summary.study.results['head']), most=20)}, by {short_name(asked.arm)}",
+        "pairs": f"runs of the same {short_name(asked.pair)}",
+        "settings": listed(map(short_name, asked.settings)),
+        "metrics": listed(metrics, most=20),
+        "comparisons": "paired t tests, crossed with blocks of test examples where there are scores per example; "
+        "Holm's correction with weights over the metrics; equivalence by two one-sided tests against the margin",
+        "look": f"{asked.look}: tests at the level 0.05 / ({asked.look} x {asked.look + 1})",
+    }
+    return {name: text for name, text in lines.items() if text}

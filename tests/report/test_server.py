@@ -20,12 +20,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 from selenium import webdriver
-from selenium.common.exceptions import JavascriptException
+from selenium.common.exceptions import JavascriptException, TimeoutException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from headtohead.options import ConfigError
+from headtohead.record.events import Events, scalars
 from headtohead.report import server
+from headtohead.report.dashboard import BOUNDS
+from headtohead.report.figures.style import COLOURS
 from headtohead.report.server import only_local
 from headtohead.testing import make_study
 
@@ -54,7 +57,11 @@ class Board:
         line = self._process.stdout.readline()
         assert line, self._process.communicate()
         self.address = line.split()[0]
+        self.root = self.address.partition("?")[0]
         return self
+
+    def page(self, name):
+        return self.address.replace("#custom_scalars", f"#{name}")
 
     def __exit__(self, *_):
         self._process.send_signal(signal.SIGINT)
@@ -62,14 +69,13 @@ class Board:
         self.status = self._process.returncode
 
     def get(self, path, **query):
-        root = self.address.partition("#")[0]
-        with urllib.request.urlopen(f"{root}data/{path}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+        query = urllib.parse.urlencode(query)
+        with urllib.request.urlopen(f"{self.root}data/{path}?{query}", timeout=60) as answer:
             return json.load(answer)
 
     def post(self, path, body):
-        root = self.address.partition("#")[0]
         request = urllib.request.Request(
-            f"{root}data/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            f"{self.root}data/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
@@ -111,7 +117,7 @@ def confirmed(study, arm):
 
 
 def test_the_first_page_is_the_layout_with_a_band_per_arm(study, arms):
-    assert arms.address.endswith("#custom_scalars")
+    assert "#custom_scalars" in arms.address
     layout = arms.until("plugin/custom_scalars/layout", bool)
     charts = {chart["title"]: chart["margin"]["series"] for part in layout["category"] for chart in part["chart"]}
     assert len(charts) == 11, "all but the norm of the backbone, which a linear model lacks"
@@ -119,10 +125,11 @@ def test_the_first_page_is_the_layout_with_a_band_per_arm(study, arms):
     for (series,) in charts.values():
         assert set(series.values()) <= tags["softmax"].keys() & tags["sigmoid"].keys()
 
-    (series,) = charts["validation accuracy"]
+    # Charts of a category are listed from last to first.
+    (series,) = layout["category"][0]["chart"][-1]["margin"]["series"]
     for arm in ("softmax", "sigmoid"):
         histories = [pd.read_csv(study / "runs" / run / "history.csv") for run in confirmed(study, arm)]
-        values = np.array([history["val/accuracy"].iloc[-1] for history in histories])
+        values = 100 * np.array([history["val/accuracy"].iloc[-1] for history in histories])
         lower, upper = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
         for name, expected in (("value", values.mean()), ("lower", lower), ("upper", upper)):
             points = arms.get("plugin/scalars/scalars", run=arm, tag=series[name])
@@ -131,9 +138,16 @@ def test_the_first_page_is_the_layout_with_a_band_per_arm(study, arms):
             assert steps == sorted(set(steps)) == histories[0].dropna(subset="val/accuracy").step.tolist()
 
 
-def test_distributions_pictures_and_text_are_there(arms):
+def test_distributions_pictures_and_text_are_there(study, arms):
     images = arms.until("plugin/images/tags", bool)["all arms"]
-    assert {f"figure/{name}" for name in ("confusion", "reliability", "ambiguous_examples")} <= images.keys()
+    # In the order of the report.
+    ids = re.findall(r'id="figure-(\w+)"', (study / "report.html").read_text())
+    assert [re.sub(r"figures/\d+ ", "", tag) for tag in sorted(images)] == ids
+    assert {"confusion", "reliability", "ambiguous_examples"} <= {*ids}
+    last = max(point[1] for point in arms.get("plugin/scalars/scalars", run="softmax", tag="2 training/loss"))
+    for tag in images:
+        (image,) = arms.get("plugin/images/images", run="all arms", tag=tag, sample=0)
+        assert image["step"] == last
     for arm in ("softmax", "sigmoid"):
         histograms = arms.until("plugin/histograms/tags", lambda tags: {"softmax", "sigmoid"} <= tags.keys())[arm]
         assert histograms.keys() == {f"distribution/{name}" for name in ("logits", "logit_gradient", "gradient")}
@@ -142,8 +156,8 @@ def test_distributions_pictures_and_text_are_there(arms):
         assert {"all classes", "class/setosa"} <= arms.get("plugin/pr_curves/tags")[arm].keys()
         (curve,) = arms.get("plugin/pr_curves/pr_curves", tag="all classes", run=arm)[arm]
         assert max(curve["recall"]) == 1
-    assert "verdicts" in arms.get("plugin/text/tags")["all arms"]
-    (page,) = arms.get("plugin/text/text", run="all arms", tag="verdicts")
+    assert "answer and verdicts" in arms.get("plugin/text/tags")["all arms"]
+    (page,) = arms.get("plugin/text/text", run="all arms", tag="answer and verdicts")
     assert "<table>" in page["text"]
 
 
@@ -178,38 +192,128 @@ def test_every_run_has_its_curves_its_hyperparameters_and_its_final_metrics(stud
             assert metrics[f"final/{name}"] == pytest.approx(row[name], rel=1e-5)
 
 
-# For each chart of the page its title and the colours of what it draws, lines and bands, from more than two points.
-DRAWN = """
-const board = document.querySelector('tf-custom-scalar-dashboard');
-return [...board.shadowRoot.querySelectorAll('tf-custom-scalar-margin-chart-card')].map(card => {
+# The titles of the first group of charts, and of each chart the title with the colours of what it draws, lines and
+# bands, from more than two points.
+CHARTS = """
+const board = document.querySelector('tf-custom-scalar-dashboard').shadowRoot;
+const group = board.querySelector('tf-category-paginated-view').shadowRoot.querySelector('.heading').innerText;
+return [group, [...board.querySelectorAll('tf-custom-scalar-margin-chart-card')].map(card => {
     const loader = card.shadowRoot.querySelector('tf-line-chart-data-loader');
     const chart = loader.shadowRoot.querySelector('vz-line-chart2').shadowRoot;
     const of = (kind, colour) => [...chart.querySelectorAll(`path.${kind}`)]
         .filter(path => (path.getAttribute('d') || '').split(/[LCZ]/).length > 3)
         .map(path => path.getAttribute(colour)).filter(colour => colour && colour != 'none');
-    return [card._titleDisplayString || card.title, of('line', 'stroke'), of('area', 'fill')];
-});
+    const name = card.shadowRoot.querySelector('tf-card-heading').shadowRoot;
+    const title = name.querySelector('#heading, .heading-label');
+    return [title.innerText.trim(), of('line', 'stroke'), of('area', 'fill')];
+})];
+"""
+# The runs of Time Series with their colours, its groups of tags with the number of open charts, the titles of charts,
+# and the smoothing.
+SERIES = """
+const rows = [...document.querySelectorAll('tb-data-table-content-row[data-id]')].map(row => [
+    row.dataset.id.split('/').slice(1).join('/'), row.querySelector('.run-color-swatch, button').style.backgroundColor
+]);
+const groups = [...document.querySelectorAll('metrics-card-group-toolbar')].map(bar => [
+    bar.innerText.split('\\n')[0].replace(/ *\\d+ cards?$/, ''), bar.parentElement.querySelectorAll('card-view').length
+]);
+const cards = [...document.querySelectorAll('scalar-card-component')].map(card => card.innerText.replaceAll('\\n', ''));
+const smoothing = document.querySelector('.scalars-smoothing input[type=number]').value;
+return [rows, groups, cards, smoothing];
+"""
+IMAGES = """
+const board = document.querySelector('tf-image-dashboard').shadowRoot;
+return [...board.querySelectorAll('tf-image-loader')].map(image => image.tag);
 """
 
 
-@pytest.mark.skipif(None in CHROMIUM, reason="needs chromium and chromedriver")
-def test_a_browser_draws_a_line_and_a_band_per_arm(arms, tmp_path):
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if None in CHROMIUM:
+        pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM[0]
-    for argument in (*BROWSER, f"--user-data-dir={tmp_path}"):
+    for argument in (*BROWSER, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
         options.add_argument(argument)
     with webdriver.Chrome(options, Service(CHROMIUM[1])) as browser:
-        browser.get(arms.address)
-        ignored = [JavascriptException]  # the page is still being built
+        yield browser
 
-        def drawn(_):
-            charts = browser.execute_script(DRAWN)
-            # Charts far below the window are drawn when they are scrolled to.
-            done = [title for title, lines, bands in charts if len(set(lines)) == len(set(bands)) == 2]
-            return done if len(done) >= 4 else None
 
-        titles = WebDriverWait(browser, 60, ignored_exceptions=ignored).until(drawn)
-    assert "validation accuracy" in titles and "validation accuracy less softmax's" in titles
+def shown(browser, address, script, condition):
+    """What a script returns of a page as soon as it meets a condition."""
+    browser.get("about:blank")
+    browser.get(address)
+    answers = []
+
+    def met(_):
+        answers.append(browser.execute_script(script))
+        return condition(answers[-1])
+
+    try:
+        WebDriverWait(browser, 60, ignored_exceptions=[JavascriptException]).until(met)
+    except TimeoutException:
+        pytest.fail(f"{address}: {answers[-1:]}")
+    return answers[-1]
+
+
+def rgb(colour):
+    return [int(number) for number in re.findall(r"\d+", colour)] if "rgb" in colour else [*bytes.fromhex(colour[1:])]
+
+
+def drawn(answer):
+    """The charts that have a line and a band for each of two arms; those far below the window wait for a scroll."""
+    return [chart for chart in answer[1] if len(set(chart[1])) == len(set(chart[2])) == 2]
+
+
+def check_first_page(study, group, charts):
+    answer = json.loads((study / "verdicts.json").read_text())["answer"]
+    assert group.splitlines()[0] == answer["headline"]
+    titles = [title for title, _, _ in charts]
+    assert titles[0].startswith("validation accuracy, %. ") and answer["sentences"][0] in titles[0]
+    assert "validation accuracy less softmax's, points" in titles
+    # Of two arms softmax is the first.
+    ours = [rgb(colour) for colour in COLOURS[:2]]
+    for _, lines, bands in charts:
+        for colours in (lines, bands):
+            assert sorted(map(rgb, set(colours))) == sorted(ours)
+
+
+def test_a_browser_shows_the_answer_above_a_line_and_a_band_per_arm(study, arms, browser):
+    group, _ = answer = shown(browser, arms.address, CHARTS, lambda answer: len(drawn(answer)) >= 4)
+    check_first_page(study, group, drawn(answer))
+
+
+def test_with_all_runs_the_first_page_is_the_same(study, tmp_path, browser):
+    """TensorBoard chooses no run where there are more than 40."""
+    many = shutil.copytree(study, tmp_path / "many")
+    for place in range(40):
+        with Events(many / "runs" / f"another {place}") as file:
+            file.add(0, scalars({"train/loss": 1.0}))
+    with Board(many, "--runs") as board:
+        board.until("plugin/scalars/tags", lambda tags: "arms/softmax" in tags and len(tags) > 40)
+        group, _ = answer = shown(browser, board.address, CHARTS, lambda answer: len(drawn(answer)) >= 4)
+        assert board.get("runs")[:3] == ["arms/all arms", "arms/softmax", "arms/sigmoid"]
+        check_first_page(study, group, drawn(answer))
+
+
+def test_time_series_has_the_colours_of_the_report_and_the_bounds_below(arms, browser):
+    rows, groups, cards, smoothing = shown(
+        browser, arms.page("timeseries"), SERIES, lambda answer: len(answer[0]) == 3 and len(answer[2]) >= 4
+    )
+    assert {name: rgb(colour) for name, colour in rows if name != "all arms"} == {
+        "softmax": rgb(COLOURS[0]), "sigmoid": rgb(COLOURS[1])
+    }  # fmt: skip
+    assert float(smoothing) == 0
+    names = [name for name, _ in groups]
+    assert names[:4] == ["1 ahead", "2 training", "3 gradients", "4 ambiguity"] and names[-1] == BOUNDS
+    assert dict(groups)["1 ahead"] and not dict(groups)[BOUNDS]
+    assert cards[0].startswith("1 ahead/accuracy, %") and cards[1].startswith("1 ahead/accuracy, lead in points")
+
+
+def test_images_have_the_order_of_the_report(study, arms, browser):
+    ids = re.findall(r'id="figure-(\w+)"', (study / "report.html").read_text())
+    tags = shown(browser, arms.page("images"), IMAGES, lambda tags: len(tags) == len(ids))
+    assert [tag.partition(" ")[2] for tag in tags] == ids
 
 
 def test_a_study_stopped_before_its_page_gets_one(tmp_path):

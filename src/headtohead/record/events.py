@@ -52,15 +52,16 @@ class Events:
         replace: whether the file replaces those before it. It is then written where TensorBoard does not look, and
             shown when the context is left. The last KEPT files before it stay, since TensorBoard's slow reader must
             finish one to find the next.
+        started: the time of the first event, by which TensorBoard orders runs and gives them colours; None takes now.
     """
 
-    def __init__(self, folder: Path, replace: bool = False):
+    def __init__(self, folder: Path, replace: bool = False, started: float | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         self._old = sorted(folder.glob("*tfevents*"))[:-KEPT] if replace else []
         self._path = folder / f"events.out.tfevents.{time.time_ns()}.headtohead"
         self._aside = folder / f".{time.time_ns()}.partial" if replace else self._path
         self._waiting = [
-            Event(wall_time=time.time(), file_version="brain.Event:2"),
+            Event(wall_time=time.time() if started is None else started, file_version="brain.Event:2"),
             Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)),
         ]
         self._write()

@@ -21,16 +21,20 @@ import pandas as pd
 
 from headtohead.analysis.predictions import above_thresholds, pooled
 from headtohead.analysis.study import Study, joined, over_steps, read_study
-from headtohead.analysis.summary import Summary
+from headtohead.analysis.summary import Answer, Summary
 from headtohead.options import one_line, printable
 from headtohead.record import events
 from headtohead.record.files import folder_name
-from headtohead.record.tags import final_tag, tag_of
+from headtohead.record.tags import final_tag
 from headtohead.report.figures.style import Drawing, band
 from headtohead.report.render import verdicts_in_markdown
 
 # The folder of the arms, and in it the folder of what compares them, whose name no arm can have.
 ARMS, COMPARISON = "arms", "all arms"
+# Group of the tags of a band's bounds: below all others, where TensorBoard keeps it closed.
+BOUNDS = "~ bounds of bands"
+# Characters of a heading that are surely seen, and sentences that stand above a chart.
+LINE, SENTENCES = 100, 3
 # Up to this number of classes each has a precision-recall curve of its own.
 MOST_CURVES = 20
 # Final metrics that are columns of the HParams page.
@@ -55,24 +59,26 @@ class Chart:
     """A line with its band.
 
     Attributes:
+        tag: Tag of the line: the group of its question, and what is shown; TensorBoard misreads brackets in it.
+        title: Title of the chart; `{first}` stands for the study's first arm.
         metric: Metric of the histories.
         diverged: Value of a diverged run: "accuracy" or "nll" at chance level; None leaves the run out from there on.
-        scale: "log" takes means and bands of logarithms, "ln K" divides by the NLL at chance level.
+        scale: "%" shows shares in percent, "log" takes means and bands of logarithms, "ln K" divides by the NLL at
+            chance level.
         against_first: Whether to show the difference from the study's first arm, paired by seed.
     """
 
+    tag: str
+    title: str
     metric: str
     diverged: Literal["accuracy", "nll"] | None = None
-    scale: Literal["log", "ln K"] | None = None
+    scale: Literal["%", "log", "ln K"] | None = None
     against_first: bool = False
 
     @property
     def tags(self) -> tuple[str, str, str]:
         """Tags of the line and of its band's bounds."""
-        tag = tag_of(self.metric)
-        name = f"{tag}_over_ln_K" if self.scale == "ln K" else tag
-        kind = "difference" if self.against_first else "mean"
-        return f"{kind}/{name}", f"{kind}_lower/{name}", f"{kind}_upper/{name}"
+        return self.tag, f"{BOUNDS}/{self.tag}, lower", f"{BOUNDS}/{self.tag}, upper"
 
     def bands(self, study: Study, rows: pd.DataFrame, history: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Return for each arm the mean, lower and upper bound by step; the bounds of a single run are its values.
@@ -96,7 +102,7 @@ class Chart:
         classes = study.common_num_classes
         chance = {"accuracy": 1 / classes, "nll": math.log(classes)} if classes else {}
         diverged = chance.get(self.diverged) if self.diverged else None
-        unit = chance.get("nll", 1.0) if self.scale == "ln K" else 1.0
+        unit = {"%": 0.01, "ln K": chance.get("nll", 1.0)}.get(self.scale or "", 1.0)
         tables = over_steps(study.by_arm(rows), history, self.metric, diverged)
         tables = {arm: table / unit for arm, table in tables.items()}
         if self.against_first:
@@ -105,27 +111,42 @@ class Chart:
         return tables
 
 
+# By question. TensorBoard sorts the groups of tags by name: the digits keep this order.
 CHARTS = {
-    "Which head is ahead, and do the bands part? Mean and 95 % interval over seeds": {
-        "validation accuracy": Chart("val_accuracy", "accuracy"),
-        "validation accuracy less {first}'s": Chart("val_accuracy", "accuracy", against_first=True),
-        "validation NLL / ln K (1 is chance level)": Chart("val_nll", "nll", "ln K"),
-        "validation NLL / ln K less {first}'s": Chart("val_nll", "nll", "ln K", against_first=True),
-    },
-    "Training": {
-        "training accuracy": Chart("train_accuracy", "accuracy"),
-        "training loss (each head's own, not comparable)": Chart("train_loss"),
-        "validation loss (each head's own, not comparable)": Chart("val_loss"),
-    },
-    "Gradient norms (geometric mean)": {
-        "at the logits, per example": Chart("grad_norm_logits", scale="log"),
-        "backbone": Chart("grad_norm_backbone", scale="log"),
-        "total": Chart("grad_norm_total", scale="log"),
-    },
-    "Ambiguity (share of validation examples)": {
-        "no class above 0.5": Chart("val_ambiguity_none"),
-        "several classes above 0.5": Chart("val_ambiguity_several"),
-    },
+    "Which arm is ahead, and do the bands part? Mean and 95 % interval over seeds": (
+        Chart("1 ahead/accuracy, %", "validation accuracy, %", "val_accuracy", "accuracy", "%"),
+        Chart(
+            "1 ahead/accuracy, lead in points",
+            "validation accuracy less {first}'s, points",
+            "val_accuracy",
+            "accuracy",
+            "%",
+            against_first=True,
+        ),
+        Chart("1 ahead/loss, NLL over ln K", "validation NLL / ln K (1 is chance level)", "val_nll", "nll", "ln K"),
+        Chart(
+            "1 ahead/loss, difference in NLL over ln K",
+            "validation NLL / ln K less {first}'s",
+            "val_nll",
+            "nll",
+            "ln K",
+            against_first=True,
+        ),
+    ),
+    "How does training go?": (
+        Chart("2 training/accuracy, %", "training accuracy, %", "train_accuracy", "accuracy", "%"),
+        Chart("2 training/loss", "training loss (each head's own, not comparable)", "train_loss"),
+        Chart("2 training/validation loss", "validation loss (each head's own, not comparable)", "val_loss"),
+    ),
+    "How large are the gradients? Norms, geometric mean": (
+        Chart("3 gradients/logits", "at the logits, per example", "grad_norm_logits", scale="log"),
+        Chart("3 gradients/backbone", "backbone", "grad_norm_backbone", scale="log"),
+        Chart("3 gradients/total", "total", "grad_norm_total", scale="log"),
+    ),
+    "Are outputs ambiguous? Share of validation examples": (
+        Chart("4 ambiguity/none, %", "no class above 0.5, %", "val_ambiguity_none", scale="%"),
+        Chart("4 ambiguity/several, %", "several classes above 0.5, %", "val_ambiguity_several", scale="%"),
+    ),
 }
 
 
@@ -169,23 +190,23 @@ def write_curves(study: Study) -> None:
 def write_dashboard(summary: Summary, drawings: Iterable[Drawing]) -> None:
     """Write the whole page of a study.
 
-    Each arm has curves, distributions and precision-recall curves. The verdicts as text and the figures as pictures
-    compare them. The columns of the HParams page go to the study's runs.
+    Each arm has curves, distributions and precision-recall curves. The answer above them, the verdicts as text and the
+    figures as pictures compare them. The columns of the HParams page go to the study's runs.
     """
     study = summary.study
     arms = _curves(study)
     for arm in arms:
         for step, values in _distributions(study, arm):
             arms[arm].setdefault(step, []).extend(values)
-    pictures = [_picture(drawing) for drawing in drawings]
-    verdicts = events.text("verdicts", verdicts_in_markdown(summary))
-    _write(study, arms, [_layout(study, arms), verdicts, *pictures])
+    pictures = [_picture(place, drawing) for place, drawing in enumerate(drawings, 1)]
+    verdicts = events.text("answer and verdicts", verdicts_in_markdown(summary))
+    _write(study, arms, [_layout(study, arms, summary.answer), verdicts, *pictures])
     _write_columns(study)
 
 
-def _picture(drawing: Drawing) -> events.Value:
-    """Return a figure as a picture, or as a text that says why there is none."""
-    tag = f"figure/{drawing.name}"
+def _picture(place: int, drawing: Drawing) -> events.Value:
+    """Return a figure as a picture, or as a text that says why there is none; tags sort as the report does."""
+    tag = f"figures/{place:02d} {drawing.name}"
     try:
         return events.picture(tag, drawing.png)
     except Exception as error:  # whatever it is, it never costs the rest of the page
@@ -193,27 +214,45 @@ def _picture(drawing: Drawing) -> events.Value:
 
 
 def _write(study: Study, arms: Mapping[str, Steps], comparison: Sequence[events.Value]) -> None:
-    folders: dict[Path, Mapping[int, Sequence[events.Value]]]
-    folders = {study.folder / ARMS / folder_name(arm): steps for arm, steps in arms.items() if steps}
-    folders[study.folder / ARMS / COMPARISON] = {0: comparison}
-    for folder, steps in folders.items():
-        with events.Events(folder, replace=True) as file:
+    """Write a folder of events for what compares the arms, and for each arm.
+
+    TensorBoard gives its colours to runs in the order of their first events. So the comparison, which has no line,
+    comes first, and then the arms in their order, before all runs of the study.
+    """
+    last = max((step for steps in arms.values() for step in steps), default=0)
+    folders = {folder_name(arm): steps for arm, steps in arms.items()}
+    for place, (name, steps) in enumerate({COMPARISON: {last: comparison}, **folders}.items()):
+        with events.Events(study.folder / ARMS / name, replace=True, started=1.0 + place) as file:
             for step in sorted(steps):
                 file.add(step, steps[step])
-    for stale in set((study.folder / ARMS).glob("*/")) - set(folders):
+    for stale in {*(study.folder / ARMS).glob("*/")} - {study.folder / ARMS / name for name in (COMPARISON, *folders)}:
         # What a person has put there stays.
         if not stale.is_symlink() and all("tfevents" in path.name for path in stale.iterdir()):
             shutil.rmtree(stale)
 
 
-def _layout(study: Study, arms: Mapping[str, Steps]) -> events.Value:
-    """Return the layout of the charts that have something to show."""
+def _layout(study: Study, arms: Mapping[str, Steps], answer: Answer | None = None) -> events.Value:
+    """Return the layout of the charts that have something to show, under the answer where there is one."""
     drawn = {value.tag for steps in arms.values() for values in steps.values() for value in values}
-    categories = {}
-    for category, titles in CHARTS.items():
-        charts = {title: chart.tags for title, chart in titles.items() if drawn.issuperset(chart.tags)}
-        categories[category] = {title.format(first=study.arms[0]): tags for title, tags in charts.items()}
-    return events.margin_charts({category: charts for category, charts in categories.items() if charts})
+    categories = {
+        question: {
+            chart.title.format(first=study.arms[0]): chart.tags for chart in charts if drawn.issuperset(chart.tags)
+        }
+        for question, charts in CHARTS.items()
+    }
+    categories = {question: charts for question, charts in categories.items() if charts}
+    if answer and categories:
+        first, *others = categories.items()
+        categories = {answer.headline: _told(first[1], answer), **dict(others)}
+    return events.margin_charts(categories)
+
+
+def _told(charts: Mapping[str, tuple[str, str, str]], answer: Answer) -> dict[str, tuple[str, str, str]]:
+    """Return the charts under an answer; the title of the first one goes on with what the answer rests on."""
+    (title, tags), *others = charts.items()
+    cut = [answer.headline] if len(answer.headline) > LINE else []
+    sentences = [*cut, *answer.sentences[:SENTENCES], *(["More under Text."] if answer.sentences[SENTENCES:] else [])]
+    return {" ".join([f"{title}.", *sentences]): tags, **dict(others)}
 
 
 def _curves(study: Study) -> dict[str, Steps]:
@@ -221,8 +260,8 @@ def _curves(study: Study) -> dict[str, Steps]:
     rows = _shown(study)
     history = joined(study.histories.read(rows.run)[0])
     arms: dict[str, Steps] = {arm: {} for arm in study.arms}
-    for titles in CHARTS.values():
-        for chart in titles.values():
+    for charts in CHARTS.values():
+        for chart in charts:
             for arm, table in chart.bands(study, rows, history).items():
                 for step, *values in table.itertuples():
                     values = events.scalars(dict(zip(chart.tags, values, strict=True)))

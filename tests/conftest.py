@@ -1,5 +1,6 @@
 """Fixtures and helpers that tests share."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,7 +78,8 @@ def command(tmp_path, monkeypatch, capsys):
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         # One job runs in this process. Joblib's processes would stay in the folder in which the first of them started.
         jobs = ["hydra.launcher.n_jobs=1"]
-        if arguments[0] in cli.COMMANDS or any("n_jobs" in argument for argument in arguments):
+        # Without an argument, with a command, or with another launcher.
+        if not arguments or arguments[0] in cli.COMMANDS or re.search("n_jobs|hydra/launcher", " ".join(arguments)):
             jobs = []
         monkeypatch.setattr(sys, "argv", ["headtohead", *arguments, *jobs])
         status = 0

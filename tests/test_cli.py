@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -712,6 +711,29 @@ def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
         (["dataset.root=bü"], ["dataset.root=bü", "needs quotes", 'dataset.root="bü"']),
         (["--config-dir", "nowhere"], ["nowhere", "not found"]),
         (["head=["], ["head=["]),
+        (["repot", "outputs/digits"], ["repot: no command; did you mean report"]),
+        (["bord", "--runs", "outputs/digits"], ["bord: no command; did you mean board"]),
+        (["reprodce", "outputs/digits/runs/x"], ["reprodce: no command; did you mean reproduce"]),
+        (["softmax"], ["softmax: names no key; did you mean head=softmax?"]),
+        (["head=softmax", "report"], ["report: a command stands first"]),
+        (["--foo"], ["--foo: no such option; did you mean --info"]),
+        (["--cfg", "job", "head=softmax,sigmoid"], ["head=softmax,sigmoid: several values", "accepted"]),
+        (["report"], ["required: folder", "accepted: headtohead report"]),
+        (["report", "--too=x", "outputs/digits"], ["--too", "did you mean --to"]),
+        (["board", "--port", "x", "outputs/digits"], ["--port", "'x'"]),
+        (["list", "a", "b"], ["b: one argument too many", "accepted: headtohead list"]),
+        (["data", "repot"], ["repot: no command"]),
+        (["claims=[accuracy,los]"], ["claims=los", "did you mean loss"]),
+        (["experiment=[digits,dgits]"], ["experiment=dgits", "did you mean digits"]),
+        (["head=softmax,sigmoid", "protocol.ladder=[sigmod,softmax]"], ["ladder=sigmod", "did you mean sigmoid"]),
+        (["protocol=3"], ["protocol=3: must be a group"]),
+        (["training=null"], ["training=None: must be a group"]),
+        (["~hed"], ["~hed: no such key", "accepted"]),
+        (["seed=rnge(3)"], ["seed=rnge(3)", "did you mean range"]),
+        (["optimizer.lr=interval(1)"], ["optimizer.lr=interval(1)", "accepted: interval(LOW,HIGH)"]),
+        (["seed=range(x)"], ["seed=range(x)", "accepted: range(STOP)"]),
+        (["model.widths=[8,x]"], ["model.widths.1=x", "integer"]),
+        (["model={name:mlp,wdths:[8]}"], ["model.wdths: no such key; did you mean widths"]),
         (["device=cuda:99"], ["device=cuda:99", "auto"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -796,20 +818,6 @@ def test_help_names_the_groups_and_what_each_is_for():
     assert took < 10, "help imports something heavy"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_the_commands_of_the_help_are_one_word_per_argument_in_shells(shell, tmp_path):
-    """Unquoted, `seed=range(10)` is a syntax error in both shells."""
-    if not shutil.which(shell):
-        pytest.skip(f"no {shell} here")
-    lines = re.findall(r"^  headtohead (.*?)  ", headtohead_process("--help").stdout, re.MULTILINE)
-    assert len(lines) >= 6
-    for line in lines:
-        printed = subprocess.run(
-            [shell, "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True, cwd=tmp_path, check=True
-        ).stdout
-        assert printed.splitlines() == shlex.split(line)
-
-
 def test_the_version_is_that_of_the_package():
     with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
         number = tomllib.load(file)["project"]["version"]
@@ -829,6 +837,78 @@ def test_answers_without_importing_torch(arguments):
 def test_shell_completion_offers_names():
     result = headtohead_process("-sc", "query=bash", COMP_LINE="headtohead head=sig", COMP_POINT="19")
     assert {"head=sigmoid", "head=sigmoid_mean", "head=sigmoid_prior"} <= set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "offered", "others"),
+    [
+        ("headtohead re", {"report", "reproduce"}, {"board"}),
+        ("headtohead ", {"report", "list", "data", "head="}, set()),
+        ("headtohead data head=sig", {"head=sigmoid"}, {"head=softmax", "report"}),
+        ("headtohead report ", set(), {"report", "head="}),
+    ],
+)
+def test_shell_completion_offers_commands(line, offered, others):
+    words = {*headtohead_process("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line))).stdout.split()}
+    assert offered <= words and not others & words
+    assert words or not offered
+
+
+def test_alone_it_says_what_to_do_first(command, tmp_path):
+    result = command()
+    assert result.status == 0 and tree(tmp_path) == []
+    lines = re.findall("^  (headtohead.*?)  ", result.out, re.MULTILINE)
+    assert lines[0] == "headtohead experiment=digits" and "headtohead --help" in lines
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_a_log_file_tells_how_far_a_study_is(tmp_path):
+    """Without a terminal: what takes long before it begins, the time and each tenth of a phase, what is reused."""
+    arguments = ["head=softmax,sigmoid", "optimizer.lr=1e-6,1e-5", "seed=0,1", "name=s", *TINY, *FIXED]
+    arguments += ["hydra.launcher.n_jobs=1", "pack_size=1"]
+
+    def log():
+        done = subprocess.run(
+            [sys.executable, "-m", "headtohead", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path, check=True,
+        )  # fmt: skip
+        assert "\x1b" not in done.stdout
+        return done.stdout.splitlines()
+
+    first = log()
+    assert first[:2] == ["study: 2 arms x 2 trials x 2 seeds", "loading digits"] and "writing the report" in first
+    told = [line[9:] for line in first if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert {"search: 0 of 8 runs", "search: 8 of 8 runs", "confirm: 4 of 4 runs"} <= {*told}
+    why = "the best rate of softmax and sigmoid lay on the edge of the grid: each arm is tried at 0.0001 too"
+    assert told.index(why) < told.index("search, grid extended to 0.0001: 0 of 4 runs")
+    assert "search, grid extended to 0.0001: 4 of 4 runs" in told
+    again = log()
+    assert [line[9:] for line in again if "search: " in line] == ["search: reused 8 of 8 runs"]
+
+
+def test_studies_are_listed_with_their_state_and_answer(command, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    assert command("list").out == "outputs: no study yet; headtohead experiment=digits trains one\n"
+    done = make_study(tmp_path / "outputs" / "done", seeds=3, failed=[("softmax", 0.1, 0)])
+    assert command("report", str(done)).status == 0
+    stopped = make_study(tmp_path / "outputs" / "stopped", seeds=3)
+    shutil.rmtree(next((stopped / "runs").iterdir()))
+    locked = make_study(tmp_path / "outputs" / "locked", seeds=3)
+    broken = make_study(tmp_path / "outputs" / "broken", seeds=3)
+    (broken / "study.json").write_text("{")
+    with FileLock(locked / ".lock"):
+        result = command("list")
+    assert result.status == 0
+    text = " ".join(result.out.split())
+    runs = len(list((done / "runs").iterdir()))
+    states = [f"finished, {runs} runs", f"stopped, {runs - 1}/{runs} runs", f"running, {runs}/{runs} runs", "broken:"]
+    assert all(state.split()[0] in text for state in states), text
+    alone = [" ".join(command("list", str(study)).out.split()) for study in (done, stopped)]
+    answer = json.loads((done / "verdicts.json").read_text())["answer"]["headline"]
+    assert all(word in alone[0] for word in answer.split()) and states[0] in alone[0] and states[1] in alone[1]
+    assert command("list", "nowhere").err == (
+        "headtohead: nowhere: no such folder; accepted: a folder of studies, such as outputs\n"
+    )
 
 
 def test_the_console_script_is_the_module():

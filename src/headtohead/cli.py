@@ -17,7 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -28,7 +28,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, Interpolation
 
 from headtohead.options import BREAKDOWNS, ConfigError, nearest, one_line, require, unresolved
 from headtohead.runner import config_files
-from headtohead.runner.asked import missing_option, prepare_overrides
+from headtohead.runner.asked import missing_option, prepare_overrides, refuse_word
 from headtohead.runner.signals import INTERRUPTED, handled, interrupt
 from hydra_plugins.headtohead import DataSweeper, PackSweeper
 
@@ -40,6 +40,16 @@ BROKEN, WRONG_REQUEST = 1, 2
 # What stands for the signs of a report where the terminal's encoding lacks them; "?" for all others.
 PLAIN = {"±": "+-", "✓": "+", "✗": "x", "→": "->", "–": "-", "…": "...", "×": "x", "·": ".", "≤": "<=", "≥": ">="}
 
+START = """\
+headtohead measures which output head trains better: softmax + cross-entropy,
+or per-class sigmoid + binary cross-entropy.
+
+  headtohead experiment=digits   train the default study, which takes a minute
+  headtohead data dataset=iris   see what data are, before anything is trained
+  headtohead list                list the studies in outputs/ with their answers
+  headtohead --help              see all that can be chosen
+"""
+
 
 @hydra.main(version_base="1.3", config_path="pkg://headtohead.configs", config_name="config")
 def hydra_command(config: DictConfig) -> None:
@@ -49,8 +59,17 @@ def hydra_command(config: DictConfig) -> None:
 
 def train_command(arguments: Sequence[str]) -> None:
     """Check the overrides of a command line, and hand it to Hydra."""
-    options = get_args_parser().parse_args(arguments)
+    if not arguments:
+        print(START, end="")
+        return
+    if not arguments[0].startswith("-"):  # what follows a misspelt command would be refused first
+        refuse_word(arguments[0], COMMANDS)
+    options = _strict(get_args_parser()).parse_args(arguments)
+    for override in options.overrides:
+        refuse_word(override, COMMANDS)
     prepared = dict(zip(options.overrides, prepare_overrides(options.overrides, options.config_dir), strict=True))
+    if options.cfg or options.info:  # which Hydra refuses to take with it
+        arguments = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     # Hydra reads the command line from there.
     sys.argv[1:] = [prepared.get(argument, argument) for argument in arguments]
     config_files.register()
@@ -59,7 +78,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 def data_command(arguments: Sequence[str]) -> None:
     """Print what the data of a command line are, and what looks wrong with them; nothing is written or trained."""
-    overrides = get_args_parser().parse_args(arguments).overrides
+    overrides = _strict(get_args_parser()).parse_args(arguments).overrides
     # Hydra takes overrides in a row alone.
     place = arguments.index(overrides[0]) if overrides else len(arguments)
     sweeper = f"hydra.sweeper._target_={DataSweeper.__module__}.{DataSweeper.__name__}"
@@ -72,7 +91,7 @@ def report_command(arguments: Sequence[str]) -> None:
     With --to, also publish the report, and the overview of all studies in the folder above. With --format, print a
     table of the verdicts for a paper, and write nothing.
     """
-    parser = argparse.ArgumentParser(prog="headtohead report", description=report_command.__doc__)
+    parser = _strict(argparse.ArgumentParser(prog="headtohead report", description=report_command.__doc__))
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--to", type=Path, help="also publish to a folder, such as experiments/digits")
     parser.add_argument("--out", type=Path, help="write the report to this folder, and leave that of the study alone")
@@ -83,7 +102,7 @@ def report_command(arguments: Sequence[str]) -> None:
     if options.format is not None:
         _print_table(options)
         return
-    print(f"study: {options.folder}, {sum(map(len, record.runs.values()))} runs", flush=True)
+    print(f"study: {options.folder}, {sum(map(len, record.runs.values()))} runs; writing its report", flush=True)
     from headtohead.report.publish import publish, refuse_target
     from headtohead.report.render import write_report
     from headtohead.report.terminal import print_study
@@ -124,7 +143,7 @@ def judge_command(arguments: Sequence[str]) -> None:
 
     One arm is compared with each other one, by pairs of runs that share a seed. docs/notebook.md has examples.
     """
-    parser = argparse.ArgumentParser(prog="headtohead judge", description=judge_command.__doc__)
+    parser = _strict(argparse.ArgumentParser(prog="headtohead judge", description=judge_command.__doc__))
     parser.add_argument("runs", type=Path, help="a table of runs, a folder, or a pattern: 'logs/{head}/seed_{seed}'")
     parser.add_argument("--arm", required=True, metavar="COLUMN", help="the column of the arms")
     parser.add_argument("--pair", required=True, metavar="COLUMN", help="the column that pairs runs, such as the seed")
@@ -153,7 +172,7 @@ def judge_command(arguments: Sequence[str]) -> None:
 
 def board_command(arguments: Sequence[str]) -> None:
     """Open TensorBoard on a study, its arms first, until interrupted."""
-    parser = argparse.ArgumentParser(prog="headtohead board", description=board_command.__doc__)
+    parser = _strict(argparse.ArgumentParser(prog="headtohead board", description=board_command.__doc__))
     parser.add_argument("folder", type=Path, help="the folder of a study, such as outputs/digits")
     parser.add_argument("--runs", action="store_true", help="show every run beside the arms, and the HParams page")
     parser.add_argument("--port", type=int, help="the port; the first free one from 6006 on unless given")
@@ -166,6 +185,40 @@ def board_command(arguments: Sequence[str]) -> None:
     wait()
 
 
+def list_command(arguments: Sequence[str]) -> None:
+    """List the studies in a folder, each with its state and its answer."""
+    parser = _strict(argparse.ArgumentParser(prog="headtohead list", description=list_command.__doc__))
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("outputs"), help="the folder; outputs unless given"
+    )
+    options = parser.parse_args(arguments)
+
+    from headtohead.report.studies import print_studies
+
+    print_studies(options.folder)
+
+
+def _strict(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Have a parser refuse a wrong request in a line that says what is accepted."""
+
+    def refuse(message: str) -> NoReturn:
+        usage = parser.format_usage()
+        _, unknown, rest = message.partition("unrecognized arguments: ")
+        if message.startswith("argument "):
+            raise ConfigError(message.removeprefix("argument "))
+        extra = next((word for word in rest.split() if word.startswith("-")), rest.partition(" ")[0])
+        if extra.startswith("-"):
+            raise ConfigError(f"{extra}: no such option; {nearest(extra, re.findall(r'--[a-z-]+', usage))}")
+        if "=" in extra:
+            raise ConfigError(f"{extra}: stands apart; accepted: all overrides in a row")
+        if unknown:
+            message = f"{extra}: one argument too many"
+        raise ConfigError(f"{message}; accepted: {' '.join(usage.removeprefix('usage: ').split())}")
+
+    parser.error = refuse
+    return parser
+
+
 def _read_study(folder: Path) -> "StudyRecord":
     """Read study.json, or refuse a folder that has none, before what reads all of the study is imported."""
     from headtohead.record.study import read_study_record
@@ -175,7 +228,7 @@ def _read_study(folder: Path) -> "StudyRecord":
 
 def reproduce_command(arguments: Sequence[str]) -> None:
     """Train a recorded run again, alone, and compare it with its record; exit with 1 if it differs."""
-    parser = argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce_command.__doc__)
+    parser = _strict(argparse.ArgumentParser(prog="headtohead reproduce", description=reproduce_command.__doc__))
     example = "outputs/digits/runs/head=softmax,seed=0"
     parser.add_argument("folder", type=Path, help=f"the folder of a run, such as {example}")
     parser.add_argument("--allow-code", action="store_true", help="import the code of others that the record names")
@@ -196,6 +249,7 @@ def version_command(arguments: Sequence[str]) -> None:
 
 COMMANDS = {
     "data": data_command,
+    "list": list_command,
     "report": report_command,
     "judge": judge_command,
     "board": board_command,
@@ -214,6 +268,21 @@ def with_home(argument: str) -> str:
     return re.sub(r"(?<=[=,(\[])~[^,()\[\]{}]*", r"'\g<0>'", argument)
 
 
+def complete() -> bool:
+    """Offer commands to a shell that completes a line; return whether nothing is left to Hydra, which knows overrides.
+
+    After a command that takes a folder nothing is offered, so that the shell offers files.
+    """
+    line = os.environ.get("COMP_LINE", "")
+    word = "" if line.endswith(" ") else (line.split() or [""])[-1]
+    before = line.removesuffix(word).split()[1:]
+    if not before:
+        print(*(name for name in COMMANDS if name.startswith(word)))
+    elif before[0] == "data":
+        os.environ["COMP_LINE"] = line.replace(" data ", " ", 1)
+    return bool(before) and before[0] in COMMANDS.keys() - {"data"}
+
+
 def main() -> None:
     """Run the command line. Exit with 2 for a wrong request, with 130 if interrupted, and with 1 for any other error.
 
@@ -223,6 +292,8 @@ def main() -> None:
     # An editable install hides namespace packages from the scan by which Hydra finds its plugins.
     for sweeper in (PackSweeper, DataSweeper):
         Plugins.instance().register(sweeper)
+    if {"-sc", "--shell-completion"} & {*sys.argv} and "query=" in " ".join(sys.argv) and complete():
+        return
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     command = partial(COMMANDS[name], sys.argv[2:]) if name in COMMANDS else partial(train_command, sys.argv[1:])
     _hold_standard_streams()
@@ -323,6 +394,10 @@ def _describe(error: Exception) -> str:
         hint = nearest(cause.key, names) if names else f"to add it, write +{cause.full_key}=VALUE"
         where = "".join(f" in {note}" for note in getattr(error, "__notes__", ()))
         return f"{cause.full_key}: no such key{where}; {hint}"
+    if absent := re.match(r"Could not delete from config. '(.+)' does not exist", str(error)):
+        return f"~{absent[1]}: no such key; accepted: a key that headtohead --cfg job prints"
+    if several := re.match("Ambiguous value for argument '(.+)'", str(error)):
+        return f"{several[1]}: several values; accepted with --cfg and --info: one"
     if existing := re.match(r"Could not append to config. An item is already at '(.+)'", str(error)):
         return f"+{existing[1]}: the key exists; leave the plus out: {existing[1]}=VALUE"
     if composed := re.match(r"In '(.+)': \w+ raised while composing config:\n(.*)", str(error)):

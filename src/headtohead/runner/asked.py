@@ -1,5 +1,7 @@
 """Overrides as they were typed, checked and prepared before Hydra composes them: its own errors name no key."""
 
+import difflib
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -16,6 +18,14 @@ from headtohead.options import ConfigError, nearest
 GROUPS = ("dataset", "model", "head", "optimizer", "experiment", "claims")
 NEEDED = {"dataset", "model", "head", "optimizer"}
 LISTS = {"experiment", "claims"}
+# The functions of Hydra's grammar that sweep values, as they are called.
+CALLS = {
+    "choice": "choice(A,B,...)",
+    "range": "range(STOP), range(START,STOP) or range(START,STOP,STEP)",
+    "interval": "interval(LOW,HIGH)",
+    "tag": "tag(log,interval(LOW,HIGH))",
+    "glob": "glob(PATTERN)",
+}
 
 
 def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[str]:
@@ -44,6 +54,23 @@ def prepare_overrides(arguments: Sequence[str], config_dir: str | None) -> list[
         _as_sweep_of_one(override) if override.key_or_group.partition(".")[0] in swept else argument
         for argument, override in zip(arguments, overrides, strict=True)
     ]
+
+
+def refuse_word(argument: str, commands: Iterable[str]) -> None:
+    """Refuse a word that is no override, such as a misspelt command.
+
+    Raises:
+        ConfigError: naming the options and the commands that it may stand for.
+    """
+    if not re.fullmatch(r"[\w.-]+", argument):
+        return
+    commands = [command for command in commands if not command.startswith("-")]
+    if argument in commands:
+        raise ConfigError(f"{argument}: a command stands first: headtohead {argument}")
+    options = [f"{group}={argument}" for group in GROUPS if argument in options_of(group, None)]
+    if options:
+        raise ConfigError(f"{argument}: names no key; did you mean {' or '.join(options)}?")
+    raise ConfigError(f"{argument}: no command; {nearest(argument, commands)}, or KEY=VALUE")
 
 
 def _holds_sweep(value: Any) -> bool:
@@ -75,12 +102,23 @@ def _parse(argument: str) -> Override:
     except UnicodeEncodeError:
         raise ConfigError(f"{argument.encode(errors='replace').decode()}: no text in UTF-8") from None
     except OverrideParseException as error:
-        reason = error.message.splitlines()[0]
+        reason, *more = error.message.splitlines()
+        call = re.match(r"\w+ while evaluating '(\w+)\(.*': (.+)", "".join(more[:1]))
+        if call and (why := _why_no_call(*call.groups())):
+            raise ConfigError(f"{argument}: not in Hydra's grammar: {why}") from None
         # What begins so names classes of the parser, or says the same again.
         why = "" if reason.startswith(("Lexer", "Error parsing")) else f" ({reason})"
         quoted = _quoted(argument)
         hint = f"\ntext with other characters needs quotes: {shlex.quote(quoted)}" if quoted else ""
         raise ConfigError(f"{argument}: not in Hydra's grammar{why}{hint}") from None
+
+
+def _why_no_call(name: str, reason: str) -> str:
+    """Say what is wrong with the call of a function of the grammar; nothing where it is rather text with brackets."""
+    if name in CALLS:
+        return f"{reason}; accepted: {CALLS[name]}"
+    near = difflib.get_close_matches(name, CALLS)
+    return f"{name} is no function; {nearest(name, CALLS)}" if near else ""
 
 
 def _quoted(argument: str) -> str | None:

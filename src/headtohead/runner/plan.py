@@ -89,6 +89,8 @@ def plan_study(axes: Axes, config: DictConfig, context: HydraContext) -> StudyPl
     opened: set[str] = set()
     with watched_files(opened):
         config, trials = _check_request(config, axes)
+        swept = any(override.startswith("dataset=") for arm in axes.arms.values() for override in arm)
+        print(f"loading {'the datasets' if swept else config.dataset.name}", flush=True)
         drawn = points(axes.space, trials)
         members = _compose(config, axes, search(axes, drawn), "search" if axes.is_tuned else "run")
     opened = {file for file in opened if not file.endswith((".yaml", ".yml"))}  # the configs
@@ -128,6 +130,9 @@ def _check_request(config: DictConfig, axes: Axes) -> tuple[DictConfig, int]:
     _refuse_differences_within_the_study(axes, members)
     _check_places(config, members[0])
     _check_more_seeds(axes, protocol, len(_fresh_seeds(axes, members)))
+    arms = {member.run.arm for member in members}
+    for arm in protocol.ladder or ():
+        require(arm in arms, "protocol.ladder", arm, f"no arm of the study; {nearest(arm, arms)}")
     for member in members:
         member.config.dataset.require_place()
         member.config.model.require_place()

@@ -22,8 +22,10 @@ from headtohead.runner.signals import RESUME_HINT, exit_soon, handled
 FOLDER = ".progress"
 MESSAGE = ".message"
 STOP = ".stop"
-# The seconds between two looks at the notes.
-PERIOD_S = 0.2
+# The seconds between two looks at the notes, and the most between two lines of a log.
+PERIOD_S, LINE_S = 0.2, 60.0
+# The widest bar, and the room that is left to the words beside it.
+BAR, WORDS = 40, 45
 
 
 class Notes:
@@ -61,8 +63,19 @@ class Notes:
         return (self._path.parent / STOP).exists()
 
 
+def tell(line: str, console: Console | None = None) -> None:
+    """Print a line to stderr: in a terminal above the bar, elsewhere with the time, as a line of a log."""
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        console.print(line, markup=False, highlight=False)
+    else:
+        console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, highlight=False, soft_wrap=True)
+
+
 class Bar:
     """A bar on stderr over the runs of a phase, as a context: it follows the notes until it is left.
+
+    Where stderr is no terminal, lines of a log stand for the bar: one per tenth of the phase, and one each minute.
 
     Args:
         study: the folder of the study.
@@ -73,17 +86,22 @@ class Bar:
 
     def __init__(self, study: Path, phase: str, runs: int, done: int = 0):
         self._folder = study / FOLDER
+        self._console = Console(stderr=True)
+        bar = BarColumn(max(5, min(BAR, self._console.width - WORDS)))
         count = TextColumn("{task.completed:.0f} of {task.total:.0f} runs")
-        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        columns = (TextColumn("{task.description}"), bar, count, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._progress.add_task(phase, total=runs, completed=done)
-        self._done = done
+        self._phase, self._runs, self._done = phase, runs, done
+        self._tenths, self._told = (int(10 * done / runs) if done else -1), time.monotonic()
         self._shown: set[Path] = set()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._done:
+            self.print(f"{self._phase}: reused {self._done} of {self._runs} runs")
         self._progress.start()
         self._thread.start()
         return self
@@ -98,7 +116,7 @@ class Bar:
 
     def print(self, line: str) -> None:
         """Show a line above the bar."""
-        self._progress.console.print(line, markup=False, highlight=False)
+        tell(line, self._console)
 
     def request_stop(self) -> None:
         """Tell the workers to save their state and stop."""
@@ -129,7 +147,17 @@ class Bar:
             if text and path not in self._shown:
                 self._shown.add(path)
                 self.print(text)
-        self._progress.update(self._task, completed=round(self.trained(), 2))
+        trained = round(self.trained(), 2)
+        self._progress.update(self._task, completed=trained)
+        if not self._console.is_terminal:
+            self._log(trained)
+
+    def _log(self, trained: float) -> None:
+        """Tell how far the phase is, if a tenth of it or a minute has passed."""
+        tenths = int(10 * trained / self._runs) if self._runs else 10
+        if tenths > self._tenths or time.monotonic() - self._told > LINE_S:
+            self._tenths, self._told = tenths, time.monotonic()
+            self.print(f"{self._phase}: {trained:.0f} of {self._runs} runs")
 
 
 class Stop:

@@ -95,6 +95,7 @@ def reproduce(folder: Path, allow_code: bool = False) -> Reproduction:
         accepted = "accepted: --allow-code, for a record that you trust"
         raise ConfigError(f"{folder}: would run code from elsewhere, {', '.join(named)}; {accepted}")
     config = parse(node)
+    print(f"training {folder.name} again", flush=True)
     from headtohead.training.loop import train  # takes long to import, and all above may refuse the folder
 
     device = resolve_device(config.settings.device)

@@ -4,7 +4,6 @@ import copy
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -32,7 +31,7 @@ from headtohead.runner.pack_job import PackJob
 from headtohead.runner.packs import into_packs
 from headtohead.runner.plan import StudyPlan, confirmed_seeds, looks
 from headtohead.runner.process import cores
-from headtohead.runner.progress import Bar, Stop
+from headtohead.runner.progress import Bar, Stop, tell
 from headtohead.runner.resolve import Member
 from headtohead.runner.signals import RESUME_HINT, follow
 from headtohead.runner.sources import DATA
@@ -187,7 +186,7 @@ class Sweep:
         if not undecided:
             return []
         more = confirmed_seeds(protocol.search_seeds, min(2 * known, most))[known:]
-        print(f"{listed(dict.fromkeys(undecided))}: not decided with {known} seeds, {len(more)} more", file=sys.stderr)
+        tell(f"{listed(dict.fromkeys(undecided))}: not decided with {known} seeds, {len(more)} more")
         return more
 
     def _extend_grid(self, seeds: Sequence[int]) -> None:
@@ -201,7 +200,10 @@ class Sweep:
             ended |= {*beyond} - {*members}
             if not members:
                 return
-            rates = tuple(sorted([*self.record.grid[LR], *(beyond[side] for side in members)]))
+            grid = self.record.grid[LR]
+            rates = tuple(sorted([*grid, *(beyond[side] for side in members)]))
+            edges = {"below": grid[0], "above": grid[-1]}
+            at_edge = [arm for arm in self.record.arms if any(edges[side] in best[arm] for side in members)]
             extended = {side: count + (side in members) for side, count in protocol.extended.items()}
             self.record = replace(
                 self.record,
@@ -209,8 +211,10 @@ class Sweep:
                 hparams={**self.record.hparams, LR: rates},
                 protocol=replace(protocol, extended=extended),
             )
-            grown = ", ".join(f"{beyond[side]:g}" for side in members)
-            self._train([member for side in members.values() for member in side], "search", f"{LR}={grown}")
+            grown = " and ".join(f"{beyond[side]:g}" for side in members)
+            tell(f"the best rate of {listed(at_edge)} lay on the edge of the grid: each arm is tried at {grown} too")
+            part = f"grid extended to {grown}"
+            self._train([member for side in members.values() for member in side], "search", part)
 
     def _compose_beyond(self, beyond: Mapping[str, float], seeds: Sequence[int]) -> dict[str, tuple[Member, ...]]:
         """Compose the runs at rates beyond the grid, by side; leave out a side at which a value is out of its range."""
@@ -221,7 +225,7 @@ class Sweep:
                 composed = self._plan.compose(search(axes, self._plan.points), "search")
                 members[side] = tuple(member for member in composed if member.config.settings.seed in seeds)
             except ConfigError as error:
-                print(f"The grid does not grow to {LR}={rate:g}: {error}", file=sys.stderr)
+                tell(f"The grid does not grow to {LR}={rate:g}: {error}")
         return members
 
     def _best_trials(self) -> dict[str, dict[str, Trial]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class PackSweeper(Sweeper):
@@ -34,16 +34,18 @@ class PackSweeper(Sweeper):
         from headtohead.runner.axes import read_axes
 
         axes = read_axes(arguments, self.config.hydra.sweeper.params, self.hydra_context.config_loader)
-        print(f"study: {axes.summary(self.config.protocol.trials)}", flush=True)
+        trials = OmegaConf.select(self.config, "protocol.trials")  # refused below where it is no number
+        print(f"study: {axes.summary(trials if isinstance(trials, int) else 1)}", flush=True)
 
         from headtohead.runner.plan import plan_study
 
         plan = plan_study(axes, self.config, self.hydra_context)
 
         from headtohead.report.provenance import data
+        from headtohead.report.tables import print_line
 
         for line in data(plan.record):
-            print(f"data: {line}", flush=True)
+            print_line(f"data: {line}")
 
         from headtohead.report.dashboard import Live, write_dashboard
         from headtohead.report.render import write_report
@@ -51,6 +53,7 @@ class PackSweeper(Sweeper):
         from headtohead.runner.sweep import run_study
 
         failures = run_study(plan, Live)
+        print("writing the report", flush=True)
         summary, figures = write_report(plan.folder, pictures=True)
         write_dashboard(summary, figures)
         print_study(summary)

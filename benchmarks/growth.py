@@ -161,7 +161,9 @@ def draw(found: dict[str, np.ndarray], path: Path) -> None:
             made.append(panel(axis, [{"data": {"values": data}, "layer": [line] if below else [band, line]}, text]))
         return made
 
-    figure = Figure("How cost grows", "", [*panels(False), *panels(True)], across=len(found), names=["headtohead"], left=54)
+    figure = Figure(
+        "How cost grows", "", [*panels(False), *panels(True)], across=len(found), names=["headtohead"], left=54
+    )
     drawing = draw_figure("growth", lambda: figure)
     path.write_text(drawing.svg)
 

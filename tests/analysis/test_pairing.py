@@ -83,3 +83,15 @@ def test_the_spread_over_seeds_is_that_of_means_over_folds(folded):
     for arm in ARMS:
         means = table[table.arm == arm].groupby("seed").val_accuracy.mean()
         assert pairs.values[arm].to_numpy() == pytest.approx((means - means.median()).abs().to_numpy())
+
+
+def test_one_fold_alone_has_no_interval_for_new_examples(folded):
+    study, *_ = folded
+    table = pd.read_csv(study / "results.csv")
+    table[table.fold == 1].to_csv(study / "results.csv", index=False)
+    pairs = pair_up(read_study(study), "test_accuracy", "confirm", ARMS)
+    assert pairs.blocks is None and pairs.note is not None and "these examples alone" in pairs.note
+    interval = pairs.estimate(*ARMS).interval(0.95)
+    assert interval == pytest.approx(
+        Crossed.over_seeds((pairs.values["softmax"] - pairs.values["sigmoid"]).to_numpy()).interval(0.95)
+    )

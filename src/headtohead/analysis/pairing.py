@@ -192,7 +192,7 @@ def _by_block(
 ) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
     """Return the values of each arm for each seed and block, (S, G), and the sizes of the blocks, (G,).
 
-    None where a run lacks the metric on a block.
+    None where a run lacks the metric on a block, or a seed has tested no example of it.
     """
     if metric not in study.blocks:
         return None, None
@@ -216,11 +216,10 @@ def _by_block(
     blocks, block = np.unique(block, return_inverse=True)
     shape = (by_seed.shape[1], len(by_seed), len(blocks))
     cell, count = np.ravel_multi_index((arm, seed, block), shape), math.prod(shape)
-    if len(blocks) < 2 or not np.bincount(cell, minlength=count).all():
-        return None, None
     size_ASG = _sums(cell, size, count).reshape(shape)
-    total_ASG = _sums(cell, total, count).reshape(shape)
-    values_ASG = np.divide(total_ASG, size_ASG, out=np.full(shape, math.nan), where=size_ASG > 0)
+    if len(blocks) < 2 or not size_ASG.all():  # one fold alone does not test every block
+        return None, None
+    values_ASG = _sums(cell, total, count).reshape(shape) / size_ASG
     return dict(zip(map(str, by_seed), values_ASG, strict=True)), size_ASG[0, 0]
 
 

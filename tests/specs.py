@@ -28,9 +28,7 @@ def kind(layer: dict[str, Any]) -> str:
 
 def marks(figure) -> list[tuple[str, Rows]]:
     """Return the kind of mark and the rows of each layer of all panels, without those that only answer to a reader."""
-    return [
-        (kind(layer), rows) for panel in panels(figure) for layer, rows in layers(panel) if "params" not in layer
-    ]
+    return [(kind(layer), rows) for panel in panels(figure) for layer, rows in layers(panel) if "params" not in layer]
 
 
 def rows_of(panel: dict[str, Any], mark: str) -> Rows:

@@ -19,7 +19,7 @@ from headtohead.analysis.summary import Answer, Summary, summarise
 from headtohead.options import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from headtohead.report.figures.style import Drawing
+    from headtohead.report.drawing import Drawing
 
 
 class Findings:

@@ -28,7 +28,7 @@ from headtohead.analysis.text import (
 from headtohead.analysis.verdicts import Comparison, level_of_look, look_of
 from headtohead.analysis.words import comparative, remark, sentence, short_name, unit_of, words_of
 from headtohead.report import provenance
-from headtohead.report.figures.style import Drawing
+from headtohead.report.drawing import Drawing
 from headtohead.report.glossary import TERMS
 
 # A verdict is shown by its word and its symbol; colour only repeats them.

@@ -26,7 +26,8 @@ from headtohead.options import one_line, printable
 from headtohead.record import events
 from headtohead.record.files import folder_name
 from headtohead.record.tags import final_tag
-from headtohead.report.figures.style import Drawing, band
+from headtohead.report.drawing import Drawing
+from headtohead.report.figures.style import band
 from headtohead.report.render import verdicts_in_markdown
 
 # The folder of the arms, and in it the folder of what compares them, whose name no arm can have.

@@ -20,8 +20,8 @@ from headtohead.options import printable, require
 from headtohead.record.logged import read_logged
 from headtohead.record.tables import read_frame
 from headtohead.report.content import SYMBOLS, p_value
+from headtohead.report.drawing import Drawing
 from headtohead.report.figures import FOREST, draw_judged
-from headtohead.report.figures.style import Drawing
 from headtohead.report.render import REPORT, refuse_foreign_folder, write_files
 
 

@@ -12,8 +12,9 @@ from headtohead.analysis.text import short_override
 from headtohead.options import ConfigError, one_line
 from headtohead.record.files import read_json
 from headtohead.report.content import SYMBOLS
+from headtohead.report.drawing import Drawing, View
 from headtohead.report.figures.layers import pixels
-from headtohead.report.figures.style import LINE, Drawing, Figure, Row, View, draw_figure
+from headtohead.report.figures.style import LINE, Figure, Row, draw_figure
 
 # The heads that softmax is compared with: a proper sigmoid (the first of these that a study has), and the naive one.
 PROPER, NAIVE = ("sigmoid_prior", "sigmoid"), "sigmoid_mean"

@@ -16,7 +16,7 @@ from headtohead.analysis.text import rivals
 from headtohead.options import require
 from headtohead.record.files import read_bytes, without_home, write_atomically
 from headtohead.report.content import SYMBOLS, WORDS, content
-from headtohead.report.figures.style import Drawing
+from headtohead.report.drawing import Drawing
 from headtohead.report.overview import NAIVE, PROPER, draw_matrix, read_columns
 from headtohead.report.render import markdown, refuse_foreign_folder, write_figures
 

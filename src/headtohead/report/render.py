@@ -16,8 +16,10 @@ from headtohead.analysis.summary import Summary, summarise, verdicts_json
 from headtohead.options import ConfigError, one_line, printable, require
 from headtohead.record.files import without_home, write_atomically
 from headtohead.report.content import content
-from headtohead.report.figures import FIGURES, FOREST, draw_judged, interactive, start_drawing
-from headtohead.report.figures.style import DARK, Drawing
+from headtohead.report.drawing import Drawing
+from headtohead.report.figures import FIGURES, FOREST, OF_STUDY, define, draw_judged, interactive, panels
+from headtohead.report.figures.style import DARK
+from headtohead.report.renderer import Renderer
 
 # The files by which a folder with a report is known.
 REPORT = {"report.html", "report.md", "verdicts.json"}
@@ -42,11 +44,15 @@ def write_report(study: Path, to: Path | None = None, pictures: bool = False) ->
     """
     if to is not None and to.resolve() != study.resolve():
         refuse_foreign_folder("--out", to, REPORT, "a report")
-    read = read_study(study)
-    drawn = start_drawing(read, pictures)
-    summary = summarise(read)
+    with Renderer(pictures) as renderer:
+        read = read_study(study)
+        for name in OF_STUDY:
+            renderer.send(*define(read, [name]))
+        summary = summarise(read)
+        renderer.send(*define(read, [FOREST], panels(summary)))
+        drawings, failures = renderer.drawings()
     to = to or study
-    drawings, failures = drawn(summary)
+    drawings.sort(key=lambda drawing: FIGURES.index(drawing.name))
     undrawn = [Check("warning", f"The figure {name} could not be drawn ({why}).") for name, why in failures.items()]
     summary = _with(summary, undrawn)
     return write_files(summary, drawings, to), drawings

@@ -1,8 +1,6 @@
 """Figures of studies at the edges of what can be drawn, and of one that cannot."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -149,7 +147,7 @@ def test_a_picture_or_a_distribution_that_fails_costs_the_page_nothing_else(tmp_
     write_dashboard(summary, [replace(drawings[0], svg="<svg"), drawings[1]])
     assert {path.name for path in (study / "arms").iterdir()} == {"softmax", "sigmoid", "all arms"}
     written = b"".join(path.read_bytes() for path in (study / "arms" / "all arms").glob("*tfevents*"))
-    assert f"figure/{drawings[1].name}".encode() in written
+    assert f"figures/02 {drawings[1].name}".encode() in written
     assert b"verdicts" in written and b"could not be drawn" in written
 
 
@@ -171,43 +169,3 @@ def assert_whole(study: Path) -> None:
     for drawing in drawings:
         assert "nan" not in " ".join(ElementTree.fromstring(drawing.svg).itertext()).lower().split()
     write_curves(read)
-
-
-def alone(code: str, study: Path) -> str:
-    """Run code in a process that has not drawn before, with `study` and its `summary`."""
-    start = (
-        "import os, sys; from dataclasses import replace; from pathlib import Path;"
-        "from headtohead.analysis.summary import summarise; from headtohead.report import figures;"
-        "from headtohead.report.figures.forest import plots;"
-        "summary = summarise(Path(sys.argv[1])); study = summary.study;"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", start + code, str(study)], check=True, capture_output=True, text=True, timeout=60
-    ).stdout
-
-
-def test_figures_drawn_in_other_processes_are_those_drawn_here(tmp_path):
-    code = """
-os.sched_getaffinity = lambda process: {0, 1}
-drawings, failures = figures.start_drawing(study, pictures=True)(summary)
-assert "vl_convert" not in sys.modules
-here, _ = figures.draw(study, plots=plots(summary))
-assert not failures and [replace(drawing, pixels=b"") for drawing in drawings] == here
-assert [drawing.pixels for drawing in drawings] == [drawing.png for drawing in here]
-assert drawings[0].name == "forest"
-# A second fork would wait for ever.
-assert [drawing.svg for drawing in figures.start_drawing(study)(summary)[0]] == [drawing.svg for drawing in here]
-print("done")
-"""
-    assert alone(code, make(tmp_path / "study")) == "done\n"
-
-
-def test_what_a_killed_process_should_have_drawn_is_drawn_here(tmp_path):
-    code = """
-os.sched_getaffinity = lambda process: {0, 1}
-figures._draw_and_send = lambda *arguments: os._exit(1)
-drawings, _ = figures.start_drawing(study)(summary)
-assert [drawing.name for drawing in drawings] == [d.name for d in figures.draw(study, plots=plots(summary))[0]]
-print(drawings[0].name)
-"""
-    assert alone(code, make(tmp_path / "study")) == "forest\n"

@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from headtohead.record.files import write_atomically
-from headtohead.report.figures.style import DARK, INK, LINE, PAPER, SOFT, Drawing
+from headtohead.report.drawing import Drawing
+from headtohead.report.figures.style import DARK, INK, LINE, PAPER, SOFT
 
 
 def interactive(drawings: Sequence[Drawing]) -> str:

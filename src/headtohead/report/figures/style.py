@@ -11,8 +11,7 @@ S points of a line, such as steps, R runs (one per seed).
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from scipy import special
 
 from headtohead.analysis.text import listed
 from headtohead.options import printable
-from headtohead.report.figures.svg import to_png, to_svg
+from headtohead.report.drawing import Drawing, View, draw_chart
 
 # The palette of Okabe and Ito (2008), which the colour-blind can tell apart, without its yellow and black; orange and
 # sky blue are darker, and there is a purple. Each has a contrast of 3 on light and on dark ground. The pages of
@@ -37,8 +36,7 @@ DARK = {INK: "#e8e8e6", SOFT: "#a9a9a6", LINE: "#34373b", PAPER: "#15171a"}
 # In pixels: the width of a figure, that of the room left of a panel, the heights of panels and of a legend's line.
 WIDTH, LEFT, PANEL, SMALL_PANEL, KEY_HEIGHT = 760, 62, 210, 150, 20
 LETTER = 6.6  # pixels, of a key's text
-# Words are measured in the second font, which takes least time, and shown in the first of these that there is.
-FONT, MEASURED = "Arial, Liberation Sans, DejaVu Sans, sans-serif", "sans-serif"
+MEASURED = "sans-serif"  # the font in which words are measured, which takes least time
 CONFIG: dict[str, Any] = {
     "aria": False,
     "background": PAPER,
@@ -64,8 +62,6 @@ CONFIG: dict[str, Any] = {
 }
 
 Row = dict[str, Any]
-# A view or layer of Vega-Lite.
-View = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -143,57 +139,21 @@ class Figure:
         }
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure that has been drawn.
-
-    Attributes:
-        name: Name of the figure and of its file.
-        title: Title of the figure.
-        caption: A sentence on what to look at.
-        svg: The figure as an SVG element, in light colours.
-        spec: The figure as a chart of Vega-Lite, with its data.
-        pixels: The figure as a PNG image, where another process has drawn one.
-    """
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-    spec: View
-    pixels: bytes = b""
-
-    @property
-    def png(self) -> bytes:
-        """The figure as a PNG image, 1,000 pixels wide; a ValueError says that there is none."""
-        return self.pixels or to_png(self.svg, 1000)
-
-    def _repr_svg_(self) -> str:
-        """Return what a notebook displays."""
-        return self.svg
-
-    def with_picture(self) -> "Drawing":
-        """Return the drawing with its picture, or as it is where none can be drawn."""
-        with suppress(Exception):  # whatever it is, a picture never costs the figure
-            return replace(self, pixels=self.png)
-        return self
-
-
 # None where the study lacks the records for a figure.
 Drawn = Figure | None
 
 
 def draw_figure(name: str, make: Callable[[], Drawn]) -> Drawing | None:
     """Call `make`, and return what it defines as a drawing."""
-    import vl_convert  # it takes as long to start as some figures to draw
+    chart = chart_of(name, make)
+    return chart and draw_chart(chart)
 
+
+def chart_of(name: str, make: Callable[[], Drawn]) -> Drawing | None:
+    """Call `make`, and return what it defines as a drawing without its image."""
     with np.errstate(all="ignore"):  # numbers near the largest overflow: no reason to speak of it
         figure = make()
-    if figure is None:
-        return None
-    spec = figure.spec()
-    svg = vl_convert.vegalite_to_svg(_without_interaction(spec), show_warnings=False)
-    return Drawing(name, figure.title, figure.caption + alike(figure), to_svg(svg, name, figure.title, FONT), spec)
+    return figure and Drawing(name, figure.title, figure.caption + alike(figure), "", figure.spec())
 
 
 def keys(arms: Sequence[str], labels: Sequence[str] | None = None) -> list[Key]:
@@ -276,22 +236,6 @@ def _numbered(view: View, place: int) -> View:
     if "params" in view:
         view["params"] = [{**param, "name": f"{param['name']}{place}"} for param in view["params"]]
     return view
-
-
-def _without_interaction(spec: View) -> View:
-    """Return a chart without what answers to a reader: the layers that do nothing else, and selections."""
-    views = [
-        {**view, "concat": [_still(panel) for panel in view["concat"]]} if "concat" in view else view
-        for view in spec["vconcat"]
-    ]
-    return {**spec, "vconcat": views}
-
-
-def _still(view: View) -> View:
-    kept = {key: value for key, value in view.items() if key != "params"}
-    if "layer" in view:
-        kept["layer"] = [_still(layer) for layer in view["layer"] if "params" not in layer]
-    return kept
 
 
 def _legend(legend: Sequence[Key]) -> View:

@@ -1,9 +1,18 @@
-"""Small SVGs that can share a page, and pictures of them."""
+"""Drawings: charts of Vega-Lite with small SVGs that can share a page, and pictures of them."""
 
 import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 from xml.etree import ElementTree
 
 from headtohead.options import printable
+
+# A view or layer of Vega-Lite, or a whole chart.
+View = dict[str, Any]
+
+# Words are shown in the first of these fonts that there is.
+FONT = "Arial, Liberation Sans, DejaVu Sans, sans-serif"
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Attributes of an SVG that parts inherit from their group.
@@ -17,6 +26,66 @@ LIFTED = (
     "text-anchor",
     "fill-opacity",
 )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that has been drawn.
+
+    Attributes:
+        name: Name of the figure and of its file.
+        title: Title of the figure.
+        caption: A sentence on what to look at.
+        svg: The figure as an SVG element, in light colours; empty before it is drawn.
+        spec: The figure as a chart of Vega-Lite, with its data.
+        pixels: The figure as a PNG image, where another process has drawn one.
+    """
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+    spec: View
+    pixels: bytes = b""
+
+    @property
+    def png(self) -> bytes:
+        """The figure as a PNG image, 1,000 pixels wide; a ValueError says that there is none."""
+        return self.pixels or to_png(self.svg, 1000)
+
+    def _repr_svg_(self) -> str:
+        """Return what a notebook displays."""
+        return self.svg
+
+    def with_picture(self) -> "Drawing":
+        """Return the drawing with its picture, or as it is where none can be drawn."""
+        with suppress(Exception):  # whatever it is, a picture never costs the figure
+            return replace(self, pixels=self.png)
+        return self
+
+
+def draw_chart(chart: Drawing) -> Drawing:
+    """Return a drawing with its image."""
+    import vl_convert  # it takes as long to start as some figures to draw
+
+    svg = vl_convert.vegalite_to_svg(_without_interaction(chart.spec), show_warnings=False)
+    return replace(chart, svg=to_svg(svg, chart.name, chart.title, FONT))
+
+
+def _without_interaction(spec: View) -> View:
+    """Return a chart without what answers to a reader: the layers that do nothing else, and selections."""
+    views = [
+        {**view, "concat": [_still(panel) for panel in view["concat"]]} if "concat" in view else view
+        for view in spec["vconcat"]
+    ]
+    return {**spec, "vconcat": views}
+
+
+def _still(view: View) -> View:
+    kept = {key: value for key, value in view.items() if key != "params"}
+    if "layer" in view:
+        kept["layer"] = [_still(layer) for layer in view["layer"] if "params" not in layer]
+    return kept
 
 
 def to_svg(svg: str, name: str, title: str, font: str) -> str:

@@ -85,6 +85,60 @@ def test_the_frame_is_left_alone():
     assert found.verdicts.arm.item() == "x" and found.verdicts.direction.item() == "lower"
 
 
+ASKED = {"arm": "a", "pair": "s", "metric": "m", "margin": 0.1}
+
+
+def small() -> pd.DataFrame:
+    return pd.DataFrame({"a": list("xyxyxy"), "s": [1, 1, 2, 2, 3, 3], "m": [1.0, 2.0, 3.0, 4.5, 2.0, 3.1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        (lambda frame: frame.set_index(["a", "s"]), {}),
+        (lambda frame: frame.set_index("s"), {}),
+        (lambda frame: frame.groupby(["a", "s"]).mean(), {}),
+        (lambda frame: frame.groupby(["a", "s"]).agg(["mean"]), {"metric": "m.mean"}),
+        (lambda frame: frame.set_axis([0, 1, 2], axis=1), {"arm": 0, "pair": 1, "metric": 2}),
+        (lambda frame: pd.concat([frame, frame[["m", "m"]].set_axis(["x", "x"], axis=1)], axis=1), {}),
+        (lambda frame: frame.convert_dtypes(dtype_backend="pyarrow"), {}),
+        (lambda frame: frame.astype({"a": "category"}), {}),
+        (lambda frame: frame.set_axis([0] * 6), {}),
+    ],
+)
+def test_frames_of_every_shape_give_the_same_verdict(change, asked):
+    expected = headtohead.compare(small(), **ASKED).verdicts.iloc[0]
+    row = headtohead.compare(change(small()), **ASKED | asked).verdicts.iloc[0]
+    assert (row.p, row.difference, row.arm) == (pytest.approx(expected.p), pytest.approx(expected.difference), "x")
+
+
+def test_settings_may_be_several_columns():
+    frame = pd.concat([small().assign(data=data, model=model) for data in "uv" for model in "mn"])
+    found = headtohead.compare(frame, **ASKED, setting=["data", "model"])
+    assert len(found.verdicts) == 4 and found.settings.settings.item() == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"frame": [1, 2]}, "frame=list: accepted: a DataFrame of pandas"),
+        ({"frame": "runs.csv"}, "frame=str"),
+        ({"examples": "scores.csv"}, "examples=str"),
+        ({"margin": "0.1"}, "must be a positive number"),
+        ({"margin": None}, "must be a positive number"),
+        ({"look": 1.5}, "must be 1 or more, an integer"),
+        ({"look": "2"}, "must be 1 or more, an integer"),
+        ({"higher_is_better": "lower"}, "higher_is_better=lower: accepted: True or False"),
+        ({"against": 3}, "against=3: no arm of the frame"),
+        ({"metric": "accuracy"}, "metric=accuracy: no such column of the frame"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_in_a_line(asked, said):
+    with pytest.raises(ConfigError) as refused:
+        headtohead.compare(**{"frame": small()} | ASKED | asked)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
 def run(code: str, cwd: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=cwd)
 

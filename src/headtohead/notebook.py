@@ -4,10 +4,12 @@ docs/notebook.md shows how to use it.
 """
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from headtohead.analysis.claims import KEYS
@@ -16,7 +18,7 @@ from headtohead.analysis.runs import Asked, Metric
 from headtohead.analysis.settings import SETTINGS_KEYS
 from headtohead.analysis.study import read_study
 from headtohead.analysis.summary import Answer, Summary, summarise
-from headtohead.options import ConfigError, nearest
+from headtohead.options import ConfigError, nearest, require
 
 if TYPE_CHECKING:
     from headtohead.report.drawing import Drawing
@@ -120,7 +122,7 @@ def compare(
     metric: str,
     margin: float,
     higher_is_better: bool = True,
-    setting: str | None = None,
+    setting: str | Sequence[str] | None = None,
     against: str | None = None,
     examples: pd.DataFrame | None = None,
     look: int = 1,
@@ -134,7 +136,7 @@ def compare(
         metric: Column of the metric.
         margin: Size below which a difference does not matter, in the metric's unit.
         higher_is_better: Whether the higher value of the metric is the better one.
-        setting: Column of what the arms of a comparison share, such as the dataset; None for one setting.
+        setting: Column, or columns, of what the arms of a comparison share, such as the dataset; None for one setting.
         against: Arm that every other one is compared with; None takes the first one of the table.
         examples: Scores of the runs on single test examples, a row each: the columns of arm, pair and setting,
             `example`, and `score` or the metric. With them the verdict holds for new examples too.
@@ -143,6 +145,22 @@ def compare(
     Raises:
         ConfigError: naming the column and the rows that are wrong, and what is accepted.
     """
-    metrics = (Metric(metric, margin, "higher" if higher_is_better else "lower"),)
-    settings = () if setting is None else (setting,)
-    return Findings(judge_runs(frame, Asked(arm, pair, metrics, settings, against, look), "the frame", examples))
+    accepted = "accepted: True or False"
+    require(isinstance(higher_is_better, (bool, np.bool_)), "higher_is_better", higher_is_better, accepted)
+    metrics = (Metric(str(metric), margin, "higher" if higher_is_better else "lower"),)
+    names = () if setting is None else (setting,) if isinstance(setting, str) else setting
+    first = None if against is None else str(against)
+    asked = Asked(str(arm), str(pair), metrics, tuple(map(str, names)), first, look)
+    scores = None if examples is None else _table(examples, "examples")
+    return Findings(judge_runs(_table(frame, "frame"), asked, "the frame", scores, "the examples"))
+
+
+def _table(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return a table with the named levels of its index as columns, as `groupby` leaves them.
+
+    Raises:
+        ConfigError: it is no table.
+    """
+    require(isinstance(frame, pd.DataFrame), key, type(frame).__name__, "accepted: a DataFrame of pandas")
+    levels = [name for name in frame.index.names if name is not None and name not in frame]
+    return frame.reset_index(levels)

@@ -60,13 +60,20 @@ def one_line(error: BaseException, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2) :]}"
 
 
+# Letters that a list of names may have in an error.
+MOST = 1000
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """Suggest the valid names nearest to a wrong one, and list all of them where they fit on a line."""
     names = sorted(names)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    known = names if len(names) <= 20 or not close else [*names[:3], "...", names[-1], f"{len(names)} names in all"]
-    return f"{hint}accepted: {', '.join(known)}"
+    known = ", ".join(names)
+    if (len(names) > 20 and close) or len(known) > MOST:
+        few = [name[:80] for name in (*names[:3], "...", names[-1])]
+        known = ", ".join([*few, f"{len(names)} names in all"])
+    return f"{hint}accepted: {known}"
 
 
 def unresolved(error: InterpolationResolutionError, names: Iterable[str] = ()) -> str:

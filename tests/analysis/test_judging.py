@@ -1,6 +1,8 @@
 """Verdicts on runs of others, held against scipy, statsmodels and hand calculation."""
 
 import math
+import time
+from decimal import Decimal
 from itertools import product
 
 import numpy as np
@@ -189,6 +191,104 @@ def test_arms_that_are_the_same_run_by_run_are_said_to_be():
     summary = judge(frame, Asked("head", "seed", (ACCURACY, LOSS)))
     assert "differs by -0.01 in each of 10 pairs" in summary.answer.headline
     assert [row.seeds for row in summary.verdicts] == [0, 10]
+
+
+@pytest.mark.parametrize("name", ["seed", "lr", "wall_s", "run", "phase", "status", "steps"])
+def test_a_metric_may_be_called_like_a_column_of_a_study(name):
+    frame = table({"a": 0.0, "b": 0.004}).rename(columns={"seed": "rep", "accuracy": name})
+    (row,) = judge(frame, Asked("head", "rep", (Metric(name, 0.005, "higher"),))).verdicts
+    values = frame.pivot(index="rep", columns="head", values=name)
+    assert row.metric == name and row.p == pytest.approx(stats.ttest_rel(values.a, values.b).pvalue)
+
+
+def test_metrics_of_one_short_name_are_refused():
+    frame = table({"a": 0.0, "b": 0.004}).rename(columns={"accuracy": "val.x", "loss": "x"})
+    frame = frame.rename(columns={"val.x": "metrics.x"})
+    metrics = (Metric("metrics.x", 0.1, "higher"), Metric("x", 0.1, "higher"))
+    with pytest.raises(ConfigError, match="would be a second x"):
+        judge(frame, Asked("head", "seed", metrics))
+
+
+CELLS = {
+    "nullable": lambda values: pd.array(values, dtype="Float64"),
+    "arrow": lambda values: pd.array(values, dtype="double[pyarrow]"),
+    "text": lambda values: [*map(repr, values)],
+    "categories": lambda values: pd.Categorical([*map(repr, values)]),
+    "decimals": lambda values: [*map(Decimal, values)],
+    "arrays": lambda values: pd.Series([np.array(value) for value in values], dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_number_is_read_from_every_kind_of_cell(kind):
+    frame = table({"a": 0.0, "b": 0.004})
+    expected = judge(frame).verdicts[0]
+    cells = CELLS[kind]([*map(float, frame.accuracy)])
+    row = judge(frame.assign(accuracy=cells, head=frame["head"].astype("category"))).verdicts[0]
+    assert (row.p, row.difference) == pytest.approx((expected.p, expected.difference))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pd.date_range("2020", periods=20),
+        pd.to_timedelta(range(20), unit="s"),
+        pd.period_range("2020", periods=20, freq="D"),
+        np.arange(20) * 1j,
+        pd.Series([[1]] * 20, dtype=object),
+    ],
+    ids=["dates", "durations", "periods", "complex numbers", "lists"],
+)
+def test_what_is_no_number_is_refused(cells):
+    with pytest.raises(ConfigError, match="is no number"):
+        judge(table({"a": 0.0, "b": 0.004}).assign(accuracy=cells))
+
+
+@pytest.mark.parametrize("kind", [bool, str, "boolean", "bool[pyarrow]"])
+def test_what_is_so_counts_as_one(kind):
+    frame = table({"a": 0.0, "b": 0.0}, seeds=12)
+    solved = frame.accuracy > frame.accuracy.median()
+    row = judge(frame.assign(accuracy=solved.astype(kind))).verdicts[0]
+    assert row.mean_arm == pytest.approx(solved[frame["head"] == "a"].mean())
+
+
+def test_a_number_that_has_overflowed_is_none():
+    frame = table({"a": 0.0, "b": 0.004})
+    frame.loc[0, "accuracy"] = 1e300
+    summary = judge(frame)
+    assert summary.verdicts[0].seeds == 9
+    assert any("no finite value in row 0" in check.text for check in summary.checks)
+
+
+def test_a_run_without_a_metric_needs_no_scores():
+    runs, scores = scored(seeds=4)
+    runs.loc[0, "accuracy"] = math.nan
+    row = judge(runs, scores=scores[(scores["head"] != "a") | (scores.seed != 0)]).verdicts[0]
+    assert row.seeds == 3 and row.examples == 7
+
+
+def test_scores_whose_mean_is_zero_are_those_of_their_run():
+    runs, scores = scored(seeds=4)
+    scores = scores.assign(score=scores.score - scores.groupby(["head", "seed"]).score.transform("mean"))
+    runs = runs.assign(accuracy=0.0)
+    runs.loc[0, "accuracy"] = 1e-12
+    assert np.abs(scores.groupby(["head", "seed"]).score.mean()).max() > 0
+    assert judge(runs, scores=scores).verdicts[0].metric == "accuracy"
+
+
+def test_a_run_with_an_unknown_state_hides_no_crash():
+    frame = table({"a": 0.0, "b": 0.004}).assign(State="finished")
+    frame.loc[[0, 3], "State"] = ["crashed", None]
+    summary = judge(frame)
+    assert summary.verdicts[0].seeds == 9 and any("1 run did not end" in check.text for check in summary.checks)
+
+
+def test_many_rows_are_matched_in_seconds():
+    """Each row is looked up once, not once for each row."""
+    frame = table({"a": 0.0, "b": 0.004}, seeds=20_000)
+    started = time.perf_counter()
+    assert judge(frame).verdicts[0].seeds == 20_000
+    assert time.perf_counter() - started < 10
 
 
 def test_looks_share_the_level():

@@ -16,6 +16,10 @@ from headtohead.options import ConfigError, nearest, printable, require
 PREFIX = re.compile(r"^(params|metrics|tags|config|summary|hparams?)[./]")
 # How tables write a number that is none.
 NO_NUMBER = {"", "nan", "none", "null", "na", "n/a", "-"}
+# How they write what is so and what is not.
+TRUTH = {"true": 1.0, "false": 0.0}
+# Numbers from here on have overflowed, or their squares would.
+LARGEST = 1e100
 # The columns by which runs are told apart.
 RUN = ["setting", "arm", "pair"]
 
@@ -25,17 +29,30 @@ def short_name(column: str) -> str:
     return PREFIX.sub("", column)
 
 
-def with_distinct_names(frame: pd.DataFrame, key: str, source: str) -> pd.DataFrame:
+def with_distinct_names(frame: pd.DataFrame, key: str, source: str, asked: Iterable[str]) -> pd.DataFrame:
     """Return a table of one row or more whose columns have distinct texts as names.
 
+    Columns that share a name are left out unless they are asked for: exports have such columns.
+
+    Args:
+        asked: Names of the columns that are needed.
+
     Raises:
-        ConfigError: there is no row, or a name occurs twice.
+        ConfigError: there is no row, or a name that is asked for occurs twice.
     """
     require(len(frame) > 0, key, source, "has no rows; accepted: a line of names, then rows")
-    frame = frame.set_axis([str(name) for name in frame], axis=1)
+    frame = frame.set_axis([_name_of(name) for name in frame], axis=1)
     twice = frame.columns[frame.columns.duplicated()].unique()
-    require(twice.empty, key, source, f"{listed(twice)} names several columns; accepted: a name once")
-    return frame
+    needed = {*map(short_name, asked)}
+    unclear = [name for name in twice if short_name(name) in needed]
+    require(not unclear, key, source, f"{listed(unclear)} names several columns; accepted: a name once")
+    return frame.drop(columns=twice)
+
+
+def _name_of(column: object) -> str:
+    """Return the name of a column; its levels are joined: `accuracy.mean`."""
+    parts = column if isinstance(column, tuple) else (column,)
+    return ".".join(str(part) for part in parts if part != "")
 
 
 def column(frame: pd.DataFrame, key: str, name: str, source: str) -> str:
@@ -62,7 +79,11 @@ def text_of(value: Any) -> str:
 
 def texts_of(frame: pd.DataFrame, name: str) -> np.ndarray:
     """Return a column as text, each value as `text_of` gives it."""
-    places, distinct = pd.factorize(frame[name])
+    values = frame[name]
+    try:
+        places, distinct = pd.factorize(values)
+    except TypeError:  # lists and the like have no hash
+        places, distinct = pd.factorize(pd.Series([*map(text_of, values)], dtype=object))
     return np.array([*map(text_of, distinct), ""], dtype=object)[places]
 
 
@@ -96,21 +117,23 @@ def keys_of(frame: pd.DataFrame, arm: str, pair: str, settings: Sequence[str], s
     Raises:
         ConfigError: a row lacks one.
     """
-    for key, name in (("arm", arm), ("pair", pair), *(("setting", name) for name in settings)):
-        empty = [*frame.index[np.asarray(frame[name].isna())]]
-        require(not empty, key, name, f"is empty in {rows_of(empty)} of {source}; accepted: a value in each row")
     texts = {name: texts_of(frame, name) for name in (arm, pair, *settings)}
+    for key, name in (("arm", arm), ("pair", pair), *(("setting", name) for name in settings)):
+        empty = [*frame.index[texts[name] == ""]]
+        require(not empty, key, name, f"is empty in {rows_of(empty)} of {source}; accepted: a value in each row")
     setting = [", ".join(values) for values in zip(*(texts[name] for name in settings), strict=True)] or ""
     return pd.DataFrame({"setting": setting, "arm": texts[arm], "pair": texts[pair]}, index=frame.index)
 
 
 def numbers_of(frame: pd.DataFrame, key: str, name: str, source: str) -> pd.Series:
-    """Return a column as numbers, NaN where it is empty or not finite.
+    """Return a column as numbers, true as 1 and false as 0; NaN where it is empty or not finite.
 
     Raises:
         ConfigError: a row holds something else.
     """
     values = frame[name]
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
+        values = pd.Series([*map(_plain, values)], frame.index, dtype=object)
     numbers = pd.Series(pd.to_numeric(values, errors="coerce"), dtype=float)
     lacking = np.flatnonzero((numbers.isna() & values.notna()).to_numpy())
     texts = [printable(values.iloc[place]).strip() for place in lacking]
@@ -118,4 +141,16 @@ def numbers_of(frame: pd.DataFrame, key: str, name: str, source: str) -> pd.Seri
     if wrong:
         found, where = printable(values.iloc[wrong[0]]).strip(), f"{rows_of(frame.index[np.array(wrong)])} of {source}"
         raise ConfigError(f"{key}={name}: {found!r} is no number ({where}); accepted: numbers")
-    return numbers.where(np.isfinite(numbers))
+    return numbers.where(numbers.abs() < LARGEST)
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as a number, None or a text. What holds one number, such as a tensor, is this number."""
+    if isinstance(value, str):
+        return TRUTH.get(value.strip().lower(), value)
+    if value is None or value is pd.NA or isinstance(value, (bool, int, float)):
+        return value
+    try:
+        return float(value) if np.ndim(value) == 0 and not hasattr(value, "year") else str(value)
+    except (TypeError, ValueError, OverflowError):
+        return str(value)

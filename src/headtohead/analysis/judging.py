@@ -145,11 +145,13 @@ def _study(runs: Runs) -> Study:
         claims=claims,
         environment=Environment(python="", versions={}, device="", device_name="", commit=None),
     )
-    table = runs.values.rename(columns={"pair": "seed"}).assign(
+    # A report's table holds what tells runs apart; a metric that is called like that stays out of it.
+    table = runs.values.drop(columns=[*{*runs.values} & {*COLUMNS}]).assign(
         run=[str(row) for row in runs.values.index],
         phase="run",
         arm=[_label(setting, arm) for setting, arm in zip(runs.values.setting, runs.values.arm, strict=True)],
         head=runs.values.arm,
+        seed=runs.values.pair,
         fold=0,
         lr=math.nan,
         trial=0,
@@ -157,7 +159,7 @@ def _study(runs: Runs) -> Study:
         steps=0,
         wall_s=0.0,
     )
-    others = [name for name in table if name not in (*COLUMNS, "setting")]
+    others = [name for name in table if name not in (*COLUMNS, "setting", "pair")]
     results = table.reindex(columns=[*COLUMNS, *others]).reset_index(drop=True)
     return Study(Path(runs.name), record, results, {}, {}, 0)
 
@@ -175,7 +177,7 @@ def _answer(runs: Runs, verdicts: Sequence[Verdict], settings: Sequence[AcrossSe
     judged = [row for row in verdicts if row.metric == runs.asked.metrics[0].name and row.seeds]
     headlines = tuple(f"{setting}: {part.headline}" for setting, part in parts.items())
     if not any(row.metric == runs.asked.metrics[0].name for row in settings):
-        found = f"An answer for each of {len(parts)} settings, as no two of them compare the same arms."
+        found = f"An answer for each of {plural(len(parts), 'setting')}, as no two of them compare the same arms."
         return Answer(found, headlines, tuple(judged), settings=parts)
     whole = _answer_of(runs, settings)
     # A report shows them last, each with its setting.

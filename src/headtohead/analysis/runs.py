@@ -10,11 +10,21 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 
 from headtohead.analysis.checks import Check
-from headtohead.analysis.columns import RUN, column, keys_of, numbers_of, rows_of, short_name, with_distinct_names
+from headtohead.analysis.columns import (
+    RUN,
+    column,
+    keys_of,
+    numbers_of,
+    rows_of,
+    short_name,
+    texts_of,
+    with_distinct_names,
+)
 from headtohead.analysis.pairing import Direction, Pairs, Unjudged
 from headtohead.analysis.scores import Scores, check_scores
 from headtohead.analysis.text import in_percent, listed, plural
@@ -23,9 +33,10 @@ from headtohead.options import ConfigError, nearest, require
 
 # Names of the column that says how a run ended, and what it may say: W&B, MLflow, Optuna, Ray Tune, headtohead.
 STATUS = ("status", "state")
-ENDED = {"finished", "complete", "completed", "terminated", "success", "succeeded", "diverged"}
+ENDED = {"finished", "complete", "completed", "terminated", "success", "succeeded", "ok", "done", "diverged"}
 NOT_ENDED = {"crashed", "failed", "fail", "failure", "error", "killed", "running", "pruned", "scheduled", "pending",
-             "waiting", "preempted", "preempting"}  # fmt: skip
+             "waiting", "paused", "preempted", "preempting", "aborted", "cancelled", "canceled", "timeout",
+             "oom"}  # fmt: skip
 # Parts of the names of metrics of which the lower value is the better one, and the higher one.
 LOWER = {"loss", "nll", "ce", "bce", "error", "err", "errors", "perplexity", "ppl", "mse", "rmse", "mae", "mape",
          "brier", "ece", "wer", "cer", "fid", "regret", "time", "seconds", "latency"}  # fmt: skip
@@ -48,7 +59,7 @@ class Metric:
     direction: Direction
 
     def __post_init__(self):
-        holds = math.isfinite(self.margin) and self.margin > 0
+        holds = isinstance(self.margin, Real) and math.isfinite(self.margin) and self.margin > 0
         require(holds, f"margin of {self.name}", self.margin, "must be a positive number, in the metric's unit")
 
     @classmethod
@@ -106,7 +117,7 @@ class Asked:
         for name in [*columns, *names]:
             require([*columns, *names].count(name) == 1, "column", name, "has two roles; accepted: one for each column")
         require(names, "metric", "", "accepted: one or more")
-        require(self.look >= 1, "look", self.look, "must be 1 or more")
+        require(isinstance(self.look, Integral) and self.look >= 1, "look", self.look, "must be 1 or more, an integer")
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,8 @@ def check_runs(
     Raises:
         ConfigError: naming the column and the rows that are wrong, and what is accepted.
     """
-    frame = with_distinct_names(frame, "runs", source)
+    asked_columns = [asked.arm, asked.pair, *asked.settings, *(metric.name for metric in asked.metrics)]
+    frame = with_distinct_names(frame, "runs", source, asked_columns)
     arm, pair = column(frame, "arm", asked.arm, source), column(frame, "pair", asked.pair, source)
     settings = [column(frame, "setting", name, source) for name in asked.settings]
     columns = {metric: column(frame, "metric", metric.name, source) for metric in asked.metrics}
@@ -179,7 +191,8 @@ def check_runs(
         numbers = numbers_of(frame, "metric", name, source)
         _refuse_constant(numbers, name, source)
         names[name] = _shown_name(name, numbers)
-        require(names[name] not in RUN, "metric", name, f"would be a second {names[name]}; accepted: another name")
+        unclear = [*RUN, *names.values()].count(names[name]) > 1
+        require(not unclear, "metric", name, f"would be a second {names[name]}; accepted: another name")
         values[names[name]] = numbers
     arms = _arms(values, asked, source)
     _refuse_duplicates(values, pair, source)
@@ -207,8 +220,8 @@ def _ended(frame: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[Check]]
     for name in frame:
         if short_name(name).lower() not in STATUS:
             continue
-        words = [str(word).rpartition(".")[2].lower() for word in frame[name]]
-        if not {*words} <= ENDED | NOT_ENDED:
+        words = [text.rpartition(".")[2].lower() for text in texts_of(frame, name)]
+        if not {*words} - {""} <= ENDED | NOT_ENDED:
             continue
         lost = np.array([word in NOT_ENDED for word in words])
         if not lost.any():
@@ -279,7 +292,8 @@ def _pairings(runs: Runs) -> list[Check]:
     for setting, rows in by_setting(runs.values):
         of_arm = {arm: {*rows.pair[rows.arm == arm]} for arm in runs.arms}
         valued = {*zip(rows.arm[rows[primary].notna()], rows.pair[rows[primary].notna()], strict=True)}
-        where, known = (f" in {setting}" if setting else ""), set.union(*(of_arm[arm] for arm in runs.arms[1:]))
+        where = f" in {setting}" if setting else ""
+        paired = of_arm[first] & set.union(*(of_arm[arm] for arm in runs.arms[1:]))
         for arm in runs.arms[1:]:
             shared = {own for own in of_arm[first] & of_arm[arm] if {(first, own), (arm, own)} <= valued}
             judged |= len(shared) > 1
@@ -288,7 +302,7 @@ def _pairings(runs: Runs) -> list[Check]:
             one = f"share {pair} {_listed(shared)} alone ({rows_of(at)}) with {primary}"
             how = one if shared else f"share no {pair} with {primary}: {each}"
             reasons.append(f"{first} and {arm}{where} {how}")
-        alone = [row for row, own in zip(rows.index, rows.pair, strict=True) if own not in known & of_arm[first]]
+        alone = [row for row, own in zip(rows.index, rows.pair, strict=True) if own not in paired]
         if alone:
             text = f"No partner of the same {pair}{where}: {rows_of(alone)}. These runs are left out."
             checks.append(Check("warning", text))

@@ -28,6 +28,8 @@ from headtohead.options import ConfigError, require
 BLOCKS, LEAST = 20, 2
 # How far the mean of a run's scores may be from its metric, which a table may round: a share of the metric.
 ROUNDED = 0.01
+# How far it may be besides: a share of the largest score.
+ROUNDING = 1e-9
 # The columns of the examples, and of the scores where there is one metric.
 EXAMPLE, SCORE = "example", "score"
 ACCEPTED = "accepted: one score for each run and example"
@@ -73,8 +75,8 @@ def check_scores(
     Raises:
         ConfigError: the scores are not those of the runs, or not of the same examples for all runs of a setting.
     """
-    frame = with_distinct_names(frame, "examples", source)
     arm, pair, settings = roles
+    frame = with_distinct_names(frame, "examples", source, [arm, pair, *settings, *metrics, EXAMPLE, SCORE])
     arm, pair, *settings = (column(frame, "examples", short_name(name), source) for name in (arm, pair, *settings))
     example = column(frame, "examples", EXAMPLE, source)
     columns = {name: known for name in metrics for known in frame if short_name(known) == short_name(name)}
@@ -85,7 +87,11 @@ def check_scores(
     kept = _index(keys).isin(known)
     frame, long = frame.loc[kept], keys.loc[kept]
     long = long.assign(example=texts_of(frame, example))
-    _refuse_other_examples(long, known, source)
+    empty = [*long.index[long.example == ""]]
+    require(not empty, "examples", example, f"is empty in {rows_of(empty)} of {source}; {ACCEPTED}")
+    # A run without a metric is left out, whether or not it has scores.
+    valued = np.isfinite(runs[[metrics[name] for name in columns]].to_numpy(float)).any(axis=1)
+    _refuse_other_examples(long, _index(runs.loc[valued]), source)
     for name, of_scores in columns.items():
         numbers = numbers_of(frame, "examples", of_scores, source)
         empty = [*frame.index[numbers.isna()]]
@@ -94,7 +100,8 @@ def check_scores(
     found = [metrics[name] for name in columns]
     means = pd.DataFrame(long.groupby(RUN)[found].mean()).reindex(known)
     for name in found:
-        _refuse_other_means(runs, means[name].to_numpy(float), name, source)
+        largest = float(long[name].abs().max())
+        _refuse_other_means(runs, means[name].to_numpy(float), largest, name, source)
     blocks, sizes = _on_blocks(long, found)
     binary = frozenset(name for name in found if long[name].isin((0.0, 1.0)).all())
     return Scores(blocks, sizes, binary), means.set_axis(runs.index)
@@ -125,10 +132,12 @@ def _refuse_other_examples(long: pd.DataFrame, runs: pd.MultiIndex, source: str)
     raise ConfigError(f"examples={source}: lacks {what} of {of}; {ACCEPTED}")
 
 
-def _refuse_other_means(runs: pd.DataFrame, means: np.ndarray, metric: str, source: str) -> None:
-    """Refuse scores whose mean is not the metric of their run, as far as a table rounds."""
+def _refuse_other_means(runs: pd.DataFrame, means: np.ndarray, largest: float, metric: str, source: str) -> None:
+    """Refuse scores, up to a largest size, whose mean is not the metric of their run, as far as a table rounds."""
     recorded = runs[metric].to_numpy(float)
-    wrong = np.flatnonzero(np.abs(recorded - means) > ROUNDED * np.maximum(np.abs(recorded), np.abs(means)))
+    size = np.maximum(np.abs(recorded), np.abs(means))
+    # A mean of 0 is a rounding error away from it.
+    wrong = np.flatnonzero(np.abs(recorded - means) > ROUNDED * size + ROUNDING * largest)
     if not len(wrong):
         return
     first = wrong[0]

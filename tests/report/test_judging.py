@@ -1,6 +1,7 @@
 """`headtohead judge` on files as other programs write them."""
 
 import json
+import os
 import re
 from itertools import product
 from pathlib import Path
@@ -205,6 +206,7 @@ def test_settings_are_judged_apart_and_together(command, tmp_path):
 
 
 B = "b"  # the second arm
+WIDE = pd.DataFrame(1, range(12), [f"{number:030}" for number in range(99)])
 BAD = {
     "no common pair": (lambda t: t.assign(seed=t.seed + 10 * (t["head"] == B)), "a and b share no seed"),
     "one pair": (lambda t: t.assign(seed=t.seed + 10 * ((t["head"] == B) & (t.seed > 0))), "alone (rows 2 and 8)"),
@@ -220,6 +222,9 @@ BAD = {
     "no row": (lambda t: t[:0], "has no rows"),
     "all crashed": (lambda t: t.assign(State="crashed"), "no run of runs.csv has ended"),
     "a column twice": (lambda t: t.set_axis(["head", "seed", "accuracy", "accuracy"], axis=1), "names several"),
+    "a date": (lambda t: t.assign(accuracy="2020-01-01"), "'2020-01-01' is no number"),
+    "a blank arm": (lambda t: t.assign(head=t["head"].where(t.index != 3, " ")), "is empty in row 5 of runs.csv"),
+    "wide": (lambda t: t.rename(columns={"seed": "x"}).join(WIDE), "103 names in all"),
     "no such column": (lambda t: t.rename(columns={"accuracy": "accurcy"}), "did you mean accurcy"),
 }  # fmt: skip
 BAD_SCORES = {
@@ -229,6 +234,7 @@ BAD_SCORES = {
     "an example twice": (lambda t: t.assign(example=t.example.clip(1)), "rows 2 and 3 are all of a, 0, 1"),
     "an empty cell": (lambda t: t.assign(score=t.score.where(t.index != 5)), "holds no finite number in row 7"),
     "words": (lambda t: t.assign(score="right"), "'right' is no number"),
+    "no name of an example": (lambda t: t.assign(example=t.example.where(t.index != 5)), "is empty in row 7"),
     "no example": (lambda t: t.drop(columns="example"), "examples=example: no such column of scores.csv"),
     "no score": (lambda t: t.rename(columns={"score": "points"}), "examples=score: no such column of scores.csv"),
     "no seed": (lambda t: t.drop(columns="seed"), "examples=seed: no such column of scores.csv"),
@@ -288,6 +294,60 @@ def test_a_wrong_request_is_refused_in_a_line(command, tmp_path, arguments, said
     result = command("judge", "runs.csv", *BY, *arguments)
     assert result.status == 2 and said in result.err and len(result.err.splitlines()) == 1
     assert not (tmp_path / "judged").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace("\n", "\n\n   \n,,,\n"),
+        lambda text: text.replace("\n", ",,\n"),
+        lambda text: text.replace("\n", ",1,2\n").replace("nll,1,2", "nll,x,x"),
+    ],
+    ids=["mark", "CRLF", "CR", "semicolons", "blank rows", "commas at the end", "a name twice that nobody asks for"],
+)
+def test_what_editors_and_exports_do_to_a_table_changes_no_verdict(command, tmp_path, change):
+    text = runs().to_csv(index=False)
+    (tmp_path / "plain.csv").write_text(text, encoding="utf-8")
+    (tmp_path / "runs{1}.csv").write_bytes(change(text).encode())
+    for name in ("plain.csv", "runs{1}.csv"):
+        result = command("judge", name, *BY)
+        assert result.status == 0, result.err
+    plain, changed = (verdicts(tmp_path / "judged" / name) for name in ("plain", "runs{1}"))
+    assert plain == changed
+
+
+def test_a_line_of_json_may_hold_any_text(command, tmp_path):
+    frame = runs().assign(note="one\u2028two")
+    frame.to_json(tmp_path / "runs.jsonl", orient="records", lines=True, force_ascii=False)
+    assert "\u2028" in (tmp_path / "runs.jsonl").read_text(encoding="utf-8")
+    assert command("judge", "runs.jsonl", *BY).status == 0
+
+
+def test_what_is_no_run_in_a_folder_of_runs_is_passed_over(command, tmp_path):
+    """Copies in hidden folders, folders and pipes that are called like event files, and values that are no scalars."""
+    frame = runs(seeds=3)
+    for row in frame.itertuples():
+        folder = tmp_path / "logs" / f"{row.head}{row.seed}"
+        with SummaryWriter(str(folder)) as writer:
+            writer.add_scalar("test/acc", row.accuracy, 1)
+            writer.add_histogram("test/acc", np.arange(5), 2)
+            writer.add_text("test/acc", "a text", 3)
+        text = f"head: {row.head}\nseed: {row.seed}\noptimizer: !!python/object/apply:functools.partial\n- 1\n"
+        (folder / "hparams.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "logs/.trash/a0").mkdir(parents=True)
+    (tmp_path / "logs/a0/old.tfevents").mkdir()
+    os.mkfifo(tmp_path / "logs/a0/pipe.tfevents")
+    with SummaryWriter(str(tmp_path / "logs/.trash/a0")) as writer:
+        writer.add_scalar("test/acc", 0.0, 1)
+    result = command("judge", "logs", "--arm", "head", "--pair", "seed", "--metric", "test/acc:0.005")
+    assert result.status == 0, result.err
+    (row,) = verdicts(tmp_path / "judged/logs")["claims"]
+    wide = frame.pivot(index="seed", columns="head", values="accuracy")
+    assert row["seeds"] == 3 and row["difference"] == pytest.approx((wide.a - wide.b).mean(), rel=1e-5)
 
 
 def test_runs_without_a_value_are_named_and_left_out(command, tmp_path):

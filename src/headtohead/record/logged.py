@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from headtohead.late import pd
 from headtohead.options import ConfigError, require
@@ -44,7 +42,7 @@ def read_logged(place: Path) -> pd.DataFrame:
     require(root.is_dir(), "runs", place, f"there is no folder {root}; accepted: a folder of TensorBoard's event files")
     require(not (root / "study.json").is_file(), "runs", place, f"is a study: headtohead report {root} judges it")
     runs: dict[str, tuple[Named, dict[str, tuple[float, float]]]] = {}
-    for path in sorted(root.rglob(EVENTS)):
+    for path in sorted(path for path in root.rglob(EVENTS) if _is_shown_file(path, root)):
         folder = _run_folder(path.parent, root, len(pattern))
         named = None if folder is None else _named(folder, path.parent, root, pattern)
         if folder is None or named is None:
@@ -63,6 +61,11 @@ def read_logged(place: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.Index([*runs]))
 
 
+def _is_shown_file(path: Path, root: Path) -> bool:
+    """Return whether a path is a file in no hidden folder: editors keep copies in such folders."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
 def _run_folder(folder: Path, root: Path, levels: int) -> Path | None:
     """Return the folder of the run that events in a folder are of: by a pattern, by `.hydra`, or this folder."""
     parts = folder.relative_to(root).parts
@@ -78,10 +81,10 @@ def _named(run: Path, events: Path, root: Path, pattern: tuple[str, ...]) -> Nam
     choices = _values(run / ".hydra" / "hydra.yaml")
     start = "hydra.runtime.choices."
     named |= {key.removeprefix(start): value for key, value in choices.items() if key.startswith(start)}
-    with suppress(OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
-        for override in OmegaConf.load(run / ".hydra" / "overrides.yaml"):
-            key, separator, value = str(override).lstrip("+").partition("=")
-            named |= {key: value} if separator else {}
+    overrides = _yaml(run / ".hydra" / "overrides.yaml")
+    for override in overrides if isinstance(overrides, list) else ():
+        key, separator, value = str(override).lstrip("+").partition("=")
+        named |= {key: value} if separator else {}
     parts = run.relative_to(root).parts
     for piece in (piece for part in parts for piece in part.split(",")):
         key, separator, value = piece.partition("=")
@@ -97,18 +100,31 @@ def _named(run: Path, events: Path, root: Path, pattern: tuple[str, ...]) -> Nam
 
 def _values(path: Path) -> Named:
     """Return the values of a YAML file by dotted key; none where it cannot be read, as it is not ours."""
-    if not path.is_file():
-        return {}
-    try:
-        node = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
-        return {}
+    node = _yaml(path)
     return flat({str(key): value for key, value in node.items()}) if isinstance(node, dict) else {}
+
+
+def _yaml(path: Path) -> Any:
+    """Return what a YAML file holds; None where it cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        return yaml.load(read_bytes(path), _Loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return None
+
+
+class _Loader(yaml.SafeLoader):
+    """A reader of plain values. An object of Python, as Lightning writes some, is None."""
+
+
+_Loader.add_constructor(None, lambda loader, node: None)  # pyright: ignore[reportArgumentType]
 
 
 def _read_events(path: Path, values: dict[str, tuple[float, float]]) -> Named:
     """Add the last value of each tag in an event file, with its time, to `values`, and return the hyperparameters."""
     # Protocol buffers take long to import.
+    from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -126,13 +142,15 @@ def _read_events(path: Path, values: dict[str, tuple[float, float]]) -> Named:
             if plugin.plugin_name == "scalars":
                 scalar_tags.add(value.tag)
             if value.tag == SESSION_START_INFO_TAG:
-                info = HParamsPluginData.FromString(plugin.content).session_start_info
-                hparams |= {key: getattr(cell, cell.WhichOneof("kind")) for key, cell in info.hparams.items()}
+                with suppress(DecodeError):
+                    info = HParamsPluginData.FromString(plugin.content).session_start_info
+                    kinds = {key: cell.WhichOneof("kind") for key, cell in info.hparams.items()}
+                    hparams |= {key: getattr(info.hparams[key], kind) for key, kind in kinds.items() if kind}
                 continue
             if value.WhichOneof("value") == "simple_value":
                 number = float(value.simple_value)
-            elif value.tag in scalar_tags:
-                number = float(make_ndarray(value.tensor).item())
+            elif value.tag in scalar_tags and (array := make_ndarray(value.tensor)).size == 1:
+                number = float(array.item())
             else:
                 continue
             if event.wall_time >= values.get(value.tag, (event.wall_time, 0))[0]:

@@ -57,7 +57,7 @@ def _text(content: str, path: Path, key: str) -> pd.DataFrame:
     numbers, rows = [], []
     try:
         for row in reader:
-            if row:
+            if any(map(str.strip, row)):
                 numbers.append(reader.line_num)
                 rows.append(row)
     except csv.Error as error:
@@ -73,7 +73,7 @@ def _text(content: str, path: Path, key: str) -> pd.DataFrame:
 
 def _lines(content: str, path: Path, key: str) -> pd.DataFrame:
     rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(content), start=1):  # a text may hold other breaks of lines
         if not line.strip():
             continue
         try:

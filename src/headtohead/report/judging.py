@@ -52,7 +52,7 @@ def judge_files(
     Raises:
         ConfigError: what was asked for is wrong; the message names the column, and the rows.
     """
-    is_table = not place.is_dir() and "{" not in str(place)
+    is_table = place.is_file() or not (place.is_dir() or "{" in str(place))
     name = place.name if is_table else next(part for part in reversed(place.absolute().parts) if "{" not in part)
     to = out or Path("judged") / (place.stem if is_table else name)
     refuse_folder(to)

@@ -34,6 +34,8 @@ def test_a_supported_claim_is_said_with_its_unit_and_how_often_chance_would_do_a
     assert epochs.startswith("Softmax needs fewer epochs to the target by 2.5 epochs; ")
     ratio = said(metric="backbone_cv", direction="lower", difference=-0.5, lower=-0.7, upper=-0.3)
     assert ratio.startswith("Softmax has the smaller variation of the gradient by 0.50; ")
+    tiny = said(metric="mse", difference=-3e-8, lower=-4e-8, upper=-2e-8)
+    assert tiny.startswith("Softmax has the lower mse by 3e\N{MINUS SIGN}08; ")
     assert said(metric="my_score", direction="higher", difference=0.5, lower=0.2, upper=0.8).startswith(
         "Softmax has the higher my score by 0.50; "
     )

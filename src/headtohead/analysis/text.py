@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from headtohead.analysis.statistics import Interval
 
 MINUS = "\N{MINUS SIGN}"
+# The most decimals, and the sizes from which on a number has an exponent.
+MOST_DECIMALS, TINY, HUGE = 6, 1e-3, 1e7
 # Metrics that are shares but no accuracies.
 SHARES = (
     "ambiguity_none",
@@ -24,10 +26,17 @@ def in_percent(metric: str) -> bool:
 
 
 def decimal(value: float | None, digits: int, signed: bool = False) -> str:
-    """Format a number with `digits` decimals; `-` where it is unknown."""
+    """Format a number with `digits` decimals, or with three digits and an exponent where it is tiny or huge.
+
+    It is `-` where it is unknown.
+    """
     if value is None or not math.isfinite(value):
         return "-"
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    sign, size = "+" if signed else "", abs(value)
+    if (digits > MOST_DECIMALS and 0 < size < TINY) or size >= HUGE:
+        return f"{value:{sign}.3g}".replace("-", MINUS)
+    digits = min(digits, MOST_DECIMALS)
+    text = f"{value:{sign}.{digits}f}"
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", MINUS)
 
 
@@ -46,7 +55,7 @@ def num_decimals(half_width: float, value: float) -> int:
         digits = 1 - math.floor(math.log10(half_width))
     else:
         digits = most - 1 if has_value else 2
-    return min(max(min(digits, most), 0), 6)
+    return max(min(digits, most), 0)
 
 
 def difference(metric: str, interval: Interval, digits: int | None = None) -> str:

@@ -234,7 +234,7 @@ def _size(row: Comparison) -> str:
     scale = 100 if in_percent(row.metric) else 1
     digits = num_decimals(scale * (row.upper - row.lower) / 2, scale * abs(row.difference))
     size = decimal(scale * abs(row.difference), digits)
-    if float(size) == 0 != row.difference:
+    if row.difference and not size.strip("0."):
         size = f"less than {10**-digits:.{digits}f}"
     return with_unit(size, row.metric)
 

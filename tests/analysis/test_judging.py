@@ -260,9 +260,10 @@ def test_a_number_that_has_overflowed_is_none():
     assert any("no finite value in row 0" in check.text for check in summary.checks)
 
 
-def test_a_run_without_a_metric_needs_no_scores():
+def test_a_run_that_is_left_out_needs_no_scores():
     runs, scores = scored(seeds=4)
     runs.loc[0, "accuracy"] = math.nan
+    runs = pd.concat([runs, pd.DataFrame({"head": ["a"], "seed": [9], "accuracy": [0.5]})], ignore_index=True)
     row = judge(runs, scores=scores[(scores["head"] != "a") | (scores.seed != 0)]).verdicts[0]
     assert row.seeds == 3 and row.examples == 7
 

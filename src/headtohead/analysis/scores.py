@@ -89,9 +89,10 @@ def check_scores(
     long = long.assign(example=texts_of(frame, example))
     empty = [*long.index[long.example == ""]]
     require(not empty, "examples", example, f"is empty in {rows_of(empty)} of {source}; {ACCEPTED}")
-    # A run without a metric is left out, whether or not it has scores.
+    # A run without a metric or without a partner is left out, whether or not it has scores.
     valued = np.isfinite(runs[[metrics[name] for name in columns]].to_numpy(float)).any(axis=1)
-    _refuse_other_examples(long, _index(runs.loc[valued]), source)
+    paired = runs.duplicated(["setting", "pair"], keep=False).to_numpy()
+    _refuse_other_examples(long, _index(runs.loc[valued & paired]), source)
     for name, of_scores in columns.items():
         numbers = numbers_of(frame, "examples", of_scores, source)
         empty = [*frame.index[numbers.isna()]]

@@ -320,6 +320,20 @@ def test_what_editors_and_exports_do_to_a_table_changes_no_verdict(command, tmp_
     assert plain == changed
 
 
+@pytest.mark.parametrize("lengths", [{1: 2}, {}, {0: 1, 1: 2, 2: 4, 3: 5, 4: 6, 5: 7}])
+def test_a_run_that_stopped_before_most_is_named(command, tmp_path, lengths):
+    """Where each run has an end of its own, as by early stopping, none is."""
+    frame = runs(seeds=3)
+    for number, row in enumerate(frame.itertuples()):
+        with SummaryWriter(str(tmp_path / "logs" / f"{row.head}_{row.seed}")) as writer:
+            for step in range(lengths.get(number, 3)):
+                writer.add_scalar("val/acc", row.accuracy, 10 * step)
+    result = command("judge", "logs/{head}_{seed}", "--arm", "head", "--pair", "seed", "--metric", "val/acc:0.005")
+    assert result.status == 0, result.err
+    said = "val/acc ends at step 20 in most runs, and before it in row a_1" in re.sub(r"\s+", " ", result.out)
+    assert said == (len(lengths) == 1) and ("ends at step" in result.out) == said
+
+
 def test_a_line_of_json_may_hold_any_text(command, tmp_path):
     frame = runs().assign(note="one\u2028two")
     frame.to_json(tmp_path / "runs.jsonl", orient="records", lines=True, force_ascii=False)

@@ -24,12 +24,18 @@ from headtohead.options import ConfigError, require
 from headtohead.record.files import flat, read_bytes
 
 Named = dict[str, Any]
+# The last value of each tag: its time, the value, its step.
+Last = dict[str, tuple[float, float, int]]
+# Attribute of the table: the step of the last value, by tag and row.
+STEPS = "steps"
 EVENTS = "*tfevents*"
 PLACE = re.compile(r"\{([^{}]+)\}")
 
 
 def read_logged(place: Path) -> pd.DataFrame:
     """Read the runs in a folder as a table: a row per run, with its folder as the name of the row.
+
+    Its attribute `STEPS` holds the step of each last value, by tag and row.
 
     Args:
         place: Folder of runs, or a pattern of their folders.
@@ -41,7 +47,7 @@ def read_logged(place: Path) -> pd.DataFrame:
     root, pattern = Path(*place.parts[:depth]), place.parts[depth:]
     require(root.is_dir(), "runs", place, f"there is no folder {root}; accepted: a folder of TensorBoard's event files")
     require(not (root / "study.json").is_file(), "runs", place, f"is a study: headtohead report {root} judges it")
-    runs: dict[str, tuple[Named, dict[str, tuple[float, float]]]] = {}
+    runs: dict[str, tuple[Named, Last]] = {}
     for path in sorted(path for path in root.rglob(EVENTS) if _is_shown_file(path, root)):
         folder = _run_folder(path.parent, root, len(pattern))
         named = None if folder is None else _named(folder, path.parent, root, pattern)
@@ -57,8 +63,14 @@ def read_logged(place: Path) -> pd.DataFrame:
         example = f"'{root}/{{head}}/seed_{{seed}}'"
         accepted = f"accepted: a pattern of folders, such as {example}, or runs with .hydra/config.yaml or hparams"
         raise ConfigError(f"runs={place}: nothing tells what its runs are, such as {next(iter(runs))}; {accepted}")
-    rows = [names | {tag: value for tag, (_, value) in values.items()} for names, values in runs.values()]
-    return pd.DataFrame(rows, index=pd.Index([*runs]))
+    rows = [names | {tag: value for tag, (_, value, _) in values.items()} for names, values in runs.values()]
+    frame = pd.DataFrame(rows, index=pd.Index([*runs]))
+    steps: dict[str, dict[str, int]] = {}
+    for run, (_, values) in runs.items():
+        for tag, (_, _, step) in values.items():
+            steps.setdefault(tag, {})[run] = step
+    frame.attrs[STEPS] = steps
+    return frame
 
 
 def _is_shown_file(path: Path, root: Path) -> bool:
@@ -121,8 +133,8 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor(None, lambda loader, node: None)  # pyright: ignore[reportArgumentType]
 
 
-def _read_events(path: Path, values: dict[str, tuple[float, float]]) -> Named:
-    """Add the last value of each tag in an event file, with its time, to `values`, and return the hyperparameters."""
+def _read_events(path: Path, values: Last) -> Named:
+    """Add the last value of each tag in an event file to `values`, and return the hyperparameters."""
     # Protocol buffers take long to import.
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
@@ -153,8 +165,8 @@ def _read_events(path: Path, values: dict[str, tuple[float, float]]) -> Named:
                 number = float(array.item())
             else:
                 continue
-            if event.wall_time >= values.get(value.tag, (event.wall_time, 0))[0]:
-                values[value.tag] = event.wall_time, number
+            if event.wall_time >= values.get(value.tag, (event.wall_time,))[0]:
+                values[value.tag] = event.wall_time, number, int(event.step)
     return hparams
 
 

@@ -1,15 +1,19 @@
 """The report on runs that another program trained, in files and in the terminal."""
 
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from headtohead.analysis.columns import kept, short_name
+from headtohead.analysis.checks import Check
+from headtohead.analysis.columns import kept, rows_of, short_name
 from headtohead.analysis.judging import judge_runs
 from headtohead.analysis.runs import Asked
 from headtohead.analysis.statistics import Interval
@@ -17,7 +21,7 @@ from headtohead.analysis.summary import Summary
 from headtohead.analysis.text import against, difference, in_percent, listed
 from headtohead.analysis.words import with_unit
 from headtohead.options import printable, require
-from headtohead.record.logged import read_logged
+from headtohead.record.logged import STEPS, read_logged
 from headtohead.record.tables import read_frame
 from headtohead.report.content import SYMBOLS, p_value
 from headtohead.report.drawing import Drawing
@@ -56,13 +60,29 @@ def judge_files(
     name = place.name if is_table else next(part for part in reversed(place.absolute().parts) if "{" not in part)
     to = out or Path("judged") / (place.stem if is_table else name)
     refuse_folder(to)
-    frame = kept(read_frame(place) if is_table else read_logged(place), where, name)
+    frame = read_frame(place) if is_table else read_logged(place)
+    steps = frame.attrs.get(STEPS, {})
+    frame = kept(frame, where, name)
     scores = None if examples is None else read_frame(examples, "examples")
     summary = judge_runs(frame, asked, name, scores, examples.name if examples else "")
+    summary = replace(summary, checks=[*_stopped_early(frame, steps, asked), *summary.checks])
     drawings = draw_judgement(summary)
     own = {"command": shlex.join(command), "facts": _facts(summary, asked), "versions": {}, "source": ""}
     summary = write_files(summary, drawings, to, own)
     print_judgement(summary, to)
+
+
+def _stopped_early(frame: pd.DataFrame, steps: Mapping[str, Mapping[str, int]], asked: Asked) -> Iterator[Check]:
+    """Warn of runs whose last value comes before that of most: they may have been killed, or run still."""
+    for metric in asked.metrics:
+        of_run = {run: steps[metric.name][run] for run in frame.index if run in steps.get(metric.name, ())}
+        last, count = max(Counter(of_run.values()).items(), key=lambda item: item[::-1], default=(0, 0))
+        early = [run for run, step in of_run.items() if step < last]
+        if early and 2 * count > len(of_run):
+            text = (
+                f"{metric.name} ends at step {last} in most runs, and before it in {rows_of(early)}. A run that did not"
+            )
+            yield Check("warning", f"{text} end is no fair comparison: take it out of the folder, or let it end.")
 
 
 def draw_judgement(summary: Summary) -> list[Drawing]:

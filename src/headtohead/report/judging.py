@@ -79,10 +79,9 @@ def _stopped_early(frame: pd.DataFrame, steps: Mapping[str, Mapping[str, int]], 
         last, count = max(Counter(of_run.values()).items(), key=lambda item: item[::-1], default=(0, 0))
         early = [run for run, step in of_run.items() if step < last]
         if early and 2 * count > len(of_run):
-            text = (
-                f"{metric.name} ends at step {last} in most runs, and before it in {rows_of(early)}. A run that did not"
-            )
-            yield Check("warning", f"{text} end is no fair comparison: take it out of the folder, or let it end.")
+            found = f"{metric.name} ends at step {last} in most runs, and before it in {rows_of(early)}."
+            advice = "A run that did not end is no fair comparison: take it out of the folder, or let it end."
+            yield Check("warning", f"{found} {advice}")
 
 
 def draw_judgement(summary: Summary) -> list[Drawing]:

@@ -10,6 +10,7 @@ from specs import rows_of
 
 from headtohead.analysis.ladder import ladder_rows
 from headtohead.analysis.study import read_study
+from headtohead.analysis.text import in_percent
 from headtohead.report.figures.ladder import ladder
 from headtohead.report.render import write_report
 from headtohead.testing import ACCURACY, make_study
@@ -31,7 +32,7 @@ def test_a_panel_draws_each_step_and_the_total_in_the_unit_of_its_metric(study):
     rows = ladder_rows(read_study(study))
     assert [panel["title"] for panel in figure.panels] == [row.claim for row in rows]
     for panel, row in zip(figure.panels, rows, strict=True):
-        factor = 100 if row.definition.metric.endswith("accuracy") else 1
+        factor = 100 if in_percent(row.definition.metric) else 1
         shown = rows_of(panel, "point")
         intervals = [*row.steps, row.total]
         for name, of in (("mean", "mean"), ("low", "lower"), ("high", "upper")):

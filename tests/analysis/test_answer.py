@@ -80,9 +80,9 @@ def test_the_search_picks_the_leader_and_no_run_that_tests_it(tmp_path):
     confirmed = table[(table.phase == "confirm") & (table.arm == "softmax")]
     assert told.comparisons[0].arm == "softmax"
     first = told.sentences[0]
-    assert first.startswith("Validation favours softmax: its validation accuracy is ")
+    assert first.startswith("Validation favours softmax: its validation accuracy in the search is ")
     assert f" {100 * searched.val_accuracy.mean():.2f} ± " in first and "the highest of 2 arms" in first
-    assert f"It reaches a test accuracy of {100 * confirmed.test_accuracy.mean():.2f} ± " in first
+    assert f"Fresh runs of it reach a test accuracy of {100 * confirmed.test_accuracy.mean():.2f} ± " in first
 
 
 def test_an_arm_that_the_test_shows_better_is_used_whatever_validation_favours(tmp_path):
@@ -145,7 +145,7 @@ def test_the_primary_metric_leads_and_compares(tmp_path, metric, sign):
         (f"test_{metric}", "sigmoid", "better")
     ]
     words = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "nll": "NLL"}[metric]
-    assert f"Validation favours sigmoid: its validation {words} is" in told.sentences[0]
+    assert f"Validation favours sigmoid: its validation {words} in the search is" in told.sentences[0]
     assert f"the {'highest' if sign > 0 else 'lowest'} of 2 arms" in told.sentences[0]
 
 

@@ -6,7 +6,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import headtohead.configs
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
+import headtohead.configs
 from headtohead.analysis import claims as claims_module
 from headtohead.analysis.claims import KEYS, Verdict
 from headtohead.analysis.pairing import DERIVED, OF_GRID, OF_SPACE
@@ -109,7 +109,7 @@ def test_an_open_question_says_what_the_next_look_could_decide(tmp_path):
     (verdict,) = judge(study)
     assert verdict.verdict == "inconclusive" and verdict.examples == 1800
     assert 0 < verdict.next_power < 1
-    assert verdict.outlook == f"20 seeds would decide it with a probability of {verdict.next_power:.0%}"
+    assert verdict.outlook == f"20 seeds would decide it in about {100 * verdict.next_power:.0f} of 100 studies"
 
 
 def test_the_family_of_holm_is_the_claims_that_were_tested_of_a_pair_of_arms(tmp_path):

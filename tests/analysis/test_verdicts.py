@@ -87,7 +87,7 @@ def test_what_is_undecided_says_what_would_decide_it(tmp_path):
     folder = make_study(tmp_path / "s", arms=ARMS[:2], effects=effects, claims={}, records=False)
     (row,) = decide(read_study(folder), [question("sigmoid", margin=0.0001)])
     assert row.decision == "undecided" and row.examples == 1800 and row.needs_examples is None
-    assert row.outlook == f"20 seeds would decide it with a probability of {row.next_power:.0%}"
+    assert row.outlook == f"20 seeds would decide it in about {100 * row.next_power:.0f} of 100 studies"
 
 
 def with_blocks_that_favour(folder, arm, deviation):

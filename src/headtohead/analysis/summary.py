@@ -405,8 +405,10 @@ def _performance(study: Study, leader: str, arms: int) -> str:
     primary = study.record.protocol.selected_by
     rows = study.at_best(study.searched) if study.tuned else study.final
     extreme = "highest" if is_higher_better(primary) else "lowest"
+    # Fresh runs confirm the trial, whose validation the table of arms shows.
+    searched = study.tuned and _is_confirmed(study)
     text = (
-        f"Validation favours {leader}: its {_words(primary)} is "
+        f"Validation favours {leader}: its {_words(primary)}{' in the search' if searched else ''} is "
         if arms > 1
         else f"{leader} has a {_words(primary)} of "
     )
@@ -414,7 +416,11 @@ def _performance(study: Study, leader: str, arms: int) -> str:
     text += f", the {extreme} of {arms} arms" if arms > 1 else ""
     runs = study.final.loc[study.final.arm == leader]
     reached = [f"a {_words(metric)} of {_reached(metric, runs)}" for metric in _tested(primary) if _has(runs, metric)]
-    return f"{text}. It reaches {listed(reached)} ({plural(runs.seed.nunique(), 'seed')})." if reached else f"{text}."
+    return (
+        f"{text}. {'Fresh runs of it reach' if searched else 'It reaches'} {listed(reached)} ({plural(runs.seed.nunique(), 'seed')})."
+        if reached
+        else f"{text}."
+    )
 
 
 def _tested(primary: str) -> list[str]:

@@ -115,7 +115,10 @@ class Comparison:
         if self.needs_examples:
             return f"it needs more test examples, about {self.needs_examples:,}"
         if math.isfinite(self.next_power):
-            return f"{2 * self.seeds} seeds would decide it with a probability of {self.next_power:.0%}"
+            twice = f"{2 * self.seeds} seeds would"
+            if self.next_power < 0.05:
+                return f"{twice} hardly decide it: they do in fewer than 5 of 100 studies"
+            return f"{twice} decide it in about {100 * self.next_power:.0f} of 100 studies"
         return ""
 
 

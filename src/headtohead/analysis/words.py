@@ -206,9 +206,9 @@ def _equivalent(row: Comparison, arm: str, other: str) -> str:
 
 def _undecided(row: Comparison, arm: str, other: str) -> str:
     words = words_of(row.metric)
-    text = f"no difference in {words.noun} was shown"
+    text = f"no difference in {words.noun} was shown between {arm} and {other}"
     if row.difference == 0:
-        return f"{text}: {arm} and {other} have the same mean"
+        return f"{text}: they have the same mean"
     has = comparative(row.metric, row.direction)
     one = has.removesuffix(words.noun) + ("one" if has.startswith("the ") else "")
     text += f": {_ahead(row, arm, other, one.strip())}"
@@ -247,4 +247,4 @@ def _margin(row: Comparison) -> str:
 def with_unit(number: str, metric: str) -> str:
     """Return a formatted number of a metric with its unit: `0.03 nats`, `1 point`."""
     unit = unit_of(metric)
-    return f"{number} {unit.removesuffix('s') if number == '1' else unit}".rstrip()
+    return f"{number} {unit.removesuffix('s') if number.split()[-1] == '1' else unit}".rstrip()

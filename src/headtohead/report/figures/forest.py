@@ -1,5 +1,6 @@
 """The forest figure: what a study shows of its primary metrics, a row for each comparison."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -120,15 +121,19 @@ def forest(plots: Sequence[Plot], arms: Sequence[str]) -> Drawn:
     legend = []
     if any(plot.margin for plot in shown):
         legend.append(Key("too small to matter: the margin", dash=(1, 0), thick=11))
+    # The panels of settings name both arms in their titles.
+    first = "the first arm" if shown[0].summary else shown[0].sides[1].removeprefix("favours ").removesuffix(" →")
     text = (
-        "Look at which side of zero an interval lies, and whether it reaches into the shade. A row is the first arm's "
+        f"Look at which side of zero an interval lies, and whether it reaches into the shade. A row is {first}'s "
         f"metric minus the other's, with its {100 * shown[0].confidence:.3g} % interval. The sides mean the same in "
         "every panel: where lower is better, the axis runs from high to low."
     )
     if any(plot.summary for plot in shown):
         legend.append(Key("mean of the settings", colour=INK, shape="diamond", dash=(1, 0)))
+        text += " Each setting counts the same."
+    if any(math.isfinite(bound) for plot in shown if plot.summary for bound in plot.summary.predicted or ()):
         legend.append(Key("expected in a new setting", colour=INK, dash=(3, 3), thick=1.2))
-        text += " Each setting counts the same. The dotted line says where the difference in a new setting may lie."
+        text += " The dotted line says where the difference in a new setting may lie."
     if any(len(plot.rows) > MOST_ROWS for plot in shown) or len(shown) < len(plots):
         text += f" Of more rows the first {MOST_ROWS} are shown, of more panels the first {MOST_PLOTS}."
     title = (

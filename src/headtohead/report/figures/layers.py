@@ -170,7 +170,7 @@ def curves(rows: Sequence[Row], count: int, x: View, y: View, of: Mapping[str, s
     band_of: View = {
         "transform": [{"filter": "isValid(datum.low)"}],
         "mark": {"type": "area", "clip": True},
-        "encoding": {"x": at(x, "x"), **ends, **arm_look(count, opacity=0.18)},
+        "encoding": {"x": at(x, "x"), **ends, **arm_look(count, opacity=min(0.18, 0.72 / count))},
     }
     # Among many arms bands hide each other, and one marker an arm is enough.
     many = count > MANY

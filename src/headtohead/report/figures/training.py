@@ -97,7 +97,8 @@ def seeds(study: Study) -> Drawn:
         Panel("test_nll", "Loss", f"test {loss}", scale),
     ]
     panels = [panel for panel in panels if study.is_measured(panel.metric)]
-    if not panels:
+    # One run has nothing to be seen beside.
+    if not panels or len(study.final) < 2:
         return None
     return Figure(
         "Each seed under every arm, on the test set",

@@ -109,8 +109,8 @@ def print_judgement(summary: Summary, to: Path, console: Console | None = None) 
 
 def _verdicts_table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for header in ("metric", "arms", "difference", "p, corrected", "pairs", "result"):
-        table.add_column(header, overflow="fold", justify="right" if header in ("p, corrected", "pairs") else "left")
+    for header in ("metric", "arms", "difference", "corrected p", "pairs", "result"):
+        table.add_column(header, overflow="fold", justify="right" if header in ("corrected p", "pairs") else "left")
     for row in [*summary.settings, *summary.verdicts]:
         interval = Interval(row.difference, row.lower, row.upper)
         cells = [row.metric, against(row.arm, row.versus), with_unit(difference(row.metric, interval), row.metric)]

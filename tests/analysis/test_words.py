@@ -68,8 +68,8 @@ def test_equivalence_is_said_with_the_margin_and_what_is_real_but_small_too():
 def test_an_open_claim_says_who_is_ahead_and_whether_the_correction_alone_leaves_it_open():
     opened = {"decision": "undecided", "p_corrected": 1.0, "p": 0.35, "lower": -0.08, "upper": 0.02}
     assert said(**opened) == (
-        "No difference in test loss was shown between softmax and sigmoid: softmax has the lower one by 0.030 nats, but "
-        "a difference this large would show up by chance in 35 of 100 studies."
+        "No difference in test loss was shown between softmax and sigmoid: softmax has the lower one by 0.030 nats, "
+        "but a difference this large would show up by chance in 35 of 100 studies."
     )
     assert "sigmoid has the lower one by" in said(**opened | {"difference": 0.03, "lower": -0.02, "upper": 0.08})
     alone = said(**opened | {"p": 0.008, "p_corrected": 0.061})

@@ -193,6 +193,30 @@ def test_nothing_is_wider_than_the_page_between(studies, browser, width):
         assert browser.run(WIDER) == [0, []]
 
 
+# Words of a table's headings that are broken over two lines.
+BROKEN = """
+const broken = [];
+for (const heading of document.querySelectorAll("table.verdicts thead th:not(.named)")) {
+  const walker = document.createTreeWalker(heading, NodeFilter.SHOW_TEXT), range = document.createRange();
+  while (walker.nextNode()) {
+    for (const word of walker.currentNode.textContent.matchAll(/\\S+/g)) {
+      range.setStart(walker.currentNode, word.index);
+      range.setEnd(walker.currentNode, word.index + word[0].length);
+      if (range.getClientRects().length > 1) broken.push(word[0]);
+    }
+  }
+}
+return [document.querySelectorAll("table.verdicts").length > 0, broken];
+"""
+
+
+def test_the_headings_of_a_table_break_between_words(studies, browser):
+    for name, width in product(("claims", "settings"), (1440, 1320)):
+        browser.open(studies[name], width)
+        browser.unfold()
+        assert browser.run(BROKEN) == [True, []]
+
+
 @pytest.mark.parametrize(("width", "scheme"), [*product(WIDTHS, SCHEMES)])
 def test_axe_finds_nothing(studies, browser, axe, width, scheme):
     for name in ("claims", "settings"):

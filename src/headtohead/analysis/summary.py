@@ -416,11 +416,10 @@ def _performance(study: Study, leader: str, arms: int) -> str:
     text += f", the {extreme} of {arms} arms" if arms > 1 else ""
     runs = study.final.loc[study.final.arm == leader]
     reached = [f"a {_words(metric)} of {_reached(metric, runs)}" for metric in _tested(primary) if _has(runs, metric)]
-    return (
-        f"{text}. {'Fresh runs of it reach' if searched else 'It reaches'} {listed(reached)} ({plural(runs.seed.nunique(), 'seed')})."
-        if reached
-        else f"{text}."
-    )
+    if not reached:
+        return f"{text}."
+    reach = "Fresh runs of it reach" if searched else "It reaches"
+    return f"{text}. {reach} {listed(reached)} ({plural(runs.seed.nunique(), 'seed')})."
 
 
 def _tested(primary: str) -> list[str]:

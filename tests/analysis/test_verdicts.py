@@ -88,6 +88,8 @@ def test_what_is_undecided_says_what_would_decide_it(tmp_path):
     (row,) = decide(read_study(folder), [question("sigmoid", margin=0.0001)])
     assert row.decision == "undecided" and row.examples == 1800 and row.needs_examples is None
     assert row.outlook == f"20 seeds would decide it in about {100 * row.next_power:.0f} of 100 studies"
+    rare = replace(row, next_power=0.004)
+    assert rare.outlook == "20 seeds would hardly decide it: they do in fewer than 5 of 100 studies"
 
 
 def with_blocks_that_favour(folder, arm, deviation):

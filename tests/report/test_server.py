@@ -29,7 +29,7 @@ from headtohead.record.events import Events, scalars
 from headtohead.report import server
 from headtohead.report.dashboard import BOUNDS
 from headtohead.report.figures.style import COLOURS
-from headtohead.report.server import only_local
+from headtohead.report.server import is_behind, only_local
 from headtohead.testing import make_study
 
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
@@ -419,3 +419,15 @@ def test_more_event_files_than_a_process_may_open_are_refused(tmp_path, monkeypa
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 100))
     with pytest.raises(ConfigError, match=r"35 event files: .*ulimit -Hn=100, or the arms alone, without --runs"):
         server.allow_files(35, tmp_path)
+
+
+def test_a_page_is_behind_a_report_that_was_written_later(tmp_path):
+    (tmp_path / "arms" / "softmax").mkdir(parents=True)
+    page, verdicts = tmp_path / "arms" / "softmax" / "events.out.tfevents.1", tmp_path / "verdicts.json"
+    page.touch()
+    assert not is_behind(tmp_path)
+    verdicts.touch()
+    for written, behind in ((90, False), (110, True)):
+        os.utime(page, (100, 100))
+        os.utime(verdicts, (written, written))
+        assert is_behind(tmp_path) == behind

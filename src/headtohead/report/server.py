@@ -54,8 +54,8 @@ def launch(folder: Path, runs: bool = False, port: int | None = None) -> str:
     require(port is None or 0 < port < 65536, "--port", port, "accepted: 1 to 65535")
     study = read_study(folder)
     shown = folder if runs else folder / ARMS
-    if not _has_events(shown) and not study.final.empty:
-        # The study was stopped before its page was written, or copied without it.
+    if (not _has_events(shown) or is_behind(folder)) and not study.final.empty:
+        # The study was stopped before its page was written, or copied without it, or its report was rebuilt since.
         print("writing the page", file=sys.stderr)
         write_dashboard(*write_report(folder, pictures=True))
     if not _has_events(shown):
@@ -132,6 +132,13 @@ def wait() -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         return
+
+
+def is_behind(folder: Path) -> bool:
+    """Return whether a study's report was written after its page, so that the two may disagree."""
+    verdicts = folder / "verdicts.json"
+    written = max((path.stat().st_mtime_ns for path in _event_files(folder / ARMS)), default=0)
+    return verdicts.is_file() and verdicts.stat().st_mtime_ns > written
 
 
 def _has_events(folder: Path) -> bool:

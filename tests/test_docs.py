@@ -62,10 +62,12 @@ def test_links_lead_to_files(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS)
 def test_modules_that_are_named_exist(path):
-    named = re.findall(r"`((?:src/headtohead/)?(?:training|record|runner|analysis|report)/\w+(?:\.py)?)`", read(path))
+    named = re.findall(
+        r"`((?:src/headtohead/)?(?:training|record|runner|analysis|report)/[\w/]+(?:\.py)?)`", read(path)
+    )
     for name in named:
         file = ROOT / "src/headtohead" / name.removeprefix("src/headtohead/")
-        assert file.with_suffix(".py").is_file(), name
+        assert file.with_suffix(".py").is_file() or file.is_dir(), name
 
 
 def commands(text: str) -> list[str]:

@@ -90,13 +90,13 @@ def test_more_points_begin_with_the_fewer_and_the_order_of_keys_does_not_matter(
 
 
 def test_only_numbers_with_a_fraction_can_be_tuned(config):
-    common = {"optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm", "training.warmup"}
-    assert tunable(config("head=softmax", "model=linear", "optimizer=sgd")) == common | {
-        "optimizer.momentum", "head.label_smoothing",
+    common = {
+        "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm", "training.warmup",
+        "head.label_smoothing", "head.tau", "head.beta",
     }  # fmt: skip
+    assert tunable(config("head=softmax", "model=linear", "optimizer=sgd")) == common | {"optimizer.momentum"}
     assert tunable(config("head=softmax_cosine", "model=mlp", "optimizer=adamw")) == common | {
-        "optimizer.beta1", "optimizer.beta2", "optimizer.eps",
-        "head.label_smoothing", "head.temperature", "model.dropout",
+        "optimizer.beta1", "optimizer.beta2", "optimizer.eps", "head.temperature", "model.dropout",
     }  # fmt: skip
     assert "head.gamma" in tunable(config("head=sigmoid_focal"))
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plain_heads import PLAIN, SUMMED
 from torch import nn
 
 from headtohead.training import diagnostics
@@ -63,7 +64,7 @@ def test_trace_statistics_leave_out_what_is_not_finite():
 
 
 @pytest.mark.parametrize(
-    ("head", "coupling"), [(Softmax(0.0, "none"), 1.0), (Sigmoid(0.0, "none", "sum"), 0.0)], ids=["softmax", "sigmoid"]
+    ("head", "coupling"), [(Softmax(**PLAIN), 1.0), (Sigmoid(**PLAIN, **SUMMED), 0.0)], ids=["softmax", "sigmoid"]
 )
 def test_coupling_of_closed_forms(head, coupling):
     """The column p_t (e_t - p) of softmax's Hessian sums to zero; the sigmoid's Hessian is diagonal."""
@@ -90,7 +91,7 @@ def test_hessian_eigenvalue_equals_that_of_the_whole_matrix():
         modules.append(module)
     pack = Pack(modules, torch.device("cpu"), torch.float64)
     inputs, labels = torch.randn(1, 20, 4, dtype=torch.float64), torch.randint(2, (3, 20))
-    head = Softmax(0.0, "none")
+    head = Softmax(**PLAIN)
     loss = head.loss(pack(inputs), labels).mean(1)
     ours, vector = diagnostics.hessian_eigenvalue(loss, pack.leaves, torch.ones_like(pack.parameters_RP), 300)
     for run in range(3):
@@ -120,7 +121,7 @@ def test_hessian_of_a_softmax_layer_has_a_closed_form():
     nn.init.zeros_(layer.classifier.bias)
     pack = Pack([layer, layer], torch.device("cpu"), torch.float64)
     inputs = torch.randn(1, 1, 5, dtype=torch.float64)
-    loss = Softmax(0.0, "none").loss(pack(inputs), torch.zeros(2, 1, dtype=torch.long)).mean(1)
+    loss = Softmax(**PLAIN).loss(pack(inputs), torch.zeros(2, 1, dtype=torch.long)).mean(1)
     start = torch.randn(2, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     ours, _ = diagnostics.hessian_eigenvalue(loss, pack.leaves, start, 50)
     expected = (inputs.square().sum().item() + 1) / 4

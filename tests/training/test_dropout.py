@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run, vary
+from plain_heads import PLAIN
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
@@ -158,7 +159,7 @@ def test_initial_weights_depend_on_the_seed_whichever_library_draws_them(monkeyp
         return network
 
     monkeypatch.setattr(factories, "made", make, raising=False)
-    head = Softmax(label_smoothing=0.0, prior_bias="none")
+    head = Softmax(**PLAIN)
 
     def weights(seed):
         network = initialise(Factory("factories:made", {}, freeze="none"), head, (6,), K, seed)

@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 import torch
 from omegaconf import OmegaConf
+from plain_heads import PLAIN
 from torch import nn
 from torch.nn.functional import cross_entropy, dropout
 
@@ -184,9 +185,7 @@ def refusal(make, monkeypatch, prior="none", freeze="none"):
 
     monkeypatch.setattr(factories, "made", make, raising=False)
     with pytest.raises(ConfigError) as caught:
-        checked_build(
-            Factory("factories:made", {}, freeze=freeze), Softmax(label_smoothing=0.0, prior_bias=prior), (6,), K
-        )
+        checked_build(Factory("factories:made", {}, freeze=freeze), Softmax(**PLAIN | {"prior_bias": prior}), (6,), K)
     return str(caught.value)
 
 

@@ -1,11 +1,12 @@
 """Closed forms of the losses and their gradients, in double precision."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import get_type_hints
 
 import pytest
 import torch
+from plain_heads import OPTIONS, PLAIN, SUMMED, all_heads
 from torch.func import grad, jacrev
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.testing import assert_close
@@ -14,45 +15,39 @@ from headtohead.options import ConfigError
 from headtohead.training.heads import (
     HEADS,
     Head,
+    LinearSquared,
+    OneLogit,
     Sigmoid,
+    SigmoidAsymmetric,
+    SigmoidCosine,
     SigmoidFocal,
     SigmoidNormalised,
     SigmoidSquared,
     Softmax,
+    SoftmaxBinary,
     SoftmaxCosine,
+    SoftmaxFocal,
     SoftmaxLogitNormalised,
+    SoftmaxPoly,
     SoftmaxSquared,
     call_key,
-    exp,
     joined,
 )
+from headtohead.training.heads.head import exp
 
 CLASSES = (2, 3, 10, 100, 1000)
-PLAIN = {"label_smoothing": 0.0, "prior_bias": "none"}
 SOFTMAX = Softmax(**PLAIN)
-BCE_SUM = Sigmoid(**PLAIN, reduction="sum")
-BCE_MEAN = Sigmoid(**PLAIN, reduction="mean")
-BCE_PRIOR = Sigmoid(label_smoothing=0.0, prior_bias="uniform", reduction="sum")
-NORMALISED = SigmoidNormalised(label_smoothing=0.0, prior_bias="uniform")
+BCE_SUM = Sigmoid(**PLAIN, **SUMMED)
+BCE_MEAN = replace(BCE_SUM, reduction="mean")
+BCE_PRIOR = replace(BCE_SUM, prior_bias="uniform")
+NORMALISED = SigmoidNormalised(**PLAIN | {"prior_bias": "uniform"})
 FOCAL = SigmoidFocal(**PLAIN, gamma=2.0)
 SIGMOID_SQUARED, SOFTMAX_SQUARED = SigmoidSquared(**PLAIN), SoftmaxSquared(**PLAIN)
 LOGIT_NORMALISED = SoftmaxLogitNormalised(**PLAIN, temperature=0.04)
-# Options of single heads, beside those that all heads have. Each combination is tested.
-OPTIONS = {
-    Sigmoid: [{"reduction": "sum"}, {"reduction": "mean"}],
-    SigmoidFocal: [{"gamma": 2.0}, {"gamma": 0.5}],
-    SoftmaxLogitNormalised: [{"temperature": 0.04}],
-    SoftmaxCosine: [{"temperature": 0.05}],
-}
-
-
-def all_heads(**options) -> list[Head]:
-    """Return every head of the registry, with each of its OPTIONS."""
-    return [cls(**PLAIN | options | own) for cls in HEADS.values() for own in OPTIONS.get(cls, [{}])]
 
 
 def name(head: Head) -> str:
-    return "_".join([type(head).__name__.lower(), *(str(value) for value in list(vars(head).values())[2:])])
+    return "_".join([type(head).__name__.lower(), *(str(value) for value in list(vars(head).values())[len(PLAIN) :])])
 
 
 def close(actual, expected):
@@ -152,27 +147,40 @@ def test_losses_equal_those_of_torch(examples):
 def test_label_smoothing_is_a_change_of_targets(examples):
     logits, labels = examples
     K = logits.shape[1]
-    targets = 0.8 * onehot(*examples) + 0.2 / K
-    elementwise = bce(logits, targets, reduction="none")
-    present, absent = -logits.sigmoid().log(), -(-logits).sigmoid().log()
+    one, targets = onehot(*examples), 0.8 * onehot(*examples) + 0.2 / K
+    sigma, p = logits.sigmoid(), logits.softmax(-1)
+    present, absent = -sigma.log(), -(-logits).sigmoid().log()
     expected = {
-        Softmax: -(targets * logits.log_softmax(-1)).sum(-1),
-        Sigmoid: elementwise.sum(-1),
+        Softmax: -(targets * p.log()).sum(-1),
         SigmoidNormalised: -(targets * BCE_SUM.probabilities(logits).log()).sum(-1),
-        SigmoidSquared: (logits.sigmoid() - targets).square().sum(-1),
-        SoftmaxSquared: (logits.softmax(-1) - targets).square().sum(-1),
+        SigmoidSquared: (sigma - targets).square().sum(-1),
+        SoftmaxSquared: (p - targets).square().sum(-1),
+        SoftmaxBinary: -(targets * p.log() + (1 - targets) * (1 - p).log()).sum(-1),
     }
     for head in all_heads(label_smoothing=0.2):
         match head:
             case SigmoidFocal(gamma=gamma):
-                ours = targets * present * (-logits).sigmoid() ** gamma
-                expected_x = (ours + (1 - targets) * absent * logits.sigmoid() ** gamma).sum(-1)
+                ours = targets * present * (1 - sigma) ** gamma
+                expected_x = (ours + (1 - targets) * absent * sigma**gamma).sum(-1)
+            case SigmoidAsymmetric():
+                shifted = (sigma - head.clip).clamp(min=0)
+                ours = targets * present * (1 - sigma) ** head.gamma_present
+                theirs = (1 - targets) * -(1 - shifted).log() * shifted**head.gamma_absent
+                expected_x = (ours + theirs).sum(-1)
+            case SoftmaxFocal(gamma=gamma):
+                expected_x = -(targets * (1 - p) ** gamma * p.log()).sum(-1)
+            case SoftmaxPoly(epsilon=epsilon):
+                expected_x = expected[Softmax] + epsilon * (1 - (targets * p).sum(-1))
             case SoftmaxLogitNormalised(temperature=temperature):
                 scaled = logits / logits.norm(dim=-1, keepdim=True) / temperature
                 expected_x = -(targets * scaled.log_softmax(-1)).sum(-1)
-            case Sigmoid(reduction="mean"):
-                expected_x = expected[Sigmoid] / K
-            case SoftmaxCosine():
+            case LinearSquared(weight=weight, target=target):
+                expected_x = ((1 + (weight - 1) * one) * (logits - target * targets).square()).mean(-1)
+            case Sigmoid(pos_weight=weight, reduction=reduction, smoothed_over=over):
+                smoothed = targets if over == "classes" else 0.8 * one + 0.1
+                elementwise = bce(logits, smoothed, reduction="none", pos_weight=torch.tensor(weight))
+                expected_x = elementwise.sum(-1) if reduction == "sum" else elementwise.mean(-1)
+            case SoftmaxCosine() | OneLogit():
                 expected_x = expected[Softmax]
             case _:
                 expected_x = expected[type(head)]
@@ -217,12 +225,23 @@ def test_at_the_prior_bias_probabilities_are_the_prior_and_the_gradient_is_zero(
     prior /= prior.sum()
     bias = head.initial_bias(prior)
     close(head.probabilities(bias), prior)
-    gradients = torch.stack([loss_and_gradient(head, bias, label)[1] for label in range(K)])
-    if isinstance(head, SigmoidFocal):
-        # This loss is not proper: it moves every sigma towards one half.
-        assert ((prior @ gradients).sign() == (prior - 0.5).sign()).all()
-    else:
-        close(prior @ gradients, torch.zeros(K))
+    expected = prior @ torch.stack([loss_and_gradient(head, bias, label)[1] for label in range(K)])
+    match head:  # those of losses that are not proper
+        case SigmoidFocal():  # every sigma moves towards one half
+            assert (expected.sign() == (prior - 0.5).sign()).all()
+        case SoftmaxFocal(gamma=gamma):
+            slope = (1 - prior) ** gamma * (1 - gamma * prior * prior.log() / (1 - prior))
+            close(expected, prior * (prior @ slope - slope))
+        case SoftmaxPoly(epsilon=epsilon):
+            close(expected, -epsilon * prior * (prior - prior.square().sum()))
+        case SigmoidAsymmetric(gamma_present=0.0):  # absent classes weigh less, so that every sigma rises
+            assert (expected < 0).all()
+        case SigmoidAsymmetric():
+            assert expected.abs().max() > 1e-6
+        case Sigmoid(pos_weight=weight):
+            close(expected, (1 - weight) * prior * (1 - prior))
+        case _:
+            close(expected, torch.zeros(K))
 
 
 @pytest.mark.parametrize("head", all_heads(prior_bias="frequencies"), ids=name)
@@ -233,7 +252,7 @@ def test_prior_bias_is_finite_where_a_class_is_absent(head, prior):
 
 def test_the_prior_bias_of_normalised_logits_is_the_nearest_to_the_prior():
     prior = torch.tensor([0.9, 0.1 - 1e-9, 1e-9], dtype=torch.float64)
-    head = SoftmaxLogitNormalised(label_smoothing=0.0, prior_bias="frequencies", temperature=0.2)
+    head = SoftmaxLogitNormalised(**PLAIN | {"prior_bias": "frequencies"}, temperature=0.2)
     nearest = head.loss(head.initial_bias(prior).expand(3, 3), torch.arange(3)) @ prior
     assert head.initial_bias(prior).argsort().tolist() == prior.argsort().tolist()
     assert nearest < SOFTMAX.loss(torch.zeros(3, 3, dtype=torch.float64), torch.arange(3)) @ prior
@@ -274,16 +293,28 @@ def test_the_closed_form_equals_autograd(head, smoothing):
 
 def with_numbers(cls: type[Head], **options) -> list[Head]:
     """Return three heads of a class that differ in every number, one of which has no smoothing."""
-    numbers = {"gamma": (0.0, 2.0, 0.5), "temperature": (0.04, 1.0, 0.3), "label_smoothing": (0.0, 0.1, 0.4)}
-    own = [field.name for field in fields(cls) if field.name in numbers]
-    assert {name for name, kind in get_type_hints(cls).items() if kind is float} == {*own}
+    numbers = {
+        "gamma": (0.0, 2.0, 0.5),
+        "gamma_present": (0.0, 1.0, 0.5),
+        "gamma_absent": (4.0, 0.5, 1.0),
+        "clip": (0.0, 0.05, 0.2),
+        "epsilon": (0.0, 1.0, -1.0),
+        "temperature": (0.04, 1.0, 0.3),
+        "label_smoothing": (0.0, 0.1, 0.4),
+        "pos_weight": (1.0, 3.0, 0.5),
+        "weight": (1.0, 5.0, 2.0),
+        "target": (1.0, 10.0, 2.0),
+        "tau": (1.0, 0.5, 0.0),
+        "beta": (0.0, 0.9, 0.99),
+    }
+    own = [name for name, kind in get_type_hints(cls).items() if kind is float]
     return [cls(**PLAIN | options | {name: numbers[name][index] for name in own}) for index in range(3)]
 
 
 @pytest.mark.parametrize("K", [3, 20])
 @pytest.mark.parametrize(("cls", "options"), [*((cls, {}) for cls in HEADS.values()), (Sigmoid, {"reduction": "mean"})])
 def test_a_joined_head_is_that_of_each_run(cls, options, K):
-    heads = with_numbers(cls, **({"reduction": "sum"} | options if cls is Sigmoid else {}))
+    heads = with_numbers(cls, **OPTIONS.get(cls, [{}])[0] | options)
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(3, 8, K, dtype=torch.float64, generator=generator)
     labels = torch.randint(K, (3, 8), generator=generator)
@@ -390,6 +421,50 @@ def test_focal_loss_equals_that_of_torchvision(examples):
     close(FOCAL.loss(logits, labels), sigmoid_focal_loss(logits, onehot(*examples), alpha=-1, gamma=2).sum(-1))
 
 
+def test_heads_without_their_option_are_the_plain_ones(examples):
+    plain = SOFTMAX.loss(*examples)
+    close(SoftmaxFocal(**PLAIN, gamma=0.0).loss(*examples), plain)
+    close(SoftmaxPoly(**PLAIN, epsilon=0.0).loss(*examples), plain)
+    asymmetric = SigmoidAsymmetric(**PLAIN, gamma_present=0.0, gamma_absent=0.0, clip=0.0)
+    close(asymmetric.loss(*examples), BCE_SUM.loss(*examples))
+    symmetric = replace(asymmetric, gamma_present=2.0, gamma_absent=2.0)
+    close(symmetric.loss(*examples), FOCAL.loss(*examples))
+
+
+def test_losses_equal_numbers_computed_by_hand():
+    """For sigma = 0.8 at an absent and 0.6 at the present class; for p = 0.7 of the target of softmax."""
+    logits, label = torch.tensor([[math.log(4), math.log(1.5)]], dtype=torch.float64), torch.tensor([1])
+    head = SigmoidAsymmetric(**PLAIN, gamma_present=1.0, gamma_absent=2.0, clip=0.3)
+    close(head.loss(logits, label), [-0.4 * math.log(0.6) - 0.25 * math.log(0.5)])
+    below_the_clip = SigmoidAsymmetric(**PLAIN, gamma_present=0.0, gamma_absent=2.0, clip=0.9)
+    close(below_the_clip.loss(logits, label), [-math.log(0.6)])
+    logits = torch.tensor([[0.3, 0.7]], dtype=torch.float64).log()
+    close(SoftmaxPoly(**PLAIN, epsilon=2.0).loss(logits, label), [-math.log(0.7) + 2 * 0.3])
+    close(SoftmaxFocal(**PLAIN, gamma=2.0).loss(logits, label), [-0.09 * math.log(0.7)])
+    close(SoftmaxBinary(**PLAIN).loss(logits, label), [-2 * math.log(0.7)])
+    squared = LinearSquared(**PLAIN, weight=3.0, target=2.0)
+    close(squared.loss(torch.tensor([[0.5, 1.0]], dtype=torch.float64), label), [(0.25 + 3) / 2])
+
+
+def test_weighted_logits_are_read_as_the_probabilities_that_they_fit():
+    """At the minimum over logits of the expected loss of each class alone, by a search on a grid."""
+    prior = torch.tensor([0.15, 0.85], dtype=torch.float64)
+    head = LinearSquared(**PLAIN, weight=5.0, target=10.0)
+    grid = torch.linspace(0, 10, 100_001, dtype=torch.float64)
+    fitted = [grid[(p * 5 * (grid - 10) ** 2 + (1 - p) * grid**2).argmin()] for p in prior]
+    assert_close(head.probabilities(torch.stack(fitted)), prior, atol=1e-4, rtol=0)
+
+
+def test_one_logit_is_a_logistic_unit(examples):
+    z, labels = examples[0][:, 0], examples[1] % 2
+    one_logit = OneLogit(**PLAIN)
+    close(one_logit.loss(torch.stack([torch.zeros_like(z), z], -1), labels), bce(z, labels.double(), reduction="none"))
+
+
+def test_cosines_of_the_sigmoid_are_read_by_the_sigmoid(examples):
+    close(SigmoidCosine(**PLAIN, **SUMMED, temperature=0.1).loss(*examples), BCE_SUM.loss(*examples))
+
+
 def test_the_length_of_normalised_logits_has_no_effect(examples):
     logits, labels = examples
     close(LOGIT_NORMALISED.loss(7 * logits, labels), LOGIT_NORMALISED.loss(logits, labels))
@@ -406,8 +481,18 @@ def test_zero_logits_give_uniform_probabilities():
 
 
 def test_options_out_of_range_are_refused_by_name():
-    with pytest.raises(ConfigError, match=r"head\.gamma=-1\.0"):
-        SigmoidFocal(**PLAIN, gamma=-1.0)
+    for cls, own in OPTIONS.items():
+        for key in own[0].keys() & {"gamma", "gamma_present", "gamma_absent", "clip", "pos_weight", "weight", "target"}:
+            with pytest.raises(ConfigError, match=rf"head\.{key}=-1\.0"):
+                cls(**PLAIN | own[0] | {key: -1.0})
+    for key, value in {"adjustment": "los", "class_weights": "inverted", "tau": -1.0, "beta": 1.0}.items():
+        with pytest.raises(ConfigError, match=rf"head\.{key}={value}"):
+            Softmax(**PLAIN | {key: value})
+    for key in ("reduction", "smoothed_over"):
+        with pytest.raises(ConfigError, match=rf"head\.{key}=all"):
+            Sigmoid(**PLAIN | SUMMED | {key: "all"})
+    with pytest.raises(ConfigError, match=r"head\.epsilon=-1\.5"):
+        SoftmaxPoly(**PLAIN, epsilon=-1.5)
     with pytest.raises(ConfigError, match=r"head\.temperature=0\.0"):
         SoftmaxLogitNormalised(**PLAIN, temperature=0.0)
     with pytest.raises(ConfigError, match=r"head\.temperature=-1\.0"):

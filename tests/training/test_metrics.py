@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from plain_heads import PLAIN, SUMMED
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -16,7 +17,7 @@ from sklearn.metrics import (
 from headtohead.training import metrics
 from headtohead.training.heads import Sigmoid, Softmax
 
-HEADS = [Softmax(0.0, "none"), Sigmoid(0.0, "none", "sum")]
+HEADS = [Softmax(**PLAIN), Sigmoid(**PLAIN, **SUMMED)]
 
 
 @pytest.fixture

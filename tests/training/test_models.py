@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
+from plain_heads import PLAIN
 from torch import nn
 
 from headtohead.options import ConfigError, build_named
@@ -19,8 +20,8 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 TABLE, DIGITS, MNIST, CIFAR = (13,), (1, 8, 8), (1, 28, 28), (3, 32, 32)
 IMAGES = (DIGITS, MNIST, CIFAR)
 K = 5
-SOFTMAX = Softmax(label_smoothing=0.0, prior_bias="none")
-COSINE = SoftmaxCosine(label_smoothing=0.0, prior_bias="none", temperature=0.1)
+SOFTMAX = Softmax(**PLAIN)
+COSINE = SoftmaxCosine(**PLAIN, temperature=0.1)
 
 
 def configured(name: str, **options) -> Model:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from conftest import run, vary
+from plain_heads import PLAIN
 from torch import nn
 
 from headtohead.training import data
-from headtohead.training.heads import HEADS, Head, Softmax, SoftmaxCosine
+from headtohead.training.heads import HEADS, Head, OneLogit, SigmoidCosine, Softmax, SoftmaxCosine
 from headtohead.training.loop import may_share_a_pack, train
 from headtohead.training.optimizers import OPTIMIZERS
 from headtohead.training.packing import NARROW, WIDE, Pack
@@ -27,6 +28,8 @@ FAMILIES = {
     "resnet18": [*DIGITS, "model=resnet18"],
     "transformer": [*DIGITS, "model=factory", "model.path=factories:transformer"],
 }
+# Heads whose classifier is not linear in the features, or has fewer logits than classes.
+OTHER_CLASSIFIERS = {SoftmaxCosine, SigmoidCosine, OneLogit}
 OPTIMIZER_RUNS = {
     "sgd": [{"lr": 0.05, "weight_decay": 0.01}, {"lr": 0.2, "weight_decay": 0.0, "clip_norm": 0.5}],
     "adamw": [{"lr": 0.003, "weight_decay": 0.1}, {"lr": 0.01, "weight_decay": 0.0, "clip_norm": 0.5}],
@@ -40,7 +43,7 @@ def mixed_pack(config, family, optimizer, precision):
     heads = ["head=softmax", "head=sigmoid_prior", "head=sigmoid_mean", "head=sigmoid", "head=softmax"]
     if family == "linear":
         # No layer amplifies rounding, so that every head with a linear classifier can be compared.
-        heads += [f"head={name}" for name in HEADS if name != "softmax_cosine"]
+        heads += [f"head={name}" for name, cls in HEADS.items() if cls not in OTHER_CLASSIFIERS]
     if family == "mlp_cosine":
         heads = ["head=softmax_cosine"] * 4
     options = OPTIMIZER_RUNS[optimizer]
@@ -69,7 +72,7 @@ def test_packed_equals_unpacked(config, family, optimizer, precision):
     smooth = ("loss", "nll", "brier", "grad_norm", "lr", "coupling", "row_sum", "hessian", "edge_of_stability")
     runs = mixed_pack(config, family, optimizer, precision)
     if family == "linear":
-        assert {type(single.head) for single in runs} == {*HEADS.values()} - {SoftmaxCosine}
+        assert {type(single.head) for single in runs} == {*HEADS.values()} - OTHER_CLASSIFIERS
     test = family != "resnet18"
     packed_points, packed = run(runs, test)
     assert packed[0].pack_mode == ("stacked" if family.startswith(("linear", "mlp")) else "vmap")
@@ -89,7 +92,18 @@ def test_packed_equals_unpacked(config, family, optimizer, precision):
 
 NUMBERS = {
     "label_smoothing": (0.0, 0.1, 0.3),
+    "adjustment": ("none", "posthoc", "loss"),
+    "tau": (1.0, 0.5, 1.5),
+    "class_weights": ("inverse", "none", "effective"),
+    "beta": (0.9, 0.5, 0.99),
     "gamma": (0.0, 2.0, 0.5),
+    "gamma_present": (0.0, 1.0, 0.5),
+    "gamma_absent": (4.0, 0.5, 1.0),
+    "clip": (0.0, 0.05, 0.2),
+    "epsilon": (0.0, 1.0, -1.0),
+    "pos_weight": (1.0, 3.0, 0.5),
+    "weight": (1.0, 5.0, 2.0),
+    "target": (1.0, 3.0, 2.0),
     "temperature": (0.1, 1.0, 0.3),
     "warmup": (0.0, 0.5, 0.1),
     "schedule": ("constant", "cosine", "linear"),
@@ -134,7 +148,8 @@ SMALL = ["dataset=iris", "model=mlp", "model.widths=[6]", "precision=float64", "
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_runs_of_a_pack_may_differ_in_every_number(config, head, optimizer):
     dropout = "model.dropout=0.5" if optimizer == "adamw" else "model.dropout=0"
-    runs = with_numbers(config(*SMALL, f"head={head}", f"optimizer={optimizer}", dropout))
+    two = ["dataset=breast_cancer", "dataset.train_size=60"] if head == "one_logit" else []
+    runs = with_numbers(config(*SMALL, "dataset.imbalance=3", *two, f"head={head}", f"optimizer={optimizer}", dropout))
     assert_packed_equals_unpacked(runs, "stacked")
 
 
@@ -194,7 +209,7 @@ class Branching(Softmax):
 def test_a_head_of_the_user_is_called_with_its_own_numbers(config):
     single = config(*SMALL, "head=softmax")
     numbers = [(0.0, 0.5), (0.0, 2.0), (0.1, 2.0), (0.1, 2.0)]
-    heads = [Branching(smoothing, "none", power) for smoothing, power in numbers]
+    heads = [Branching(**PLAIN | {"label_smoothing": smoothing}, power=power) for smoothing, power in numbers]
     assert_packed_equals_unpacked([replace(single, head=head) for head in heads], "stacked")
 
 

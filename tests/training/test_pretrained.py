@@ -10,6 +10,7 @@ import torchvision
 from conftest import run
 from omegaconf import OmegaConf
 from PIL import Image
+from plain_heads import PLAIN
 from torch import nn
 
 from headtohead.options import ConfigError, build_named
@@ -19,7 +20,7 @@ from headtohead.training.models import MODELS, checked_build, initialise
 from headtohead.training.pack_data import Cohort
 
 CONFIGS = Path(__file__).parents[2] / "configs/model"
-SOFTMAX = Softmax(label_smoothing=0.0, prior_bias="none")
+SOFTMAX = Softmax(**PLAIN)
 SMALL = "shufflenet_v2_x0_5"
 K = 5
 

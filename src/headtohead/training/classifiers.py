@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from headtohead.options import require
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -76,3 +78,39 @@ class CosineClassifier(Classifier):
         from headtohead.training.layers import Cosine
 
         return Cosine(linear, self.temperature)
+
+
+@dataclass(frozen=True)
+class LearntCosineClassifier(Classifier):
+    """Logits that are cosines over a temperature that is learnt.
+
+    Attributes:
+        temperature: temperature at the start, above zero.
+    """
+
+    temperature: float
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {"temperature": self.temperature}
+
+    @property
+    def may_start_at_zero(self) -> bool:
+        # Weights of length zero have no direction.
+        return False
+
+    def layer(self, linear: nn.Linear) -> nn.Module:
+        from headtohead.training.layers import LearntCosine
+
+        return LearntCosine(linear, self.temperature)
+
+
+@dataclass(frozen=True)
+class OneLogitClassifier(Classifier):
+    """Two logits of which the first is zero, so that one of them is learnt."""
+
+    def layer(self, linear: nn.Linear) -> nn.Module:
+        from headtohead.training.layers import OneLogit
+
+        require(linear.out_features == 2, "head=one_logit", f"{linear.out_features} classes", "accepted: 2 classes")
+        return OneLogit(linear)

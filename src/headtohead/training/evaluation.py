@@ -117,7 +117,7 @@ def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
             logits_RnK = cohort.logits(inputs_Vnx)
             labels_Rn = cohort.spread(labels_Vn)
             activations_RnK = cohort.by_head(lambda head, logits: head.activations(logits), logits_RnK)
-        parts.append((labels_Rn, metrics.top_class(logits_RnK), activations_RnK.float()))
+        parts.append((labels_Rn, cohort.predict(logits_RnK), activations_RnK.float()))
     cohort.pack.train(True)
     names = ("label", "prediction", "activations")
     result = {name: torch.cat(part, 1) for name, part in zip(names, zip(*parts, strict=True), strict=True)}
@@ -131,7 +131,7 @@ def _temperature(cohort: Cohort) -> Tensor:
     In most cases this is the whole split.
     """
     inputs_Vnx, labels_Vn = next(cohort.chunks("val"))
-    return metrics.fit_temperature(_log_probabilities(cohort, inputs_Vnx), cohort.spread(labels_Vn))
+    return metrics.fit_temperature(cohort.log_probabilities(inputs_Vnx), cohort.spread(labels_Vn))
 
 
 def _examples(cohort: Cohort, split: Split, temperature_R: Tensor) -> metrics.PerExample:
@@ -139,18 +139,9 @@ def _examples(cohort: Cohort, split: Split, temperature_R: Tensor) -> metrics.Pe
     examples = cohort.examples(cohort.chunks(split))
     parts = []
     for inputs_Vnx, labels_Vn in cohort.chunks(split):
-        log_q_RnK = (_log_probabilities(cohort, inputs_Vnx) / temperature_R[:, None, None]).log_softmax(-1)
+        log_q_RnK = (cohort.log_probabilities(inputs_Vnx) / temperature_R[:, None, None]).log_softmax(-1)
         parts.append(-log_q_RnK.gather(-1, cohort.spread(labels_Vn).unsqueeze(-1)).squeeze(-1))
     return examples | {"nll_calibrated": torch.cat(parts, 1)}
-
-
-def _log_probabilities(cohort: Cohort, inputs_Vnx: Tensor) -> Tensor:
-    cohort.pack.train(False)
-    with torch.no_grad():
-        logits_RnK = cohort.logits(inputs_Vnx)
-        log_q_RnK = cohort.by_head(lambda head, logits: head.log_probabilities(logits), logits_RnK)
-    cohort.pack.train(True)
-    return log_q_RnK
 
 
 def _by_block(
@@ -294,7 +285,7 @@ def _confidence(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tens
     """Return -log(1 - confidence) of each example, (R, N), which orders examples whose confidence rounds to one."""
     parts = []
     for inputs_Vnx, _ in chunks:
-        log_q_RnK = _log_probabilities(cohort, inputs_Vnx)
+        log_q_RnK = cohort.log_probabilities(inputs_Vnx)
         others_RnK = log_q_RnK.scatter(-1, metrics.top_class(log_q_RnK).unsqueeze(-1), -torch.inf)
         parts.append(-others_RnK.logsumexp(-1))
     return torch.cat(parts, 1)

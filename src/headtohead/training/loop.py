@@ -286,7 +286,7 @@ class _Training:
         loss_RB, logits_RBK, logit_gradient_RBK, gradients_RP = self.cohort.differentiate(inputs_VBx, labels_RB)
         loss_R, accuracy_R, norm_R, backbone_R = self.measured
         torch.mean(loss_RB, 1, out=loss_R)
-        torch.mean(metrics.top_class(logits_RBK) == labels_RB, 1, dtype=accuracy_R.dtype, out=accuracy_R)
+        torch.mean(self.cohort.predict(logits_RBK) == labels_RB, 1, dtype=accuracy_R.dtype, out=accuracy_R)
         torch.linalg.vector_norm(self.backbone_gradients_RP, dim=1, out=backbone_R)
         torch.hypot(backbone_R, torch.linalg.vector_norm(self.classifier_gradients_RP, dim=1), out=norm_R)
 

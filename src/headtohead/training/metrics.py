@@ -12,7 +12,8 @@ import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headtohead.late import torch
-from headtohead.training.heads import Head, exp
+from headtohead.training.heads import Head
+from headtohead.training.heads.head import exp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,19 +65,29 @@ def recorded_metrics(is_image: bool, has_ood: bool, test: bool) -> list[str]:
     return [*names, "hessian_eigenvalue", "edge_of_stability"]
 
 
-def per_example(head: Head, logits_RNK: Tensor, labels_RN: Tensor) -> PerExample:
+def per_example(
+    head: Head,
+    logits_RNK: Tensor,
+    labels_RN: Tensor,
+    log_q_RNK: Tensor | None = None,
+    score_RNK: Tensor | None = None,
+) -> PerExample:
     """Return the values of each example from which metrics are computed, each of shape (R, N).
 
     `loss` is the head's own and not comparable across heads. `nll` is in nats. `brier` is the squared distance between
     the probabilities and the one-hot label, in [0, 2] (Brier 1950). `first` and `second` are the two largest
     activations, from which the ambiguity at any threshold follows.
+
+    Args:
+        log_q_RNK: logarithms of the predicted probabilities; None takes those of the head.
+        score_RNK: scores of which the largest is that of the predicted class; None takes the logits.
     """
-    log_probabilities_RNK = head.log_probabilities(logits_RNK)
+    log_probabilities_RNK = head.log_probabilities(logits_RNK) if log_q_RNK is None else log_q_RNK
     target_RN = log_probabilities_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
     probabilities_RNK = exp(log_probabilities_RNK)
     activations_RNK = head.activations(logits_RNK)
     first_RN, second_RN = activations_RNK.topk(2, dim=-1).values.unbind(-1)
-    prediction_RN = top_class(logits_RNK)
+    prediction_RN = top_class(logits_RNK if score_RNK is None else score_RNK)
     return {
         "label": labels_RN,
         "prediction": prediction_RN,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from headtohead.training import data, metrics, splits
+from headtohead.training.balance import Balance
 from headtohead.training.config import PRECISIONS, Config
 from headtohead.training.data import Pool, Split, View
 from headtohead.training.features import Features, Shift, once
@@ -76,6 +77,10 @@ class Cohort:
         self._examples = self._features.examples() if self._features else (pool, self.views)
         if runs[0].training.zero_classifier and "classifier.weight" in self.pack.columns:
             self.pack.view("classifier.weight").zero_()
+        counts_RK = [
+            self.views[view].train_labels.bincount(minlength=pool.num_classes).double() for view in view_of_run
+        ]
+        self._balance = Balance.of([run.head for run in runs], counts_RK, self.pack.parameters_RP)
         groups = [[*group] for _, group in groupby((run.head for run in runs), call_key)]
         self._heads = [joined(group, self.pack.parameters_RP) for group in groups]
         self._runs_of_head = [len(group) for group in groups]
@@ -174,14 +179,19 @@ class Cohort:
         """
 
         def loss(logits_RBK: Tensor, run: int | None = None) -> tuple[Tensor, Tensor]:
-            gradient_RBK = torch.empty_like(logits_RBK)
+            gradient_RBK, labels, balance = torch.empty_like(logits_RBK), labels_RB, self._balance
+            if run is not None:
+                labels, balance = labels_RB[run : run + 1], balance.part(slice(run, run + 1))
+            batch = balance.to_loss(logits_RBK), labels, gradient_RBK
             with self._loss_precision:
                 if run is not None:
-                    head, labels_1B = self.runs[run].head, labels_RB[run : run + 1]
-                    return head.loss_and_gradient(logits_RBK, labels_1B, gradient_RBK), gradient_RBK
-                loss_RB = self.by_head(
-                    lambda head, *batch: head.loss_and_gradient(*batch), logits_RBK, labels_RB, gradient_RBK
-                )
+                    loss_RB = self.runs[run].head.loss_and_gradient(*batch)
+                else:
+                    loss_RB = self.by_head(lambda head, *batch: head.loss_and_gradient(*batch), *batch)
+            weight_RB = balance.weights(labels)
+            if weight_RB is not None:
+                loss_RB = loss_RB * weight_RB
+                gradient_RBK.mul_(weight_RB.unsqueeze(-1))
             return loss_RB, gradient_RBK
 
         with self._model_precision:
@@ -189,18 +199,47 @@ class Cohort:
 
     def loss(self, logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
         """Return the loss of each example by the head of its run, (R, B)."""
-        return self.by_head(lambda head, *batch: head.loss(*batch), logits_RBK, labels_RB)
+        loss_RB = self.by_head(lambda head, *batch: head.loss(*batch), self._balance.to_loss(logits_RBK), labels_RB)
+        weight_RB = self._balance.weights(labels_RB)
+        return loss_RB if weight_RB is None else loss_RB * weight_RB
+
+    def log_probabilities(self, inputs_VNx: Tensor) -> Tensor:
+        """Return the logarithms of the predicted probabilities, (R, N, K), with the networks in evaluation mode."""
+        self.pack.train(False)
+        with torch.no_grad():
+            log_q_RNK = self._log_probabilities(self.logits(inputs_VNx))
+        self.pack.train(True)
+        return log_q_RNK
+
+    def _log_probabilities(self, logits_RNK: Tensor) -> Tensor:
+        return self._balance.predicted(self.by_head(lambda head, logits: head.log_probabilities(logits), logits_RNK))
 
     def examples(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> metrics.PerExample:
         """Return `metrics.per_example` of all chunks, each value (R, N), with the networks in evaluation mode."""
         self.pack.train(False)
         with torch.no_grad():
             parts = [
-                self.by_head(metrics.per_example, self.logits(inputs_VNx), self.spread(labels_VN))
-                for inputs_VNx, labels_VN in chunks
+                self._examples_of(self.logits(inputs_VNx), self.spread(labels_VN)) for inputs_VNx, labels_VN in chunks
             ]
         self.pack.train(True)
         return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+    def _examples_of(self, logits_RNK: Tensor, labels_RN: Tensor) -> metrics.PerExample:
+        if self._balance.in_prediction_RK is None:
+            examples = self.by_head(metrics.per_example, logits_RNK, labels_RN)
+        else:
+            log_q_RNK = self._log_probabilities(logits_RNK)
+            score_RNK = self._balance.scores(logits_RNK, log_q_RNK)
+            examples = self.by_head(metrics.per_example, logits_RNK, labels_RN, log_q_RNK, score_RNK)
+        if self._balance.changes_loss:
+            examples["loss"] = self.loss(logits_RNK, labels_RN)
+        return examples
+
+    def predict(self, logits_RNK: Tensor) -> Tensor:
+        """Return the predicted class of each example, (R, N)."""
+        if self._balance.in_prediction_RK is None:
+            return metrics.top_class(logits_RNK)
+        return metrics.top_class(self._balance.scores(logits_RNK, self._log_probabilities(logits_RNK)))
 
     def by_head(self, function: Callable[..., T], *tensors_Rx: Tensor) -> T:
         """Return `function(head, *tensors)` of all runs, called once for consecutive runs with one kind of head."""

@@ -20,7 +20,7 @@ SOFTMAX, SIGMOID = Softmax(**PLAIN), Sigmoid(**PLAIN, **SUMMED)
 
 
 def balance(*heads, counts=COUNT_K):
-    return Balance.of(heads, [counts] * len(heads), torch.empty(0, dtype=torch.float64))
+    return Balance.of(heads, counts.expand(len(heads), -1), torch.empty(0, dtype=torch.float64))
 
 
 def examples():

@@ -76,7 +76,7 @@ def test_blocks_of_untrained_networks_equal_those_of_scikit_learn(config):
 
 def test_every_test_metric_of_a_run_has_blocks_and_their_mean_is_the_metric(config):
     _, (outcome,) = run([config(*SHORT)])
-    of_test = {name for name in outcome.metrics if name.startswith(("test_", "gap_", "shift_", "ood_"))}
+    of_test = {name for name in outcome.metrics if name.startswith(("test_", "gap_", "shift_", "ood_", "unknown_"))}
     assert {*outcome.blocks} == {*of_test, "size"}
     size = np.array(outcome.blocks["size"])
     for name in ("test_accuracy", "test_nll", "test_brier", "test_nll_calibrated", "test_ambiguity_none", "gap_nll",

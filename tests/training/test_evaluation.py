@@ -1,5 +1,7 @@
 """Shifts, OOD inputs and final metrics against plain loops over numpy arrays."""
 
+import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import scipy.ndimage
 import torch
 from conftest import run, vary
+from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from headtohead.options import ConfigError
@@ -126,6 +129,56 @@ def test_ood_inputs_may_come_from_another_dataset(config, tmp_path, monkeypatch)
     assert type(other).__name__ == "FashionMnist"
     with pytest.raises(ConfigError, match=r"dataset\.ood=fashion_mist.*did you mean fashion_mnist"):
         ood_dataset(replace(made.dataset, ood="fashion_mist"))
+
+
+def test_unknown_classes_are_told_apart_and_never_trained_on(config):
+    """Against scikit-learn, for a network of which the logits are computed here."""
+    options = [*SHORT, "precision=float64", "head=sigmoid", "dataset.unknown_classes=['3','7']"]
+    made = config(*options)
+    pool = data.load(made.dataset, CPU)
+    assert pool.classes == tuple("01245689")
+    digits = load_digits()
+    assert sorted(digits.target[pool.unknown].tolist()) == sorted(
+        digits.target[np.isin(digits.target, [3, 7])].tolist()
+    )
+    known = {*pool.rest.tolist()} | {*pool.test.tolist()}
+    assert known == {*np.flatnonzero(~np.isin(digits.target, [3, 7])).tolist()}
+    cohort = Cohort([made], pool)
+    final = evaluation.evaluate(cohort, test=True).metrics
+    (view,), network = cohort.views, cohort.pack.template.eval()
+
+    def activation(index):
+        inputs = (pool.inputs[index].double() - view.mean) / view.std
+        with torch.no_grad():
+            return network(inputs).sigmoid().amax(1)
+
+    inside, outside = activation(view.test), activation(pool.unknown)
+    truth = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    expected = roc_auc_score(truth, torch.cat([inside, outside]))
+    assert final["unknown_activation_auroc"].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "message"),
+    [
+        ("9", "dataset.unknown_classes=9: fewer than 9 of 10 classes"),
+        ("-1", "dataset.unknown_classes=-1: 0 or more"),
+        ("['30']", "dataset.unknown_classes=30: "),
+    ],
+)
+def test_unknown_classes_that_leave_too_little_or_are_not_there_are_refused(config, unknown, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        data.load(config(*SHORT, f"dataset.unknown_classes={unknown}").dataset, CPU)
+
+
+def test_the_wrong_labels_that_are_fitted_are_counted(config):
+    _, metrics = trained(
+        config, "training.epochs=300", "dataset.label_noise=0.4", "model.widths=[64]", "dataset.train_size=150"
+    )
+    assert metrics["noise_fitted"] > 0.8
+    _, metrics = trained(config, "dataset.label_noise=0.4")
+    assert metrics["noise_fitted"] < 0.3
+    assert math.isnan(trained(config)[1]["noise_fitted"])
 
 
 def test_without_ood_inputs_there_is_no_ood_metric(config):

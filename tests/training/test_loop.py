@@ -260,9 +260,18 @@ def test_parse_names_a_missing_group(config):
 
 
 @pytest.mark.parametrize("test", [True, False])
-@pytest.mark.parametrize("overrides", [["dataset=iris"], ["dataset=iris", "dataset.ood=null"], ["dataset=digits"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset=iris"],
+        ["dataset=iris", "dataset.ood=null"],
+        ["dataset=digits"],
+        ["dataset=digits", "dataset.unknown_classes=3"],
+    ],
+)
 def test_the_metrics_that_are_listed_without_training_are_those_of_a_run(config, overrides, test):
     ours = config(*overrides, "model=linear", "training.epochs=1")
     pool = data.load(ours.dataset, CPU)
     _, (outcome,) = run([ours], test)
-    assert recorded_metrics(pool.is_image, ours.dataset.ood is not None, test) == [*outcome.metrics]
+    has_unknown = bool(ours.dataset.unknown_classes)
+    assert recorded_metrics(pool.is_image, ours.dataset.ood is not None, has_unknown, test) == [*outcome.metrics]

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn and simulation."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -11,6 +13,7 @@ from sklearn.metrics import (
     brier_score_loss,
     f1_score,
     log_loss,
+    recall_score,
     roc_auc_score,
 )
 
@@ -108,8 +111,10 @@ def examples(logits_and_labels):
 
 def test_full_summary_equals_scikit_learn(examples, logits_and_labels):
     logits, labels = logits_and_labels
+    count_RK = torch.tensor([[60.0, 20.0, 30.0, 10.0, 5.0], [20.0, 20.0, 20.0, 15.0, 15.0]])
+    reference = metrics.Reference(torch.tensor([0.5, 0.3]).double(), torch.tensor([0.6, 0.4]).double(), count_RK)
     for head, ours in examples:
-        full = metrics.summarise_fully(ours, 5, torch.tensor([0.5, 0.3], dtype=torch.float64))
+        full = metrics.summarise_fully(ours, reference)
         for run in range(2):
             q, truth = head.probabilities(logits[run]).numpy(), labels[run].numpy()
             prediction, activations = q.argmax(1), head.activations(logits[run]).numpy()
@@ -125,6 +130,46 @@ def test_full_summary_equals_scikit_learn(examples, logits_and_labels):
             exact = ((activations > threshold).sum(1) == 1) & (activations[np.arange(400), truth] > threshold)
             assert full["exact_match"][run].item() == pytest.approx(exact.mean())
             assert full["saturated"][run].item() == pytest.approx((activations * (1 - activations) < 0.01).mean())
+            pairs = (activations > 0.5).ravel(), np.eye(5)[truth].ravel()
+            assert full["binary_accuracy"][run].item() == pytest.approx(accuracy_score(*pairs))
+            confident = np.argsort(-q.max(1), kind="stable")[:360]
+            assert full["selective_accuracy"][run].item() == pytest.approx(correct[confident].mean())
+            decided = q.max(1) >= (0.6, 0.4)[run]
+            assert full["decided_99"][run].item() == pytest.approx(decided.mean())
+            assert full["decided_99_accuracy"][run].item() == pytest.approx(correct[decided].mean())
+            recall = recall_score(truth, prediction, average=None)
+            for name, classes in {"frequent": [0, 2], "middle": [1, 3], "rare": [4]}.items():
+                expected = recall[classes].mean() if run == 0 else np.nan  # too even to have rare classes
+                assert full[f"{name}_accuracy"][run].item() == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_decisive_confidence_is_the_lowest_with_the_precision():
+    confidence = torch.linspace(1, 0.5, 300, dtype=torch.float64).round(decimals=2).unsqueeze(0)
+    correct = torch.ones_like(confidence)
+    correct[0, [150, 151, 250]] = 0
+    found = metrics.decisive_confidence({"confidence": confidence, "accuracy": correct}).item()
+    precision = {c: correct[confidence >= c].mean().item() for c in confidence.unique().tolist()}
+    assert found == min(c for c, share in precision.items() if share >= 0.99)
+    wrong = {"confidence": confidence, "accuracy": torch.zeros_like(correct)}
+    assert metrics.decisive_confidence(wrong).item() == math.inf
+
+
+@pytest.mark.parametrize("head", HEADS, ids=["softmax", "sigmoid"])
+def test_scores_tell_two_sets_apart_as_scikit_learn_does(head, logits_and_labels):
+    logits, _ = logits_and_labels
+    inside, outside = (metrics.scores(head, part, head.log_probabilities(part)) for part in (logits, logits / 2))
+    truth = np.r_[np.ones(400), np.zeros(400)]
+    for name in metrics.SCORES:
+        score = torch.cat([inside[name], outside[name]], 1)
+        both = torch.cat([logits, logits / 2], 1)
+        plain = {
+            "auroc": head.probabilities(both).amax(-1),
+            "activation_auroc": head.activations(both).amax(-1),
+            "energy_auroc": both.exp().sum(-1) if head is HEADS[0] else both.exp().log1p().sum(-1),
+        }[name]
+        ours = metrics.auroc(score, torch.tensor(truth > 0).expand(score.shape))
+        for run in range(2):
+            assert ours[run].item() == pytest.approx(roc_auc_score(truth, plain[run].numpy().round(12)), abs=1e-6)
 
 
 def test_classes_that_are_absent_do_not_count():

@@ -25,9 +25,15 @@ from headtohead.record.run import COLUMNS
 Direction = Literal["higher", "lower"]
 
 # What the names of metrics of test examples begin with.
-OF_TEST = ("test_", "gap_", "shift_", "ood_")
+OF_TEST = ("test_", "gap_", "shift_", "ood_", "unknown_")
 # Metrics that are shares of test examples, where an example counts or does not.
-OF_EXAMPLES = {"test_accuracy", "test_ambiguity_none", "test_ambiguity_several", "test_exact_match"}
+OF_EXAMPLES = {
+    "test_accuracy",
+    "test_ambiguity_none",
+    "test_ambiguity_several",
+    "test_exact_match",
+    "test_decided_99",
+}
 # Metrics of the gradient at the parameters below the classifier.
 OF_BACKBONE = {"grad_norm_backbone_init", "backbone_cv"}
 # Metrics that are shares of runs, where a run counts or does not.

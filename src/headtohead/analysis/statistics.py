@@ -38,7 +38,8 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
 def is_higher_better(metric: str) -> bool:
     """Return whether the higher value of a metric is the better one; of losses, errors and gaps it is the lower one."""
-    return metric.endswith(("accuracy", "macro_f1", "auroc", "exact_match")) and not metric.startswith("gap_")
+    better_high = ("accuracy", "macro_f1", "auroc", "exact_match", "decided_99")
+    return metric.endswith(better_high) and not metric.startswith("gap_")
 
 
 def no_better_diverged(values: pd.Series, status: pd.Series) -> pd.Series:

@@ -55,7 +55,7 @@ def print_data(arguments: Sequence[str], config: DictConfig, context: HydraConte
     try:
         pool = data.load(dataset, torch.device("cpu"))
         data.verify(pool)
-        labels = pd.Series(np.array(pool.classes)[pool.labels.numpy()])
+        labels = pd.Series(np.array([*pool.classes, "(unknown)"])[pool.labels.numpy()])
         _print_classes(console, labels)
         if not isinstance(dataset, TableFile):
             findings += check_classes(labels, is_column=False)

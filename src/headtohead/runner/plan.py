@@ -137,7 +137,7 @@ def _check_request(config: DictConfig, axes: Axes) -> tuple[DictConfig, int]:
         member.config.dataset.require_place()
         member.config.model.require_place()
     # Whether inputs are images, which have the more metrics, is known when they are read.
-    _read_claims(members, {(True, member.config.dataset.ood is not None) for member in members})
+    _read_claims(members, {_kind(member.config.dataset, True) for member in members})
     return config, protocol.trials
 
 
@@ -321,7 +321,7 @@ def _initial_record(
     phases: tuple[Phase, ...] = ("search", "confirm")[: 1 + bool(fresh)] if axes.is_tuned else ("run",)
     pools = {member.run.arm: (member.config.dataset, data.load(member.config.dataset, device)) for member in members}
     classes = {arm: pool.classes for arm, (_, pool) in pools.items()}
-    kinds = {(pool.is_image, dataset.ood is not None) for dataset, pool in pools.values()}
+    kinds = {_kind(dataset, pool.is_image) for dataset, pool in pools.values()}
     distinct = {*classes.values()}
     return StudyRecord(
         name=first.settings.name,
@@ -403,21 +403,22 @@ def _data(members: Sequence[Member]) -> tuple[DataSummary, ...]:
     return tuple(summaries)
 
 
-def _read_claims(members: Sequence[Member], kinds: Set[tuple[bool, bool]]) -> dict[str, Claim]:
+def _kind(dataset: Dataset, is_image: bool) -> tuple[bool, bool, bool]:
+    """Return what decides which metrics the runs of a dataset have, as `recorded_metrics` takes it."""
+    return is_image, dataset.ood is not None, bool(dataset.unknown_classes)
+
+
+def _read_claims(members: Sequence[Member], kinds: Set[tuple[bool, bool, bool]]) -> dict[str, Claim]:
     """Check the claims of a study; refuse one about a metric that no run records or a head that does not exist.
 
     Args:
-        kinds: of its datasets, whether they hold images, and whether they name OOD inputs.
+        kinds: of its datasets, whether they hold images, name OOD inputs, and keep classes out of training.
     """
     claims = _about_the_primary(read_claims(members[0].claims), members[0].config.protocol.metric)
     loader = GlobalHydra.instance().config_loader()
     heads = {*loader.get_group_options("head"), *(member.head for member in members)}
     for name, claim in claims.items():
-        known = {
-            metric
-            for is_image, has_ood in kinds
-            for metric in recorded_metrics(is_image, has_ood, claim.phase == "confirm")
-        }
+        known = {metric for kind in kinds for metric in recorded_metrics(*kind, test=claim.phase == "confirm")}
         known |= DERIVED.keys() - (OF_GRID | OF_SPACE if claim.phase == "confirm" else set())
         recorded = f"not recorded by a run of this study in the phase {claim.phase}; {nearest(claim.metric, known)}"
         require(claim.metric in known, f"claims.{name}.metric", claim.metric, recorded)

@@ -31,7 +31,7 @@ class Balance:
     weight_RK: Tensor | None
 
     @classmethod
-    def of(cls, heads: Sequence[Head], counts_RK: Sequence[Tensor], like: Tensor) -> Balance:
+    def of(cls, heads: Sequence[Head], counts_RK: Tensor, like: Tensor) -> Balance:
         """Compute the constants from the number of training examples of each class, with the type of `like`."""
         by_name = {
             "in_loss_RK": [_in_loss(head, count_K) for head, count_K in zip(heads, counts_RK, strict=True)],

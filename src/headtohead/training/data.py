@@ -19,7 +19,7 @@ from itertools import tee
 from typing import TYPE_CHECKING
 
 from headtohead.late import F, torch
-from headtohead.options import require
+from headtohead.options import nearest, require
 from headtohead.training.examples import Dataset, Examples, Skipped, Split
 from headtohead.training.image_files import MEMORY_SHARE, ImageFiles
 from headtohead.training.memory import memory
@@ -63,6 +63,7 @@ class Pool:
     lacks: bool = False  # whether inputs are missing: NaN, for which each view has its training mean
     source: Dataset | None = None  # what the examples were read from
     groups: Tensor | None = None  # (N,) int64 on the CPU: the group of each example, which no split divides
+    unknown: Tensor | None = None  # (N_unknown,) indices of test examples of classes that are not trained on
 
     @property
     def device(self) -> torch.device:
@@ -175,6 +176,8 @@ def _load(source: Dataset, device: torch.device) -> Pool:
     require(not labels.is_floating_point(), "dataset labels", labels.dtype, "integers")
     low, high = labels.min().item(), labels.max().item()
     require(low >= 0 and high < len(classes), "dataset labels", f"{low}..{high}", f"0..{len(classes) - 1}")
+    labels, classes = _without_unknown(labels.long(), classes, source)
+    is_known_N = labels >= 0
     files = tuple(inputs.paths) if isinstance(inputs, ImageFiles) and not source.by_own_code else ()
     if isinstance(inputs, ImageFiles):
         inputs = inputs.on(device)
@@ -189,26 +192,42 @@ def _load(source: Dataset, device: torch.device) -> Pool:
         is_test_N[test] = True
     if val is not None:
         is_val_N[val] = True
-    rest = (~(is_test_N | is_val_N)).nonzero().flatten().to(device)
+    rest = (is_known_N & ~(is_test_N | is_val_N)).nonzero().flatten().to(device)
     folds = getattr(source, "folds", None) if test is None else None
     if folds is not None:
-        _check_folds(folds, labels[~is_val_N].long(), classes, None if groups is None else groups[~is_val_N])
+        foldable_N = is_known_N & ~is_val_N
+        _check_folds(folds, labels[foldable_N], classes, None if groups is None else groups[foldable_N])
     if groups is not None:
         _check_groups(groups, is_test_N, is_val_N)
     return Pool(
         inputs=inputs,
-        labels=labels.long().to(device),
-        test=rest if test is None else is_test_N.nonzero().flatten().to(device),
+        labels=labels.to(device),
+        test=rest if test is None else (is_test_N & is_known_N).nonzero().flatten().to(device),
         rest=rest,
         classes=classes,
         folds=folds,
         skipped=skipped,
         files=files,
-        val=None if val is None else is_val_N.nonzero().flatten().to(device),
+        val=None if val is None else (is_val_N & is_known_N).nonzero().flatten().to(device),
         lacks=may_lack and isinstance(inputs, torch.Tensor) and bool(inputs.isnan().any()),
         source=source,
         groups=groups,
+        unknown=(~is_known_N & (is_test_N | (test is None))).nonzero().flatten().to(device),
     )
+
+
+def _without_unknown(labels_N: Tensor, classes: tuple[str, ...], source: Dataset) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the labels among the classes that are trained on, -1 for the others, and these classes."""
+    unknown = source.unknown_classes
+    if isinstance(unknown, int):
+        unknown = classes[max(len(classes) - unknown, 0) :]
+    for name in unknown:
+        require(name in classes, "dataset.unknown_classes", name, nearest(name, classes))
+    known = tuple(name for name in classes if name not in unknown)
+    accepted = f"fewer than {len(classes) - 1} of {len(classes)} classes, so that two are left to train on"
+    require(len(known) >= 2, "dataset.unknown_classes", len(classes) - len(known), accepted)
+    place_K = torch.tensor([known.index(name) if name in known else -1 for name in classes])
+    return place_K[labels_N], known
 
 
 def _check_folds(folds: int, labels_N: Tensor, classes: Sequence[str], group_N: Tensor | None) -> None:
@@ -248,8 +267,11 @@ def verify(pool: Pool) -> None:
 def _holds(pool: Pool, examples: Examples) -> bool:
     """Return whether these are the examples of a pool."""
     test = torch.arange(len(examples.labels)) if examples.test is None else examples.test.sort().values
-    same_shape = examples.classes == pool.classes and examples.inputs.shape == pool.inputs.shape
-    if not (same_shape and torch.equal(examples.labels, pool.labels.cpu()) and torch.equal(test, pool.test.cpu())):
+    assert pool.source is not None
+    labels, classes = _without_unknown(examples.labels, examples.classes, pool.source)
+    test = test[labels[test] >= 0]
+    same_shape = classes == pool.classes and examples.inputs.shape == pool.inputs.shape
+    if not (same_shape and torch.equal(labels, pool.labels.cpu()) and torch.equal(test, pool.test.cpu())):
         return False
     every = torch.arange(len(examples.labels))
     pairs = zip(in_parts(examples.inputs, every), in_parts(pool.inputs, every.to(pool.device)), strict=True)

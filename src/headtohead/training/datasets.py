@@ -749,7 +749,7 @@ def ood_dataset(dataset: Dataset) -> Dataset | None:
     """
     if dataset.ood is None or dataset.ood == PERMUTED:
         return dataset if dataset.ood else None
-    options = {**vars(dataset), "ood": None}
+    options = {**vars(dataset), "ood": None, "unknown_classes": 0}
     known = [PERMUTED] + [name for name, cls in DATASETS.items() if {f.name for f in fields(cls)} <= options.keys()]
     require(dataset.ood in known, "dataset.ood", dataset.ood, nearest(dataset.ood, known))
     cls = DATASETS[dataset.ood]

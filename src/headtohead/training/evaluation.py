@@ -85,21 +85,23 @@ def evaluate(cohort: Cohort, test: bool) -> Evaluation:
     """Evaluate finished runs on the validation split and, if `test`, on the test split."""
     temperature_R = _temperature(cohort)
     validation = _examples(cohort, "val", temperature_R)
-    threshold_R = metrics.best_threshold(validation)
-    result = _summary("val", validation, cohort.pool.num_classes, threshold_R)
+    reference = metrics.Reference(
+        metrics.best_threshold(validation), metrics.decisive_confidence(validation), cohort.class_counts_RK
+    )
+    result = _summary("val", validation, reference)
     curves = {"val": metrics.curves(validation)}
     if not test:
 
         def validated(runs_r: Tensor) -> Callable[[Tensor], Metrics]:
             examples = _of_runs(validation, runs_r)
-            return lambda kept_N: _summary("val", _kept(examples, kept_N), cohort.pool.num_classes, threshold_R[runs_r])
+            return lambda kept_N: _summary("val", _kept(examples, kept_N), reference.part(runs_r))
 
         is_tested_elsewhere = cohort.pool.folds is not None and cohort.pool.val is None
         return Evaluation(result, curves, _by_block(cohort, "val", validated) if is_tested_elsewhere else {})
-    tested = _Tested.of(cohort, temperature_R, threshold_R)
+    tested = _Tested.of(cohort, temperature_R, reference)
     curves["test"] = metrics.curves(tested.examples)
     by_block = _by_block(cohort, "test", lambda runs_r: tested.part(runs_r).metrics)
-    return Evaluation(result | tested.metrics(), curves, by_block)
+    return Evaluation(result | tested.metrics() | {"noise_fitted": tested.fitted["noise_fitted"]}, curves, by_block)
 
 
 def predictions(cohort: Cohort) -> dict[str, np.ndarray]:
@@ -135,13 +137,14 @@ def _temperature(cohort: Cohort) -> Tensor:
 
 
 def _examples(cohort: Cohort, split: Split, temperature_R: Tensor) -> metrics.PerExample:
-    """Return `metrics.per_example` of a split, with `nll_calibrated`: the NLL after division by a temperature."""
+    """Return `metrics.per_example` of a split, with the NLL and the confidence after division by a temperature."""
     examples = cohort.examples(cohort.chunks(split))
-    parts = []
+    nll, confidence = [], []
     for inputs_Vnx, labels_Vn in cohort.chunks(split):
         log_q_RnK = (cohort.log_probabilities(inputs_Vnx) / temperature_R[:, None, None]).log_softmax(-1)
-        parts.append(-log_q_RnK.gather(-1, cohort.spread(labels_Vn).unsqueeze(-1)).squeeze(-1))
-    return examples | {"nll_calibrated": torch.cat(parts, 1)}
+        nll.append(-log_q_RnK.gather(-1, cohort.spread(labels_Vn).unsqueeze(-1)).squeeze(-1))
+        confidence.append(log_q_RnK.amax(-1).exp())
+    return examples | {"nll_calibrated": torch.cat(nll, 1), "confidence_calibrated": torch.cat(confidence, 1)}
 
 
 def _by_block(
@@ -171,30 +174,28 @@ class _Tested:
     """The test examples as finished runs see them: as they are, shifted, and beside inputs from elsewhere.
 
     Attributes:
-        num_classes: number of classes.
-        threshold_R: result of `metrics.best_threshold`.
+        reference: what metrics take from other splits.
         examples: `metrics.per_example` of the test split.
-        fitted: `metrics.summarise` of as many training examples.
+        fitted: `metrics.summarise` of as many training examples, and the share of their wrong labels that the run
+            predicts.
         shifted: `metrics.per_example` of the shifted test split, by the kind of the shift.
-        outliers: confidence of test inputs and of OOD inputs, (R, N) each; None without OOD inputs.
+        outliers: scores of test inputs and of inputs from elsewhere, (R, N) each, by the name of their AUROC.
     """
 
-    num_classes: int
-    threshold_R: Tensor
+    reference: metrics.Reference
     examples: metrics.PerExample
     fitted: Metrics
     shifted: dict[str, metrics.PerExample]
-    outliers: tuple[Tensor, Tensor] | None
+    outliers: dict[str, tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, cohort: Cohort, temperature_R: Tensor, threshold_R: Tensor) -> "_Tested":
+    def of(cls, cohort: Cohort, temperature_R: Tensor, reference: metrics.Reference) -> "_Tested":
         """Let finished runs predict the test examples."""
         kinds = SHIFTS if cohort.pool.is_image else {"noise": add_noise}
         return cls(
-            num_classes=cohort.pool.num_classes,
-            threshold_R=threshold_R,
+            reference=reference,
             examples=_examples(cohort, "test", temperature_R),
-            fitted=metrics.summarise(cohort.examples(cohort.chunks("train", limit=len(cohort.views[0].test)))),
+            fitted=_fitted(cohort),
             shifted={kind: cohort.examples(cohort.test_chunks(shift)) for kind, shift in kinds.items()},
             outliers=_outlier_scores(cohort),
         )
@@ -203,11 +204,11 @@ class _Tested:
         """Return what some of the runs see, given by their numbers."""
         return replace(
             self,
-            threshold_R=self.threshold_R[runs_r],
+            reference=self.reference.part(runs_r),
             examples=_of_runs(self.examples, runs_r),
             fitted=_of_runs(self.fitted, runs_r),
             shifted={kind: _of_runs(examples, runs_r) for kind, examples in self.shifted.items()},
-            outliers=self.outliers and (self.outliers[0][runs_r], self.outliers[1][runs_r]),
+            outliers={name: (pair[0][runs_r], pair[1][runs_r]) for name, pair in self.outliers.items()},
         )
 
     def metrics(self, kept_N: Tensor | None = None) -> Metrics:
@@ -217,7 +218,7 @@ class _Tested:
             kept_N: which examples to use, (N,); None for all.
         """
         examples = _kept(self.examples, kept_N)
-        result = _summary("test", examples, self.num_classes, self.threshold_R)
+        result = _summary("test", examples, self.reference)
         result["gap_accuracy"] = self.fitted["accuracy"] - result["test_accuracy"]
         result["gap_nll"] = result["test_nll"] - self.fitted["nll"]
         return result | self._shift_metrics(kept_N) | self._outlier_metrics(kept_N)
@@ -231,27 +232,42 @@ class _Tested:
         return result
 
     def _outlier_metrics(self, kept_N: Tensor | None) -> Metrics:
-        """Compute the AUROC of the confidence (Hendrycks and Gimpel 2017) between test inputs and OOD inputs.
+        """Compute the AUROC of each score between test inputs and inputs from elsewhere.
 
         Without a test example an OOD input of the same position is left out: it may be that example, permuted.
         """
-        if self.outliers is None:
-            return {}
-        inside_RN, outside_RN = self.outliers
-        if kept_N is not None:
-            position_N = torch.arange(outside_RN.shape[1]) % len(kept_N)
-            inside_RN = inside_RN[:, kept_N[: inside_RN.shape[1]].to(inside_RN.device)]
-            outside_RN = outside_RN[:, kept_N[position_N].to(outside_RN.device)]
-        score_RN = torch.cat([inside_RN, outside_RN], 1)
-        is_inside_N = torch.arange(score_RN.shape[1], device=score_RN.device) < inside_RN.shape[1]
-        return {"ood_auroc": metrics.auroc(score_RN, is_inside_N.expand(score_RN.shape))}
+        result = {}
+        for name, (inside_RN, outside_RN) in self.outliers.items():
+            if kept_N is not None:
+                inside_RN = inside_RN[:, kept_N[: inside_RN.shape[1]].to(inside_RN.device)]
+            if kept_N is not None and name.startswith("ood_"):
+                position_N = torch.arange(outside_RN.shape[1]) % len(kept_N)
+                outside_RN = outside_RN[:, kept_N[position_N].to(outside_RN.device)]
+            score_RN = torch.cat([inside_RN, outside_RN], 1)
+            is_inside_N = torch.arange(score_RN.shape[1], device=score_RN.device) < inside_RN.shape[1]
+            result[name] = metrics.auroc(score_RN, is_inside_N.expand(score_RN.shape))
+        return result
 
 
-def _summary(split: Split, examples: metrics.PerExample, num_classes: int, threshold_R: Tensor) -> Metrics:
+def _summary(split: Split, examples: metrics.PerExample, reference: metrics.Reference) -> Metrics:
     """Compute the metrics of a split that need its examples alone, (R,) each."""
-    values = metrics.summarise_fully(examples, num_classes, threshold_R)
+    values = metrics.summarise_fully(examples, reference)
     values["nll_calibrated"] = examples["nll_calibrated"].mean(-1)
+    values["ece_calibrated"] = metrics.calibration_error(examples["confidence_calibrated"], examples["accuracy"])
     return {f"{split}_{name}": value for name, value in values.items()}
+
+
+def _fitted(cohort: Cohort) -> Metrics:
+    """Return the metrics of as many training examples as there are test examples, and `noise_fitted`, (R,) each.
+
+    `noise_fitted` is the share of the wrong labels among them that the run predicts; NaN without any.
+    """
+    limit = len(cohort.views[0].test)
+    examples = cohort.examples(cohort.chunks("train", limit=limit))
+    wrong = [view.train_labels[:limit] != cohort.pool.labels[view.train[:limit]] for view in cohort.views]
+    is_wrong_RN = cohort.spread(torch.stack(wrong))
+    share_R = (examples["accuracy"] * is_wrong_RN).sum(-1) / is_wrong_RN.sum(-1)
+    return metrics.summarise(examples) | {"noise_fitted": share_R}
 
 
 def _of_runs(values: Metrics, runs_r: Tensor) -> Metrics:
@@ -267,25 +283,28 @@ def _kept(examples: metrics.PerExample, kept_N: Tensor | None) -> metrics.PerExa
     return {name: value.double() if value.is_floating_point() else value for name, value in chosen.items()}
 
 
-def _outlier_scores(cohort: Cohort) -> tuple[Tensor, Tensor] | None:
-    """Return the confidence of test inputs and of OOD inputs, (R, N) each; None without OOD inputs."""
-    dataset = ood_dataset(cohort.runs[0].dataset)
-    if dataset is None:
-        return None
-    pool = cohort.pool if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
-    shift, other = (permute, None) if pool is cohort.pool else (None, pool)
-    ood_chunks = cohort.test_chunks(shift, OOD_EXAMPLES, other)
-    outside_RN, inside_RN = _confidence(cohort, ood_chunks), _confidence(cohort, cohort.chunks("test", OOD_EXAMPLES))
+def _outlier_scores(cohort: Cohort) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return scores of test inputs and of inputs from elsewhere, (R, N) each, by the name of their AUROC."""
+    pool, dataset = cohort.pool, ood_dataset(cohort.runs[0].dataset)
+    outside = {}
+    if dataset is not None:
+        other = None if cohort.runs[0].dataset.ood == PERMUTED else data.load(dataset, cohort.device)
+        outside["ood"] = cohort.test_chunks(permute if other is None else None, OOD_EXAMPLES, other)
+    if pool.unknown is not None and len(pool.unknown):
+        outside["unknown"] = cohort.test_chunks(None, OOD_EXAMPLES, replace(pool, test=pool.unknown))
+    if not outside:
+        return {}
+    inside = _scores(cohort, cohort.chunks("test", OOD_EXAMPLES))
+    result = {}
+    for kind, chunks in outside.items():
+        for name, score_RN in _scores(cohort, chunks).items():
+            result[f"{kind}_{name}"] = inside[name], score_RN
+    return result
+
+
+def _scores(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Return `metrics.scores` of all chunks, (R, N) each."""
+    parts = [cohort.scores(inputs_Vnx) for inputs_Vnx, _ in chunks]
     # Scores that differ only by rounding, as those of a dead network, count as ties.
     decimals = 5 if cohort.dtype == torch.float32 else 12
-    return inside_RN.round(decimals=decimals), outside_RN.round(decimals=decimals)
-
-
-def _confidence(cohort: Cohort, chunks: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return -log(1 - confidence) of each example, (R, N), which orders examples whose confidence rounds to one."""
-    parts = []
-    for inputs_Vnx, _ in chunks:
-        log_q_RnK = cohort.log_probabilities(inputs_Vnx)
-        others_RnK = log_q_RnK.scatter(-1, metrics.top_class(log_q_RnK).unsqueeze(-1), -torch.inf)
-        parts.append(-others_RnK.logsumexp(-1))
-    return torch.cat(parts, 1)
+    return {name: torch.cat([part[name] for part in parts], 1).round(decimals=decimals) for name in parts[0]}

@@ -65,6 +65,8 @@ class Dataset(ABC):
         flip: whether to mirror half of the training images, drawn anew at every epoch.
         ood: out-of-distribution inputs that confidence should tell from test inputs: "permuted" (test inputs with their
             features in another order), another dataset with inputs of the same shape, or None for no such metric.
+        unknown_classes: classes that are kept out of training, and that confidence should tell from the others in the
+            test: their names, or how many of the last ones; 0 keeps none out.
     """
 
     train_size: int | None
@@ -74,6 +76,7 @@ class Dataset(ABC):
     crop_padding: int
     flip: bool
     ood: str | None
+    unknown_classes: int | tuple[str, ...]
 
     place: ClassVar[str | None] = None
     more_places: ClassVar[tuple[str, ...]] = ()
@@ -98,6 +101,8 @@ class Dataset(ABC):
         require(0 < self.val_fraction < 1, "dataset.val_fraction", self.val_fraction, "strictly between 0 and 1")
         require(0 <= self.label_noise <= 1, "dataset.label_noise", self.label_noise, "from 0 to 1")
         require(1 <= self.imbalance < math.inf, "dataset.imbalance", self.imbalance, "1 or more, and finite")
+        unknown, accepted = self.unknown_classes, "0 or more, or a list of names"
+        require(not isinstance(unknown, int) or unknown >= 0, "dataset.unknown_classes", unknown, accepted)
         require(self.crop_padding >= 0, "dataset.crop_padding", self.crop_padding, "0 or more pixels")
 
     def require_place(self) -> None:  # noqa: B027 most datasets have no place that must be there

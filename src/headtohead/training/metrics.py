@@ -9,6 +9,7 @@ Shape suffixes: R runs, N examples, K classes, T thresholds; x any leading axes.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from headtohead.late import torch
@@ -29,6 +30,13 @@ BINS = 15
 # Number of classes in a block of `top_class`, and the number of classes from which on it looks at blocks.
 BLOCK, MANY = 128, 2048
 
+# Share of the most confident examples on which the selective accuracy is measured.
+COVERAGE = 0.9
+# Accuracy that decided examples are to have, for `decided_99`.
+PRECISION = 0.99
+# By how much the most frequent class must exceed the rarest one for thirds of the classes to have an accuracy.
+UNEQUAL = 2
+
 # Metrics that are followed during training, in the order of `summarise`.
 FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambiguity_several")
 
@@ -36,8 +44,11 @@ FOLLOWED = ("loss", "accuracy", "nll", "brier", "ece", "ambiguity_none", "ambigu
 OF_A_SPLIT = (
     *FOLLOWED,
     *("macro_f1", "balanced_accuracy", "misclassification_auroc", "aurc", "ambiguity_error", "exact_match"),
-    *("saturated", "nll_calibrated"),
+    *("saturated", "binary_accuracy", "selective_accuracy", "decided_99", "decided_99_accuracy"),
+    *("frequent_accuracy", "middle_accuracy", "rare_accuracy", "nll_calibrated", "ece_calibrated"),
 )
+# Scores that tell test inputs from others, by the name of their AUROC.
+SCORES = ("auroc", "activation_auroc", "energy_auroc")
 
 # Shifts of test inputs that are images; those of tables have the first alone.
 SHIFTS = ("noise", "blur", "contrast")
@@ -46,12 +57,13 @@ SHIFTS = ("noise", "blur", "contrast")
 PerExample: TypeAlias = "dict[str, Tensor]"
 
 
-def recorded_metrics(is_image: bool, has_ood: bool, test: bool) -> list[str]:
+def recorded_metrics(is_image: bool, has_ood: bool, has_unknown: bool, test: bool) -> list[str]:
     """List the final metrics of a run, as `loop.train` returns them, without training.
 
     Args:
         is_image: whether the inputs are images.
         has_ood: whether the dataset names OOD inputs.
+        has_unknown: whether classes are kept out of training.
         test: whether the run reads the test split.
     """
     names = [f"val_{name}" for name in OF_A_SPLIT]
@@ -59,7 +71,8 @@ def recorded_metrics(is_image: bool, has_ood: bool, test: bool) -> list[str]:
         shifts = SHIFTS if is_image else SHIFTS[:1]
         names += [f"test_{name}" for name in OF_A_SPLIT] + ["gap_accuracy", "gap_nll"]
         names += [*(f"shift_{kind}_accuracy" for kind in shifts), "shift_accuracy", "shift_nll"]
-        names += ["ood_auroc"] if has_ood else []
+        names += [f"ood_{name}" for name in SCORES if has_ood]
+        names += [f"unknown_{name}" for name in SCORES if has_unknown] + ["noise_fitted"]
     names += ["train_loss", "train_accuracy", "grad_norm_mean", "grad_norm_max", "grad_norm_cv"]
     names += ["grad_norm_logits_init", "grad_norm_backbone_init", "backbone_cv", "loss_spikes", "coupling", "row_sum"]
     return [*names, "hessian_eigenvalue", "edge_of_stability"]
@@ -87,6 +100,9 @@ def per_example(
     probabilities_RNK = exp(log_probabilities_RNK)
     activations_RNK = head.activations(logits_RNK)
     first_RN, second_RN = activations_RNK.topk(2, dim=-1).values.unbind(-1)
+    is_active_RNK = activations_RNK > ACTIVE
+    is_found_RN = is_active_RNK.gather(-1, labels_RN.unsqueeze(-1)).squeeze(-1)
+    mistakes_RN = is_active_RNK.sum(-1) + 1 - 2 * is_found_RN.long()
     prediction_RN = top_class(logits_RNK if score_RNK is None else score_RNK)
     return {
         "label": labels_RN,
@@ -99,6 +115,7 @@ def per_example(
         "first": first_RN,
         "second": second_RN,
         "saturated": (activations_RNK * (1 - activations_RNK) < SATURATED).to(logits_RNK.dtype).mean(-1),
+        "binary_accuracy": 1 - mistakes_RN.to(logits_RNK.dtype) / logits_RNK.shape[-1],
     }
 
 
@@ -111,22 +128,44 @@ def summarise(examples: PerExample) -> dict[str, Tensor]:
     return metrics
 
 
-def summarise_fully(examples: PerExample, num_classes: int, threshold_R: Tensor) -> dict[str, Tensor]:
-    """Return all metrics of finished runs, each (R,); NaN where a metric is not defined.
+@dataclass(frozen=True)
+class Reference:
+    """What metrics of a split take from other splits.
 
-    Args:
+    Attributes:
         threshold_R: result of `best_threshold` on the validation split.
+        decisive_R: result of `decisive_confidence` on the validation split.
+        count_RK: number of training examples of each class.
     """
+
+    threshold_R: Tensor
+    decisive_R: Tensor
+    count_RK: Tensor
+
+    def part(self, runs_r: Tensor) -> Reference:
+        """Return what belongs to some of the runs, given by their numbers."""
+        return Reference(self.threshold_R[runs_r], self.decisive_R[runs_r], self.count_RK[runs_r])
+
+
+def summarise_fully(examples: PerExample, reference: Reference) -> dict[str, Tensor]:
+    """Return all metrics of finished runs, each (R,); NaN where a metric is not defined."""
+    num_classes = reference.count_RK.shape[-1]
     correct_RN, confidence_RN = examples["accuracy"], examples["confidence"]
     ambiguous_RN = (examples["first"] <= ACTIVE) | (examples["second"] > ACTIVE)
+    is_decided_RN = (confidence_RN >= reference.decisive_R.unsqueeze(-1)).to(correct_RN.dtype)
     return summarise(examples) | {
         "macro_f1": macro_f1(examples, num_classes),
         "balanced_accuracy": balanced_accuracy(examples, num_classes),
         "misclassification_auroc": auroc(confidence_RN, correct_RN > 0),
         "aurc": risk_coverage_area(confidence_RN, correct_RN),
         "ambiguity_error": ((1 - correct_RN) * ambiguous_RN).sum(-1) / ambiguous_RN.sum(-1),
-        "exact_match": exact_match(examples, threshold_R.unsqueeze(-1)).squeeze(-1),
+        "exact_match": exact_match(examples, reference.threshold_R.unsqueeze(-1)).squeeze(-1),
         "saturated": examples["saturated"].mean(-1),
+        "binary_accuracy": examples["binary_accuracy"].mean(-1),
+        "selective_accuracy": selective_accuracy(confidence_RN, correct_RN),
+        "decided_99": is_decided_RN.mean(-1),
+        "decided_99_accuracy": (is_decided_RN * correct_RN).sum(-1) / is_decided_RN.sum(-1),
+        **thirds(examples, reference.count_RK),
     }
 
 
@@ -244,6 +283,61 @@ def risk_coverage_area(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
     return (errors_RN / torch.arange(1, errors_RN.shape[-1] + 1, device=errors_RN.device)).mean(-1)
 
 
+def selective_accuracy(confidence_RN: Tensor, correct_RN: Tensor) -> Tensor:
+    """Return the accuracy of the 90 % most confident examples, (R,)."""
+    count = max(1, round(COVERAGE * correct_RN.shape[-1]))
+    order_RN = confidence_RN.argsort(dim=-1, descending=True, stable=True)[..., :count]
+    return correct_RN.gather(-1, order_RN).mean(-1)
+
+
+def decisive_confidence(examples: PerExample) -> Tensor:
+    """Return the lowest confidence from which on 99 % of the predictions are correct, (R,); infinity if there is none.
+
+    Examples of equal confidence are decided together.
+    """
+    confidence_RN, order_RN = examples["confidence"].sort(dim=-1, descending=True, stable=True)
+    correct_RN = examples["accuracy"].gather(-1, order_RN).cumsum(-1)
+    counts_N = torch.arange(1, correct_RN.shape[-1] + 1, device=correct_RN.device)
+    is_last_RN = torch.ones_like(confidence_RN, dtype=torch.bool)
+    is_last_RN[..., :-1] = confidence_RN[..., :-1] > confidence_RN[..., 1:]
+    reaches_RN = is_last_RN & (correct_RN >= PRECISION * counts_N - 1e-6)
+    return confidence_RN.masked_fill(~reaches_RN, math.inf).amin(-1)
+
+
+def thirds(examples: PerExample, count_RK: Tensor) -> dict[str, Tensor]:
+    """Return the mean recall of the most frequent, the middle and the rarest third of the classes in training, (R,).
+
+    They are NaN where the most frequent class has less than twice the examples of the rarest, or none of the test
+    examples is of the third.
+    """
+    true_RK, _, hit_RK = _counts(examples, count_RK.shape[-1])
+    order_RK = count_RK.argsort(dim=-1, descending=True, stable=True)
+    true_RK, hit_RK = true_RK.gather(-1, order_RK), hit_RK.gather(-1, order_RK)
+    is_unequal_R = count_RK.amax(-1) >= UNEQUAL * count_RK.amin(-1)
+    result = {}
+    names = ("frequent_accuracy", "middle_accuracy", "rare_accuracy")
+    parts = zip(names, true_RK.tensor_split(3, -1), hit_RK.tensor_split(3, -1), strict=True)
+    for name, true_Rk, hit_Rk in parts:
+        recall_R = (hit_Rk / true_Rk.clamp(min=1)).sum(-1) / (true_Rk > 0).sum(-1)
+        result[name] = recall_R.masked_fill(~is_unequal_R, math.nan)
+    return result
+
+
+def scores(head: Head, logits_RNK: Tensor, log_q_RNK: Tensor) -> dict[str, Tensor]:
+    """Return scores of examples that are high for inputs like those of training, each (R, N), by their name in SCORES.
+
+    They are the confidence (Hendrycks and Gimpel 2017), the head's own largest activation, and its energy.
+    """
+    others_RNK = log_q_RNK.scatter(-1, top_class(log_q_RNK).unsqueeze(-1), -torch.inf)
+    logits_RNK = logits_RNK.double()
+    return {
+        # -log(1 - x), which orders examples whose confidence or activation x rounds to one.
+        "auroc": -others_RNK.logsumexp(-1),
+        "activation_auroc": -torch.log1p(-head.activations(logits_RNK).amax(-1)),
+        "energy_auroc": head.energy(logits_RNK),
+    }
+
+
 def macro_f1(examples: PerExample, num_classes: int) -> Tensor:
     """Return the mean F1 of the classes that occur among labels or predictions, (R,)."""
     true_RK, predicted_RK, hit_RK = _counts(examples, num_classes)
@@ -269,6 +363,10 @@ def chance_level(num_classes: int) -> dict[str, float]:
         "nll": math.log(num_classes),
         "brier": 1 - 1 / num_classes,
         "ece": 0.0,
+        "ece_calibrated": 0.0,
+        "nll_calibrated": math.log(num_classes),
+        "selective_accuracy": 1 / num_classes,
+        "decided_99": 0.0,
     }
 
 

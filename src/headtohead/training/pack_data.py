@@ -36,6 +36,7 @@ class Cohort:
 
     Attributes:
         views: examples of each split. Runs that share a seed, a fold and the label noise share a view.
+        class_counts_RK: number of training examples of each class.
         pack: networks of the runs; their classifiers alone where features are computed once (`features`).
         dtype: type of the weights.
     """
@@ -77,10 +78,9 @@ class Cohort:
         self._examples = self._features.examples() if self._features else (pool, self.views)
         if runs[0].training.zero_classifier and "classifier.weight" in self.pack.columns:
             self.pack.view("classifier.weight").zero_()
-        counts_RK = [
-            self.views[view].train_labels.bincount(minlength=pool.num_classes).double() for view in view_of_run
-        ]
-        self._balance = Balance.of([run.head for run in runs], counts_RK, self.pack.parameters_RP)
+        counts = [view.train_labels.bincount(minlength=pool.num_classes).double() for view in self.views]
+        self.class_counts_RK = torch.stack([counts[view] for view in view_of_run])
+        self._balance = Balance.of([run.head for run in runs], self.class_counts_RK, self.pack.parameters_RP)
         groups = [[*group] for _, group in groupby((run.head for run in runs), call_key)]
         self._heads = [joined(group, self.pack.parameters_RP) for group in groups]
         self._runs_of_head = [len(group) for group in groups]
@@ -210,6 +210,15 @@ class Cohort:
             log_q_RNK = self._log_probabilities(self.logits(inputs_VNx))
         self.pack.train(True)
         return log_q_RNK
+
+    def scores(self, inputs_VNx: Tensor) -> dict[str, Tensor]:
+        """Return `metrics.scores` of inputs, each (R, N), with the networks in evaluation mode."""
+        self.pack.train(False)
+        with torch.no_grad():
+            logits_RNK = self.logits(inputs_VNx)
+            result = self.by_head(metrics.scores, logits_RNK, self._log_probabilities(logits_RNK))
+        self.pack.train(True)
+        return result
 
     def _log_probabilities(self, logits_RNK: Tensor) -> Tensor:
         return self._balance.predicted(self.by_head(lambda head, logits: head.log_probabilities(logits), logits_RNK))

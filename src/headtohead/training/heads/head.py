@@ -99,6 +99,14 @@ class Head(ABC):
     def activations(self, logits_xK: Tensor) -> Tensor:
         """Return the head's own outputs, of shape xK, in [0, 1]; their sum over classes need not be one."""
 
+    def energy(self, logits_xK: Tensor) -> Tensor:
+        """Return a score of each example, of shape x, that is high for inputs like those of training.
+
+        It is the negative free energy of softmax, logsumexp(z) (Liu et al. 2020), and of one sigmoid per class the
+        joint one, the sum of softplus(z) (Wang et al. 2021).
+        """
+        return logits_xK.logsumexp(-1)
+
     @abstractmethod
     def _prior_logits(self, prior_K: Tensor) -> Tensor:
         """Return constant logits, of shape (K,), at which `probabilities` are the class frequencies `prior_K`.

@@ -18,7 +18,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sigmoid(Head):
+class SigmoidPerClass(Head):
+    """One sigmoid per class, whatever the loss."""
+
+    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
+        return log_shares(logits_xK)
+
+    def activations(self, logits_xK: Tensor) -> Tensor:
+        return logits_xK.sigmoid()
+
+    def _prior_logits(self, prior_K: Tensor) -> Tensor:
+        return prior_K.logit()
+
+    def energy(self, logits_xK: Tensor) -> Tensor:
+        return softplus(logits_xK).sum(-1)
+
+
+@dataclass(frozen=True)
+class Sigmoid(SigmoidPerClass):
     """One sigmoid per class with binary cross-entropy.
 
     Options:
@@ -85,15 +102,6 @@ class Sigmoid(Head):
         loss_x = torch.lerp(softplus(logits_xK), present_xK, targets_xK).sum(-1)
         return loss_x / logits_xK.shape[-1] if self.reduction == "mean" else loss_x
 
-    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
-        return log_shares(logits_xK)
-
-    def activations(self, logits_xK: Tensor) -> Tensor:
-        return logits_xK.sigmoid()
-
-    def _prior_logits(self, prior_K: Tensor) -> Tensor:
-        return prior_K.logit()
-
 
 @dataclass(frozen=True)
 class SigmoidCosine(Sigmoid):
@@ -146,7 +154,7 @@ class SigmoidNormalised(Head):
 
 
 @dataclass(frozen=True)
-class SigmoidSquared(Head):
+class SigmoidSquared(SigmoidPerClass):
     """One sigmoid per class with the squared error to its target, summed over classes.
 
     Its gradient 2 (sigma - y) sigma' vanishes where the sigmoid is confident and wrong, as is often claimed of binary
@@ -170,18 +178,9 @@ class SigmoidSquared(Head):
         self._subtract_targets(errors_xK, -torch.sigmoid(-logits_xK.gather(-1, target_x1)), target_x1)
         return errors_xK
 
-    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
-        return log_shares(logits_xK)
-
-    def activations(self, logits_xK: Tensor) -> Tensor:
-        return logits_xK.sigmoid()
-
-    def _prior_logits(self, prior_K: Tensor) -> Tensor:
-        return prior_K.logit()
-
 
 @dataclass(frozen=True)
-class SigmoidFocal(Head):
+class SigmoidFocal(SigmoidPerClass):
     """One sigmoid per class with the focal loss, summed over classes, without class weights.
 
     The loss (Lin et al. 2017, "Focal loss for dense object detection") is not proper: at its minimum, sigma lies
@@ -208,18 +207,9 @@ class SigmoidFocal(Head):
         # (1 - sigma) ** gamma by exp, whose gradient stays finite where 1 - sigma underflows.
         return exp(-over_classes(self.gamma) * softplus(logits)) * softplus(-logits)
 
-    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
-        return log_shares(logits_xK)
-
-    def activations(self, logits_xK: Tensor) -> Tensor:
-        return logits_xK.sigmoid()
-
-    def _prior_logits(self, prior_K: Tensor) -> Tensor:
-        return prior_K.logit()
-
 
 @dataclass(frozen=True)
-class SigmoidAsymmetric(Head):
+class SigmoidAsymmetric(SigmoidPerClass):
     """One sigmoid per class with the asymmetric loss, summed over classes (Ridnik et al. 2021).
 
     It is a focal loss with a focusing parameter for present and one for absent classes, whose probability is shifted:
@@ -256,12 +246,3 @@ class SigmoidAsymmetric(Head):
             clipped_log_xK = clipped_xK.clamp(min=tiny).log()
         absent_xK = focus_xK * clipped_log_xK
         return -torch.lerp(absent_xK, present_xK, self._targets(logits_xK, labels_x)).sum(-1)
-
-    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
-        return log_shares(logits_xK)
-
-    def activations(self, logits_xK: Tensor) -> Tensor:
-        return logits_xK.sigmoid()
-
-    def _prior_logits(self, prior_K: Tensor) -> Tensor:
-        return prior_K.logit()

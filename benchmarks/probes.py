@@ -68,7 +68,14 @@ def configured(file: str) -> list[Config]:
     with initialize_config_module("headtohead.configs", version_base="1.3"):
         heads = [parse(compose("config", [*overrides, f"head={head}"])) for head in ("softmax", "sigmoid")]
     dataset = Given(
-        train_size=None, val_fraction=0.1, label_noise=0.0, imbalance=1.0, crop_padding=0, flip=False, ood=None
+        train_size=None,
+        val_fraction=0.1,
+        label_noise=0.0,
+        imbalance=1.0,
+        crop_padding=0,
+        flip=False,
+        ood=None,
+        unknown_classes=0,
     )
     return [
         replace(

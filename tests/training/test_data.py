@@ -65,6 +65,7 @@ def given(inputs, labels, **options):
         "crop_padding": 0,
         "flip": False,
         "ood": None,
+        "unknown_classes": 0,
     }
     return Given(given=(inputs, labels), **(defaults | options))
 

@@ -150,7 +150,7 @@ class Given(data.Dataset):
 
 def test_seeds_share_features_where_neither_weights_nor_standardisation_differ(config, monkeypatch):
     common = {"train_size": None, "val_fraction": 0.5, "label_noise": 0.0, "imbalance": 1.0}
-    dataset = Given(**common, crop_padding=0, flip=False, ood=None)
+    dataset = Given(**common, crop_padding=0, flip=False, ood=None, unknown_classes=0)
     base = config(*FROZEN, "model=factory", "model.path=factories:pretrained", "training.batch_size=10")
     configs = [replace(vary(base, seed=seed), dataset=dataset) for seed in range(4)]
     ours = run(configs)

@@ -512,7 +512,7 @@ def test_a_dataset_has_no_key_that_it_does_not_read(name, options, tmp_path, mon
         if isinstance(inputs, ImageFiles):
             inputs[torch.arange(2)]
     # These say how the examples are used.
-    used = {"train_size", "val_fraction", "label_noise", "imbalance", "crop_padding", "flip", "ood"}
+    used = {"train_size", "val_fraction", "label_noise", "imbalance", "crop_padding", "flip", "ood", "unknown_classes"}
     assert keys - used <= read
 
 

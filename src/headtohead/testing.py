@@ -109,11 +109,11 @@ CHANCE_LEVEL = {
 
 
 def configured_claims() -> dict[str, Claim]:
-    """Return the claims of configs/claims."""
-    folder = files("headtohead.configs") / "claims"
-    texts = [
-        path.read_text(encoding="utf-8") for path in sorted(folder.iterdir(), key=str) if path.name.endswith(".yaml")
-    ]
+    """Return the claims that a study tests unless it names others."""
+    configs = files("headtohead.configs")
+    defaults = yaml.safe_load((configs / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    names = next(entry["claims"] for entry in defaults if isinstance(entry, dict) and "claims" in entry)
+    texts = [(configs / "claims" / f"{name}.yaml").read_text(encoding="utf-8") for name in sorted(names)]
     return read_claims({claim: fields for text in texts for claim, fields in yaml.safe_load(text).items()})
 
 

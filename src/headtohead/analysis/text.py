@@ -13,6 +13,7 @@ SHARES = (
     "ambiguity_none",
     "ambiguity_several",
     "exact_match",
+    "decided_99",
     "diverged_share",
     "stalled",
     "near_best_share",

@@ -48,6 +48,27 @@ METRICS = {
     ),
     "test_brier": Words("Brier score", "mean squared error of the probabilities of a test example"),
     "test_ece": Words("calibration error", "how far the confidence is from the share of right answers"),
+    "test_ece_calibrated": Words(
+        "calibration error after temperature scaling", "the calibration error once validation has set a temperature"
+    ),
+    "test_nll_calibrated": Words(
+        "test loss after temperature scaling", "test loss once validation has set a temperature", "nats"
+    ),
+    "test_binary_accuracy": Words(
+        "binary accuracy", "share of pairs of a test example and a class for which 'active' is right, as Keras counts"
+    ),
+    "test_selective_accuracy": Words(
+        "accuracy where it is confident", "accuracy of the 90 % of the test examples with the highest confidence"
+    ),
+    "test_decided_99": Words(
+        "decided test examples",
+        "share of test examples whose confidence suffices for 99 % precision on validation",
+        "",
+        COUNTED,
+    ),
+    "test_rare_accuracy": Words(
+        "accuracy on rare classes", "mean share that is recognised of the third of the classes with the fewest examples"
+    ),
     "test_ambiguity_none": Words(
         "test examples with no active class", "share of test examples for which no output exceeds 0.5", "", COUNTED
     ),
@@ -64,6 +85,18 @@ METRICS = {
     ),
     "shift_nll": Words("loss on changed inputs", "test loss on inputs with noise, and blurred or paler images", "nats"),
     "ood_auroc": Words("outlier detection", "chance that a test input has a higher confidence than an outlier"),
+    "unknown_auroc": Words(
+        "detection of unknown classes by confidence",
+        "chance that a test input has a higher confidence than one of a class that was kept out of training",
+    ),
+    "unknown_activation_auroc": Words(
+        "detection of unknown classes",
+        "chance that a test input has a higher largest activation than one of a class that was kept out of training",
+    ),
+    "unknown_energy_auroc": Words(
+        "detection of unknown classes by energy",
+        "chance that a test input has a higher energy than one of a class that was kept out of training",
+    ),
     "grad_norm_logits_init": Words(
         "first gradient at the outputs", "norm of the gradient at the logits before the first step", "", SIZED
     ),

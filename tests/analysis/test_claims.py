@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from scipy import stats
 from statsmodels.stats.power import TTestPower
@@ -390,7 +391,11 @@ def test_hydra_merges_the_claims_into_one_node():
     groups = sorted(path.stem for path in Path(headtohead.configs.__path__[0]).glob("claims/*"))
     with initialize_config_module("headtohead.configs", version_base="1.3"):
         node = compose(overrides=[f"+claims=[{','.join(groups)}]"])
-    assert read_claims(node.claims) == configured_claims()
+    claims = read_claims(node.claims)
+    texts = [path.read_text() for path in Path(headtohead.configs.__path__[0]).glob("claims/*")]
+    assert {*claims} == {claim for text in texts for claim in yaml.safe_load(text)}
+    configured = configured_claims()
+    assert {name: claims[name] for name in configured} == configured and len(configured) < len(claims)
 
 
 def test_a_claim_about_an_unknown_metric_hears_of_those_that_are_derived(tmp_path):

@@ -2,14 +2,16 @@
 
 import math
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
+import yaml
 
 from headtohead.analysis.pairing import DERIVED
 from headtohead.analysis.settings import AcrossSettings
 from headtohead.analysis.verdicts import Comparison
 from headtohead.analysis.words import METRICS, chance, comparative, remark, sentence, short_name, unit_of
-from headtohead.testing import configured_claims
+from headtohead.record.study import read_claims
 
 BASE = Comparison(
     metric="test_nll", phase="confirm", direction="lower", margin=0.02, arm="softmax", versus="sigmoid", seeds=10,
@@ -138,7 +140,9 @@ def test_an_interval_that_seems_to_disagree_with_its_verdict_is_explained(change
 
 
 def test_every_metric_of_a_claim_has_words_and_a_meaning():
-    claims = configured_claims()
+    folder = files("headtohead.configs") / "claims"
+    texts = [path.read_text(encoding="utf-8") for path in folder.iterdir() if path.name.endswith(".yaml")]
+    claims = read_claims({claim: fields for text in texts for claim, fields in yaml.safe_load(text).items()})
     assert {claim.metric for claim in claims.values()} | {*DERIVED} <= {*METRICS}
     assert all(words.meaning for words in METRICS.values())
     names = [short_name(claim.metric, claim.direction) for claim in claims.values()]

@@ -23,6 +23,7 @@ NEEDS = {
     "dataset/table": ["dataset.path=t.csv", "dataset.target=label"],
     "dataset/composite": ["dataset.base=digits"],
     "head/factory": ["head.path=factories:Plain"],
+    "head/one_logit": ["dataset=breast_cancer"],
     "dataset/factory": ["dataset.path=factories:table"],
 }
 

@@ -11,10 +11,13 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor, nn
 
 from headtohead.options import ConfigError
+from headtohead.training import data
 from headtohead.training.classifiers import Classifier, CosineClassifier, LinearClassifier
 from headtohead.training.config import REGISTRIES, architecture_key
 from headtohead.training.heads import Softmax
 from headtohead.training.loop import may_share_a_pack
+from headtohead.training.models import initialise
+from headtohead.training.pack_data import Cohort
 from headtohead.training.packing import Pack, is_stackable
 
 
@@ -177,3 +180,26 @@ def test_a_submodule_named_stacked_is_no_stacked_form():
             self.stacked = nn.Linear(4, 4)
 
     assert not is_stackable(nn.Sequential(OrderedDict(inner=Twice(), classifier=nn.Linear(4, 3))))
+
+
+def test_one_logit_needs_two_classes_and_learns_one(config):
+    made = config("dataset=breast_cancer", "model=linear", "head=one_logit", "training.epochs=3")
+    pool = data.load(made.dataset, torch.device("cpu"))
+    cohort = Cohort([made], pool)
+    logits = cohort.logits(next(cohort.batches())[0])
+    assert (logits[..., 0] == 0).all() and logits[..., 1].std() > 0
+    with pytest.raises(ConfigError, match=r"head=one_logit: 10 classes; accepted: data of 2 classes"):
+        initialise(made.model, made.head, (1, 8, 8), 10, seed=0)
+
+
+def test_the_learnt_temperature_starts_as_configured_and_moves(config):
+    made = config("dataset=iris", "model=linear", "head=sigmoid_cosine", "head.temperature=0.2", "precision=float64")
+    pool = data.load(made.dataset, torch.device("cpu"))
+    cohort = Cohort([made], pool)
+    inputs, labels = next(cohort.batches())
+    weight = cohort.pack.view("classifier.weight")[0]
+    cosine = torch.nn.functional.cosine_similarity(inputs[0].unsqueeze(1), weight.unsqueeze(0), dim=-1)
+    bias = cohort.pack.view("classifier.bias")[0]
+    torch.testing.assert_close(cohort.logits(inputs)[0], cosine / 0.2 + bias)
+    *_, gradients_RP = cohort.differentiate(inputs, cohort.spread(labels))
+    assert gradients_RP[0, cohort.pack.columns["classifier.log_gain"]].abs().item() > 0

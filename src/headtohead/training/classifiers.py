@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from headtohead.options import require
+from headtohead.options import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,5 +112,6 @@ class OneLogitClassifier(Classifier):
     def layer(self, linear: nn.Linear) -> nn.Module:
         from headtohead.training.layers import OneLogit
 
-        require(linear.out_features == 2, "head=one_logit", f"{linear.out_features} classes", "accepted: 2 classes")
+        if linear.out_features != 2:
+            raise ConfigError(f"head=one_logit: {linear.out_features} classes; accepted: data of 2 classes")
         return OneLogit(linear)

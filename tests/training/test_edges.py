@@ -156,5 +156,8 @@ def test_one_example_per_class_and_a_class_that_is_absent_from_validation_have_a
     for outcome in outcomes:
         assert outcome.diverged_at is None
         bare = [name for name, value in outcome.metrics.items() if not math.isfinite(value)]
-        # A metric that ranks errors needs an error and a correct prediction.
-        assert set(bare) <= {"val_misclassification_auroc"}, bare
+        # A metric that ranks errors needs an error and a correct prediction, one of rare classes classes of unequal
+        # size, one of what is decided a decision, and one of wrong labels some.
+        thirds = {f"{split}_{third}_accuracy" for split in ("val", "test") for third in ("frequent", "middle", "rare")}
+        decided = {"val_decided_99_accuracy", "test_decided_99_accuracy"}
+        assert set(bare) <= {"val_misclassification_auroc", "noise_fitted", *thirds, *decided}, bare

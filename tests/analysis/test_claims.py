@@ -6,6 +6,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+import headtohead.configs
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,6 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-import headtohead.configs
 from headtohead.analysis import claims as claims_module
 from headtohead.analysis.claims import KEYS, Verdict
 from headtohead.analysis.pairing import DERIVED, OF_GRID, OF_SPACE

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import factories
+import headtohead.configs
 import numpy as np
 import pytest
 from conftest import run
 from data_files import DOWNLOADED, Made, pictures
 
-import headtohead.configs
 from headtohead.training.config import REGISTRIES
 
 CONFIGS = Path(headtohead.configs.__path__[0])

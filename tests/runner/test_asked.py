@@ -71,7 +71,7 @@ def test_bytes_that_are_no_text_are_refused():
             "2", "[1.5]", "null", "true", "[[1]]", "[softmax]", "softmax,2", "[a],[b]", "3.5,{a:2}", "choice(1,a)",
         )),
         *((f"claims={value}", "accepted: accuracy") for value in ("2", "[2]", "null", "[accuracy,3]", "[[a]]")),
-        *((f"experiment={value}", "accepted: capacity, classes") for value in ("1", "[1]", "[[1]]", "{a:1}", "[digits,null]")),
+        *((f"experiment={value}", "accepted: capacity") for value in ("1", "[1]", "[[1]]", "{a:1}", "[digits,null]")),
         ("hydra=1", "must name an option of hydra"),
         ("hydra/launcher=1", "must name an option of hydra/launcher"),
     ],

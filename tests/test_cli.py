@@ -710,7 +710,7 @@ def test_hydra_cannot_be_told_to_run_a_job_by_itself(command, tmp_path):
         (["training.evaluations=${seed}", "training.points=2", "seed=1,2", "optimizer.lr=0.1,1"], ["evaluations=3"]),
         (
             ["head=softmax,sigmoid", "head.reduction=sum"],
-            ["head.reduction", "head=softmax", "accepted: label"],
+            ["head.reduction", "head=softmax", "accepted: adjustment"],
         ),
         (["model.dropout=0,0.0"], ["dropout=0.0: trains the same runs as dropout=0"]),
         (["dataset.root=bü"], ["dataset.root=bü", "needs quotes", 'dataset.root="bü"']),

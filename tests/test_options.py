@@ -141,3 +141,17 @@ def test_long_lists_of_names_are_cut():
     names = [f"n{index:02}" for index in range(30)]
     assert nearest("n03x", names).endswith("accepted: n00, n01, n02, ..., n29, 30 names in all")
     assert nearest("?", names).count(", ") == 29
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("head.label_smothing", "did you mean head.label_smoothing? "),
+        ("head.temperature", ""),
+        ("training.lr", "did you mean optimizer.lr? "),
+        ("lable", "did you mean label? "),
+    ],
+)
+def test_the_group_of_a_key_is_no_likeness(name, hint):
+    names = ["head.tau", "head.beta", "head.label_smoothing", "optimizer.lr", "training.warmup", "label"]
+    assert nearest(name, names) == f"{hint}accepted: {', '.join(sorted(names))}"

@@ -67,7 +67,12 @@ MOST = 1000
 def nearest(name: object, names: Iterable[str]) -> str:
     """Suggest the valid names nearest to a wrong one, and list all of them where they fit on a line."""
     names = sorted(names)
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    # The group of a key, such as `head.`, is no likeness to the other keys of this group.
+    group, dot, own = str(name).rpartition(".")
+    mates = {key.rpartition(".")[2]: key for key in names if dot and key.rpartition(".")[0] == group}
+    others = [key for key in names if key not in mates.values()]
+    close = [mates[key] for key in difflib.get_close_matches(own, mates, n=3, cutoff=0.5)]
+    close = close or difflib.get_close_matches(str(name), others, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     known = ", ".join(names)
     if (len(names) > 20 and close) or len(known) > MOST:

@@ -1,4 +1,4 @@
-"""What a notebook or a script needs of a study that has run, or of runs that another program trained.
+"""Functions for notebooks and scripts: load a study that has run, compare runs that any program trained.
 
 docs/notebook.md shows how to use it.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Findings:
-    """What runs show: verdicts and the answer. A notebook displays the answer and its verdicts.
+    """Verdicts and answer of runs, which a notebook displays.
 
     Attributes:
         summary: All that a report says.
@@ -53,7 +53,7 @@ class Findings:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What could be wrong, a sentence or two each."""
+        """Warnings of what could be wrong, a sentence or two each."""
         return [check.text for check in self.summary.checks if check.kind == "warning"]
 
     def figure(self, name: str) -> "Drawing":

@@ -57,6 +57,9 @@ def mixed_pack(config, family, optimizer, precision):
         options = [{**numbers, "lr": scale * numbers["lr"]} for numbers in options]
         # If rounding moves a unit across ReLU's kink, gradients change by up to a percent. Here it moves none.
         first_seed = 2
+    if family == "mlp_batch_norm" and precision == "float32":
+        # Batch norm amplifies rounding in steps of this size, most for inputs unlike those of training.
+        options = [{**numbers, "lr": 0.1 * numbers["lr"]} for numbers in options]
     return [
         vary(config(*common, head), seed=first_seed + index % 2, **options[index // 2 % 2])
         for index, head in enumerate(heads)
@@ -87,8 +90,6 @@ def test_packed_equals_unpacked(config, family, optimizer, precision):
                 assert theirs.values[name][index] == pytest.approx(value[0], rel=bound, abs=bound), (name, ours.step)
         for name, value in outcome.metrics.items():
             bound = bounds[not any(word in name for word in smooth)]
-            if name.startswith("ood_") and precision == "float32":
-                bound = 0.1  # behind batch norm, inputs unlike those of training amplify rounding
             assert packed[index].metrics[name] == pytest.approx(value, rel=bound, abs=bound, nan_ok=True), name
 
 

@@ -91,7 +91,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a table of runs.
+    """Question that is asked of a table of runs.
 
     Attributes:
         arm: Column of the arms.

@@ -1,4 +1,4 @@
-"""What the pages of a report show, as text and numbers that the templates arrange: not yet escaped."""
+"""Text and numbers of a report's pages, which the templates arrange and escape."""
 
 import math
 from collections import Counter

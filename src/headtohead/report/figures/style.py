@@ -1,4 +1,4 @@
-"""What the figures of a report share: their style, and how a figure becomes a Vega-Lite chart, an SVG and a picture.
+"""Style of the figures of a report, and how a figure becomes a Vega-Lite chart.
 
 A figure is a list of panels, each a layered Vega-Lite view with its data, under a title and a legend. One chart serves
 all media: the static SVG and the picture show it as it is, the page lets it be hovered and zoomed.

@@ -18,14 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Softmax(Head):
-    """Softmax with cross-entropy."""
-
-    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
-        return self._cross_entropy(log_softmax(logits_xK), labels_x)
-
-    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
-        return self._cross_entropy_and_gradient(log_softmax(logits_xK, out=gradient_xK), labels_x)
+class SoftmaxLink(Head):
+    """Softmax as the link from logits to probabilities, whatever the loss."""
 
     def log_probabilities(self, logits_xK: Tensor) -> Tensor:
         return log_softmax(logits_xK)
@@ -35,6 +29,17 @@ class Softmax(Head):
 
     def _prior_logits(self, prior_K: Tensor) -> Tensor:
         return prior_K.log()
+
+
+@dataclass(frozen=True)
+class Softmax(SoftmaxLink):
+    """Softmax with cross-entropy."""
+
+    def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
+        return self._cross_entropy(log_softmax(logits_xK), labels_x)
+
+    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
+        return self._cross_entropy_and_gradient(log_softmax(logits_xK, out=gradient_xK), labels_x)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class SoftmaxCosine(Softmax):
 
 
 @dataclass(frozen=True)
-class SoftmaxSquared(Head):
+class SoftmaxSquared(SoftmaxLink):
     """Softmax with the squared error to the targets, summed over classes: the Brier score."""
 
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
@@ -80,15 +85,6 @@ class SoftmaxSquared(Head):
         errors_xK = exp(log_p_xK).clone()
         self._subtract_targets(errors_xK, log_p_xK.gather(-1, target_x1).expm1(), target_x1)
         return errors_xK
-
-    def log_probabilities(self, logits_xK: Tensor) -> Tensor:
-        return log_softmax(logits_xK)
-
-    def activations(self, logits_xK: Tensor) -> Tensor:
-        return logits_xK.softmax(-1)
-
-    def _prior_logits(self, prior_K: Tensor) -> Tensor:
-        return prior_K.log()
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ class SoftmaxLogitNormalised(Head):
 
 
 @dataclass(frozen=True)
-class SoftmaxFocal(Softmax):
+class SoftmaxFocal(SoftmaxLink):
     """Softmax with the focal loss (Lin et al. 2017; for softmax Mukhoti et al. 2020), without class weights.
 
     The loss is not proper: at its minimum the probabilities are not the class frequencies, but have their order
@@ -147,9 +143,6 @@ class SoftmaxFocal(Softmax):
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         return self._cross_entropy(self._focused(log_softmax(logits_xK)), labels_x)
 
-    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
-        return Head.loss_and_gradient(self, logits_xK, labels_x, gradient_xK)
-
     def _focused(self, log_p_xK: Tensor) -> Tensor:
         # log(1 - p) is bounded, so that its gradient stays finite where p rounds to one.
         absent_xK = -exp(log_p_xK).clamp(max=1 - torch.finfo(log_p_xK.dtype).eps)
@@ -157,7 +150,7 @@ class SoftmaxFocal(Softmax):
 
 
 @dataclass(frozen=True)
-class SoftmaxPoly(Softmax):
+class SoftmaxPoly(SoftmaxLink):
     """Softmax with the Poly-1 loss: cross-entropy plus epsilon * (1 - p) of the target class (Leng et al. 2022).
 
     The probability p of smoothed targets y is their product with the probabilities, sum(y * p).
@@ -174,15 +167,13 @@ class SoftmaxPoly(Softmax):
 
     def loss(self, logits_xK: Tensor, labels_x: Tensor) -> Tensor:
         log_p_xK = log_softmax(logits_xK)
-        missing_x = -self._targets(log_p_xK, labels_x).mul(exp(log_p_xK)).sum(-1) + 1
+        # expm1, so that rounding makes no loss negative where p is near one.
+        missing_x = -self._targets(log_p_xK, labels_x).mul(log_p_xK.expm1()).sum(-1)
         return self._cross_entropy(log_p_xK, labels_x) + self.epsilon * missing_x
-
-    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
-        return Head.loss_and_gradient(self, logits_xK, labels_x, gradient_xK)
 
 
 @dataclass(frozen=True)
-class SoftmaxBinary(Softmax):
+class SoftmaxBinary(SoftmaxLink):
     """Softmax followed by binary cross-entropy, summed over classes.
 
     This is what Keras computes for `activation="softmax"` with `loss="binary_crossentropy"`, but for its mean over
@@ -194,9 +185,6 @@ class SoftmaxBinary(Softmax):
         # log(1 - p) is bounded, so that its gradient stays finite where p rounds to one.
         absent_xK = (-exp(log_p_xK).clamp(max=1 - torch.finfo(log_p_xK.dtype).eps)).log1p()
         return -torch.lerp(absent_xK, log_p_xK, self._targets(log_p_xK, labels_x)).sum(-1)
-
-    def loss_and_gradient(self, logits_xK: Tensor, labels_x: Tensor, gradient_xK: Tensor) -> Tensor:
-        return Head.loss_and_gradient(self, logits_xK, labels_x, gradient_xK)
 
 
 @dataclass(frozen=True)

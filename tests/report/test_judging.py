@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 from scipy import stats
 from torch.utils.tensorboard import SummaryWriter
 
+import headtohead
 from headtohead.analysis.judging import judge_runs
 from headtohead.analysis.runs import Asked, Metric
 from headtohead.report.figures.forest import plots
+from headtohead.report.judging import print_judgement
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "src/headtohead/record/verdicts.schema.json").read_text(encoding="utf-8"))
@@ -374,3 +377,12 @@ def test_runs_without_a_value_are_named_and_left_out(command, tmp_path):
     assert "accuracy has no finite value in rows 4 and 12. These runs are left out, with their partners" in text
     (row,) = verdicts(tmp_path / "judged/runs")["claims"]
     assert row["seeds"] == 4 and row["note"] == "2 of 6 pairs of runs lack accuracy"
+
+
+def test_a_narrow_terminal_breaks_no_word(tmp_path):
+    name = "accuracy_on_a_rather_long_held_out_split"
+    frame = pd.DataFrame({"head": ["a", "b"] * 3, "seed": [0, 0, 1, 1, 2, 2], name: [0.9, 0.8, 0.91, 0.83, 0.92, 0.8]})
+    found = headtohead.compare(frame, arm="head", pair="seed", metric=name, margin=0.01)
+    console = Console(width=45, record=True, force_terminal=False)
+    print_judgement(found.summary, tmp_path, console)
+    assert name in console.export_text()

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from headtohead.analysis.checks import Check
@@ -20,13 +18,15 @@ from headtohead.analysis.statistics import Interval
 from headtohead.analysis.summary import Summary
 from headtohead.analysis.text import against, difference, in_percent, listed
 from headtohead.analysis.words import with_unit
-from headtohead.options import printable, require
+from headtohead.options import require
 from headtohead.record.logged import STEPS, read_logged
 from headtohead.record.tables import read_frame
 from headtohead.report.content import SYMBOLS, p_value
 from headtohead.report.drawing import Drawing
 from headtohead.report.figures import FOREST, draw_judged
 from headtohead.report.render import REPORT, refuse_foreign_folder, write_files
+from headtohead.report.tables import plain_table, print_table, shown
+from headtohead.report.terminal import print_answer, print_warnings
 
 
 def refuse_folder(to: Path) -> None:
@@ -92,35 +92,23 @@ def draw_judgement(summary: Summary) -> list[Drawing]:
 def print_judgement(summary: Summary, to: Path, console: Console | None = None) -> None:
     """Print the answer, the verdicts, the warnings and where the report is."""
     console = console or Console()
+    print_answer(console, summary)
+    print_table(console, _verdicts_table(summary))
     console.print()
-    console.print(f"[bold]{_shown(summary.answer.headline)}[/bold]", highlight=False)
-    for sentence in summary.answer.sentences:
-        console.print(_shown(sentence), highlight=False)
-    console.print()
-    console.print(_verdicts_table(summary))
-    console.print()
-    warnings = [check.text for check in summary.checks if check.kind == "warning"]
-    for warning in warnings:
-        console.print(f"[bold]! [/bold]{_shown(warning)}", highlight=False)
-    if warnings:
-        console.print()
-    console.print(f"report:      {_shown(to / 'report.html')}", soft_wrap=True, highlight=False)
+    print_warnings(console, summary)
+    console.print(f"report:      {shown(to / 'report.html')}", soft_wrap=True, highlight=False)
 
 
 def _verdicts_table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table = plain_table()
     for header in ("metric", "arms", "difference", "corrected p", "pairs", "result"):
-        table.add_column(header, overflow="fold", justify="right" if header in ("corrected p", "pairs") else "left")
+        table.add_column(header, justify="right" if header in ("corrected p", "pairs") else "left")
     for row in [*summary.settings, *summary.verdicts]:
         interval = Interval(row.difference, row.lower, row.upper)
         cells = [row.metric, against(row.arm, row.versus), with_unit(difference(row.metric, interval), row.metric)]
         cells += [p_value(row.p_corrected), str(row.seeds), f"{SYMBOLS[row.decision]} {row.decision}"]
-        table.add_row(*map(_shown, cells))
+        table.add_row(*map(shown, cells))
     return table
-
-
-def _shown(text: object) -> str:
-    return escape(printable(text))
 
 
 def _facts(summary: Summary, asked: Asked) -> dict[str, str]:

@@ -26,11 +26,7 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
     summary = study if isinstance(study, Summary) else summarise(study)
     folder = summary.study.folder
     console = console or Console()
-    console.print()
-    console.print(f"[bold]{shown(summary.answer.headline)}[/bold]", highlight=False)
-    for sentence in summary.answer.sentences:
-        console.print(shown(sentence), highlight=False)
-    console.print()
+    print_answer(console, summary)
     console.print(f"[i]{shown(folder.name)}: mean ± half of the 95 % interval over seeds[/i]", highlight=False)
     print_table(console, _arms_table(summary))
     if any(arm.on_edge for arm in summary.arms):
@@ -48,11 +44,7 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
         console.print("[i]common claims: the favoured head against the others[/i]", highlight=False)
         print_table(console, _verdicts_table(summary.verdicts))
         console.print()
-    warnings = [check.text for check in summary.checks if check.kind == "warning"]
-    for warning in warnings:
-        console.print(f"[bold]! [/bold]{shown(warning)}", highlight=False)
-    if warnings:
-        console.print()
+    print_warnings(console, summary)
     places = {
         "results": folder / "results.csv",
         "report": (to or folder) / "report.html",
@@ -60,6 +52,24 @@ def print_study(study: Path | Summary, console: Console | None = None, to: Path 
     }
     for name, place in places.items():
         console.print(f"{name + ':':<13}{shown(str(place))}", soft_wrap=True, highlight=False)
+
+
+def print_answer(console: Console, summary: Summary) -> None:
+    """Print the answer between blank lines."""
+    console.print()
+    console.print(f"[bold]{shown(summary.answer.headline)}[/bold]", highlight=False)
+    for sentence in summary.answer.sentences:
+        console.print(shown(sentence), highlight=False)
+    console.print()
+
+
+def print_warnings(console: Console, summary: Summary) -> None:
+    """Print the warnings and a blank line; nothing without any."""
+    warnings = [check.text for check in summary.checks if check.kind == "warning"]
+    for warning in warnings:
+        console.print(f"[bold]! [/bold]{shown(warning)}", highlight=False)
+    if warnings:
+        console.print()
 
 
 def _arms_table(summary: Summary) -> Table:
